@@ -1,0 +1,2 @@
+//! ctst
+fn main() {}

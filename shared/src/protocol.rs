@@ -1,0 +1,301 @@
+//! Requests and replies of `ctst-shim`. Every message is one `SOCK_SEQPACKET` record ([`crate::wire`]); descriptors
+//! travel beside it by `SCM_RIGHTS`, as many as the request says, no more and no fewer.
+//!
+//! Two kinds of channel exist. The *sandbox channel* is descriptor 3 of the shim: first the privileged-capable
+//! process P reads one [`Sandbox`] from it, later S (pid 1 of the project) reads [`ToSandbox`]. A *container channel*
+//! is made by the supervisor for each container and passed with `Launch`: C (pid 1 of the container) reads
+//! [`ToContainer`] from it. Closing a channel ends what reads it, and with it everything below.
+
+use bincode::{Decode, Encode};
+
+/// The protocol's version. Both ends are built together; another version is refused.
+pub const VERSION: u32 = 1;
+/// The descriptor on which the shim expects its sandbox channel.
+pub const CHANNEL_FD: i32 = 3;
+/// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
+pub const MAIN: u32 = 0;
+/// Most descriptors in one message.
+pub const MAX_FDS: usize = 16;
+
+/// How the project's user namespace gets its id maps (`user_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum IdMap {
+    /// Only the caller: 0 inside is the caller outside. Needs nothing from the host.
+    Single,
+    /// The caller runs newuidmap and newgidmap for the pid in [`FromShim::Created`], then sends [`Mapped`].
+    Helper,
+    /// A caller that is root: the shim maps `count` ids from `first` on. Host id 0 is never in the range.
+    Range {
+        /// First host id of the range, mapped to 0.
+        first: u32,
+        /// Number of ids.
+        count: u32,
+    },
+}
+
+/// SANDBOX, the first message: supervisor to P. No descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Sandbox {
+    /// [`VERSION`] of the sender.
+    pub version: u32,
+    /// How ids are mapped.
+    pub map: IdMap,
+    /// The project's bridge in its network namespace: address with which S answers, as a host-order IPv4 address.
+    pub bridge: Address,
+}
+
+/// Supervisor to P, after newuidmap and newgidmap succeeded. Only with [`IdMap::Helper`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Mapped {
+    /// [`VERSION`], so that the message is not empty.
+    pub version: u32,
+}
+
+/// P and S to the supervisor, before the first [`ToSandbox`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum FromShim {
+    /// S exists, with this pid in the supervisor's pid namespace, and waits for its id maps. One descriptor: its pidfd.
+    Created {
+        /// S in the supervisor's pid namespace.
+        pid: u32,
+    },
+    /// S is set up and takes requests.
+    Ready,
+    /// The sandbox could not be made. The shim exits.
+    Failed(Failure),
+}
+
+/// What failed, for a person: `step` on `subject`, with the kernel's `errno` (0: not the kernel's refusal).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Failure {
+    /// Lower-case fragment, such as `mount overlay`.
+    pub step: String,
+    /// The object, such as a path inside the container. Bytes, because paths are.
+    pub subject: Vec<u8>,
+    /// `errno(3)`, or 0.
+    pub errno: i32,
+}
+
+/// An IPv4 address with its prefix length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Address {
+    /// The four octets.
+    pub ip: [u8; 4],
+    /// Prefix length, 0 to 32.
+    pub prefix: u8,
+}
+
+/// Requests to S.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum ToSandbox {
+    /// LAUNCH: fork C. One descriptor: C's end of the container channel, on which C then reads its [`Plan`] as
+    /// [`ToContainer::Plan`].
+    Launch {
+        /// Chosen by the supervisor, unique in the project for the life of S; names the container in replies and its
+        /// veth on the bridge.
+        id: u32,
+        /// Whether the container gets a veth on the project's bridge.
+        bridged: bool,
+    },
+    /// DIAL: create TCP sockets in the project's network namespace, not connected. No descriptors.
+    Dial {
+        /// How many, 1 to [`MAX_FDS`].
+        count: u8,
+    },
+}
+
+/// Replies of S, in the order of the requests.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum FromSandbox {
+    /// C runs. One descriptor: its pidfd.
+    Launched {
+        /// From the request.
+        id: u32,
+    },
+    /// C could not be forked or connected.
+    LaunchFailed {
+        /// From the request.
+        id: u32,
+        /// Why.
+        failure: Failure,
+    },
+    /// As many non-blocking TCP sockets as asked for.
+    Dialed,
+    /// The sockets could not be created.
+    DialFailed(Failure),
+}
+
+/// A file or directory of the host, opened again by C by `path` and compared, so that a swap between the caller's
+/// check and the mount is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Source {
+    /// Absolute, canonical: no symbolic link, no `.` or `..`.
+    pub path: Vec<u8>,
+    /// `stx_dev` as a raw device number.
+    pub dev: u64,
+    /// `stx_ino`.
+    pub ino: u64,
+}
+
+/// A mount that the author asked for, made in order.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Mount {
+    /// A file or directory of the host.
+    Bind {
+        /// What.
+        source: Source,
+        /// Where: absolute path inside; created if missing.
+        target: Vec<u8>,
+        /// Mounted read-only.
+        readonly: bool,
+    },
+    /// A fresh tmpfs, nosuid and nodev.
+    Tmpfs {
+        /// Where: absolute path inside; created if missing.
+        target: Vec<u8>,
+        /// Size limit in bytes; 0 is the kernel's default (half of the memory).
+        size: u64,
+        /// Permission bits of its root, such as 0o1777.
+        mode: u32,
+    },
+}
+
+/// The process to start, as the main process or by EXEC.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Process {
+    /// Program and arguments; a program without `/` is looked up in PATH of `env`, inside the container.
+    pub argv: Vec<Vec<u8>>,
+    /// `NAME=value` entries. HOME is added from the container's passwd file where missing.
+    pub env: Vec<Vec<u8>>,
+    /// Working directory, absolute; empty means `/`. Created if missing for the main process.
+    pub cwd: Vec<u8>,
+    /// `name`, `uid`, `name:group`, `uid:gid`; empty means 0:0. Names are looked up in the container's own files.
+    pub user: Vec<u8>,
+    /// With a new pseudo-terminal as controlling terminal and standard streams.
+    pub tty: bool,
+}
+
+/// A resource limit for every process of the container (`setrlimit(2)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Rlimit {
+    /// `RLIMIT_*` number.
+    pub resource: u32,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// Everything C needs to build and start one container.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Plan {
+    /// Host name, `[A-Za-z0-9.-]{1,63}`.
+    pub hostname: Vec<u8>,
+    /// Layers of the image, topmost first; empty: the root is an empty tmpfs (worker containers).
+    pub layers: Vec<Source>,
+    /// Writable layer. Required with layers.
+    pub upper: Option<Source>,
+    /// overlayfs's work directory, on the same file system as `upper`.
+    pub work: Option<Source>,
+    /// The root file system is read-only once everything is mounted.
+    pub readonly: bool,
+    /// The author's mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// Address of `eth0`; none: only a loopback.
+    pub address: Option<Address>,
+    /// Capabilities of root in the container, as a bit mask of `capabilities(7)` numbers.
+    pub capabilities: u64,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// The main process.
+    pub process: Process,
+}
+
+/// Requests to C.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum ToContainer {
+    /// Once, first. Descriptors: standard input, output and error of the main process (none with `tty`).
+    Plan(Box<Plan>),
+    /// EXEC: start another process. Descriptors: its standard input, output and error (none with `tty`).
+    Exec {
+        /// Chosen by the supervisor, not [`MAIN`], not in use.
+        id: u32,
+        /// What to start.
+        process: Process,
+    },
+    /// SIGNAL. No descriptors. To a process that is gone: no effect.
+    Signal {
+        /// [`MAIN`] or the id of an exec.
+        id: u32,
+        /// Signal number, 1 to 64.
+        signal: i32,
+    },
+    /// STAT. No descriptors.
+    Stat,
+    /// DIAL in the container's own network namespace, to reach its loopback. No descriptors.
+    Dial {
+        /// How many, 1 to [`MAX_FDS`].
+        count: u8,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Ended {
+    /// By `exit`, with this status.
+    Exited(i32),
+    /// By this signal.
+    Signaled(i32),
+}
+
+impl Ended {
+    /// The exit code as shells give it: the status, or 128 and the signal.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Exited(status) => status,
+            Self::Signaled(signal) => crate::exit::SIGNAL_BASE.saturating_add(signal),
+        }
+    }
+}
+
+/// Replies and events of C.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum FromContainer {
+    /// The process with this id runs its program. One descriptor with `tty`: the terminal's master side.
+    Started {
+        /// [`MAIN`] or the id of the exec.
+        id: u32,
+        /// Its pid inside the container.
+        pid: u32,
+    },
+    /// The process could not be started. For [`MAIN`] C exits after this.
+    Failed {
+        /// [`MAIN`] or the id of the exec.
+        id: u32,
+        /// Exit code for this failure: 125, 126 or 127 (see [`crate::exit`]).
+        code: i32,
+        /// Why.
+        failure: Failure,
+    },
+    /// The process ended. After [`MAIN`] C exits, which ends all others.
+    Exited {
+        /// [`MAIN`] or the id of the exec.
+        id: u32,
+        /// How.
+        ended: Ended,
+    },
+    /// STAT's answer, over all processes of the container.
+    Stat {
+        /// Number of processes, C not counted.
+        processes: u32,
+        /// Sum of resident set sizes, in bytes; pages shared between processes count for each.
+        resident: u64,
+        /// User and system CPU time of living and reaped processes, in milliseconds.
+        cpu_ms: u64,
+    },
+    /// As many non-blocking TCP sockets as asked for.
+    Dialed,
+    /// A STAT or DIAL that could not be answered.
+    Refused(Failure),
+}
