@@ -1,0 +1,249 @@
+//! What can go wrong, as one enum with stable codes, a help line and an exit code.
+
+use std::io;
+use std::path::PathBuf;
+
+use containust_shared::exit;
+use serde::{Deserialize, Serialize};
+
+/// An error as it crosses the supervisor's socket, and as `--format json` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Stable code, such as `S0301`.
+    pub code: String,
+    /// Lower-case fragment: what was tried on what, and the cause.
+    pub message: String,
+    /// One thing that fixes it.
+    pub help: Option<String>,
+    /// Exit code of `ctst` for it: 125, 126 or 127.
+    pub exit: i32,
+}
+
+/// Everything that the SDK reports.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call on a named thing failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried on what, such as `read /srv/stack.ctst`.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// No composition was named and the folder has none.
+    #[error("find a .ctst file in {}: there is none", folder.display())]
+    NoFile {
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// No composition was named and the folder has several.
+    #[error("choose a .ctst file in {}: there are {}", folder.display(), names.join(", "))]
+    ManyFiles {
+        /// Where it was looked for.
+        folder: PathBuf,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A composition file that no one would write by hand.
+    #[error("read {}: {size} bytes exceed the limit of {limit}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// State that belongs to somebody else, or that others can change.
+    #[error("use {}: {problem}", path.display())]
+    Untrusted {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// State of a newer ctst.
+    #[error("read {}: its schema {found} is newer than the {known} this ctst knows", path.display())]
+    NewerState {
+        /// The record.
+        path: PathBuf,
+        /// Its schema version.
+        found: u64,
+        /// The newest version understood.
+        known: u64,
+    },
+    /// Components that wait for each other.
+    #[error("order the components: {} wait for each other", circle.join(" -> "))]
+    Circle {
+        /// The circle, its first name repeated at the end.
+        circle: Vec<String>,
+    },
+    /// A name that the composition does not have.
+    #[error("find component {name}: the project has {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
+    UnknownComponent {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A value that the language would have refused, from a caller of the SDK.
+    #[error("component {component}: {problem}")]
+    Invalid {
+        /// The component.
+        component: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A host path of a component cannot be used.
+    #[error("component {component}: open {}: {source}", path.display())]
+    Source {
+        /// The component.
+        component: String,
+        /// The host path.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// An image could not be looked up or imported.
+    #[error("component {component}: {problem}")]
+    Image {
+        /// The component.
+        component: String,
+        /// The image crate's words.
+        problem: String,
+        /// Its help.
+        help: Option<String>,
+    },
+    /// There is no supervisor to ask.
+    #[error("ask the project's supervisor: nothing of {} is running", project.display())]
+    NotRunning {
+        /// The project's folder.
+        project: PathBuf,
+    },
+    /// A supervisor of another version runs the project.
+    #[error("ask the project's supervisor: it is ctst {theirs}, this is ctst {ours}")]
+    OtherVersion {
+        /// Its version.
+        theirs: String,
+        /// Our version.
+        ours: String,
+    },
+    /// A frame that breaks the protocol.
+    #[error("talk to the project's supervisor: {problem}")]
+    Protocol {
+        /// What was wrong.
+        problem: String,
+    },
+    /// The supervisor's socket closed in the middle of something.
+    #[error("talk to the project's supervisor: it ended (see {})", log.display())]
+    Lost {
+        /// Its own log.
+        log: PathBuf,
+    },
+    /// `ctst-shim` is not there.
+    #[error("find ctst-shim: it is neither {} nor /usr/libexec/ctst/ctst-shim", beside.display())]
+    NoShim {
+        /// The place beside the running executable.
+        beside: PathBuf,
+    },
+    /// The sandbox or a container could not be made.
+    #[error("{0}")]
+    Sandbox(String),
+    /// Reported by the supervisor.
+    #[error("{}", .0.message)]
+    Reported(Report),
+}
+
+impl Error {
+    /// Stable code: a script may depend on it, and `ctst explain` knows it.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Io { .. } => "S0101",
+            Self::NoFile { .. } => "S0102",
+            Self::ManyFiles { .. } => "S0103",
+            Self::TooLarge { .. } => "S0104",
+            Self::Untrusted { .. } => "S0105",
+            Self::NewerState { .. } => "S0106",
+            Self::Circle { .. } => "S0201",
+            Self::UnknownComponent { .. } => "S0202",
+            Self::Invalid { .. } => "S0203",
+            Self::Source { .. } => "S0204",
+            Self::Image { .. } => "S0205",
+            Self::NotRunning { .. } => "S0301",
+            Self::OtherVersion { .. } => "S0302",
+            Self::Protocol { .. } => "S0303",
+            Self::Lost { .. } => "S0304",
+            Self::NoShim { .. } => "S0401",
+            Self::Sandbox(_) => "S0402",
+            Self::Reported(report) => &report.code,
+        }
+    }
+
+    /// One thing that fixes it, where there is one.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::NoFile { .. } => Some("name the file: ctst run FILE".to_owned()),
+            Self::ManyFiles { names, .. } => Some(format!("name one: ctst run {}", names[0])),
+            Self::Untrusted { path, .. } => {
+                Some(format!("look into {} and remove it if it is not yours", path.display()))
+            }
+            Self::NewerState { .. } => Some("use the ctst that wrote it".to_owned()),
+            Self::Source { path, .. } => Some(format!("create {} or correct the volume", path.display())),
+            Self::Image { help, .. } => help.clone(),
+            Self::NotRunning { .. } => Some("start it: ctst run -d".to_owned()),
+            Self::OtherVersion { .. } => {
+                Some("stop the project with the ctst that started it, then run it again".to_owned())
+            }
+            Self::NoShim { .. } => Some("install ctst-shim beside ctst".to_owned()),
+            Self::Sandbox(_) => Some("see what is missing: ctst doctor".to_owned()),
+            Self::Reported(report) => report.help.clone(),
+            Self::Io { .. }
+            | Self::TooLarge { .. }
+            | Self::Circle { .. }
+            | Self::UnknownComponent { .. }
+            | Self::Invalid { .. }
+            | Self::Protocol { .. }
+            | Self::Lost { .. } => None,
+        }
+    }
+
+    /// Exit code of `ctst` for it (`containust_shared::exit`).
+    #[must_use]
+    pub fn exit(&self) -> i32 {
+        match self {
+            Self::Reported(report) => report.exit,
+            _ => exit::TOOL,
+        }
+    }
+
+    /// The same as data.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report { code: self.code().to_owned(), message: self.to_string(), help: self.help(), exit: self.exit() }
+    }
+
+    pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Io { what: what.into(), source: source.into() }
+    }
+
+    pub(crate) fn protocol(problem: impl Into<String>) -> Self {
+        Self::Protocol { problem: problem.into() }
+    }
+}
+
+/// The SDK's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Names what was being done when the kernel said no.
+pub(crate) trait During<T> {
+    fn during(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> During<T> for std::result::Result<T, E> {
+    fn during(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::io(what(), source))
+    }
+}

@@ -1,0 +1,107 @@
+//! What happens to components, as data: for terminals, for programs and for whoever embeds the SDK.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Report;
+
+/// Something happened to a component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// The component's name.
+    pub component: String,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum EventKind {
+    /// It waits for these components.
+    Waiting {
+        /// Names that are not up yet.
+        on: Vec<String>,
+    },
+    /// Its container is being made.
+    Starting,
+    /// Its program runs.
+    Started,
+    /// Its health check succeeded for the first time, or again after failures.
+    Healthy,
+    /// Its health check failed as often as `retries` says.
+    Unhealthy {
+        /// The last probe's output or error.
+        output: String,
+    },
+    /// Its program ended by itself.
+    Exited {
+        /// Exit code as shells give it.
+        code: i32,
+    },
+    /// It will be started again after this time.
+    Restarting {
+        /// The pause.
+        #[serde(rename = "in_ms", with = "millis")]
+        after: Duration,
+        /// Count of restarts, this one included.
+        count: u32,
+    },
+    /// It could not be started, or will not be because what it needs is not up.
+    Failed(Report),
+    /// It is being stopped.
+    Stopping,
+    /// It was stopped by a person or because the file no longer has it.
+    Stopped {
+        /// Exit code of its program, where it ended by itself within the grace.
+        code: Option<i32>,
+    },
+    /// Its container, its writable layer and its log are gone.
+    Removed,
+}
+
+/// For programs that embed the SDK: is told of every event of a run, in order.
+///
+/// ```
+/// use containust_sdk::{Event, EventKind, EventListener};
+///
+/// struct Count(usize);
+/// impl EventListener for Count {
+///     fn on_event(&mut self, event: &Event) {
+///         if matches!(event.kind, EventKind::Started) {
+///             self.0 += 1;
+///         }
+///     }
+/// }
+/// let mut count = Count(0);
+/// count.on_event(&Event { at: 0, component: "web".into(), kind: EventKind::Started });
+/// assert_eq!(count.0, 1);
+/// ```
+pub trait EventListener {
+    /// Called once for each event, from the thread that drives the session.
+    fn on_event(&mut self, event: &Event);
+}
+
+impl<F: FnMut(&Event)> EventListener for F {
+    fn on_event(&mut self, event: &Event) {
+        self(event);
+    }
+}
+
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}

@@ -1,0 +1,132 @@
+//! What a person wants to know of a container.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Report;
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// For what it depends on.
+    Waiting,
+    /// Being made.
+    Starting,
+    /// Its program runs.
+    Running,
+    /// Being stopped.
+    Stopping,
+    /// Ended, and about to be started again.
+    Restarting,
+    /// Its program ended by itself.
+    Exited,
+    /// It could not be started.
+    Failed,
+    /// Stopped by a person.
+    Stopped,
+    /// Its record says that it runs, but its supervisor is gone: something killed it.
+    Dead,
+    /// Its record cannot be read.
+    Unknown,
+}
+
+impl State {
+    /// The name as shown and as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Restarting => "restarting",
+            Self::Exited => "exited",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::Dead => "dead",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether there is, or is about to be, a process of it.
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Waiting | Self::Starting | Self::Running | Self::Stopping | Self::Restarting)
+    }
+}
+
+/// What the health check says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// No probe succeeded yet.
+    Starting,
+    /// The last probe succeeded, or not yet `retries` in a row failed.
+    Healthy,
+    /// `retries` probes in a row failed.
+    Unhealthy,
+}
+
+/// A published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Published {
+    /// Address on the host.
+    pub address: IpAddr,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Port of the container.
+    pub port: u16,
+}
+
+/// One row of `ctst ps`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// The component's name.
+    pub component: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// What its health check says; none without a check or when it does not run.
+    pub health: Option<Health>,
+    /// Output or error of the last probe that failed.
+    pub last_probe: Option<String>,
+    /// Process id of the container's pid 1 on the host, while it runs.
+    pub pid: Option<u32>,
+    /// Exit code of the last run of its program.
+    pub exit_code: Option<i32>,
+    /// When its program was last started, in milliseconds since 1970.
+    pub started: Option<u64>,
+    /// When it last ended, in milliseconds since 1970.
+    pub finished: Option<u64>,
+    /// How often it was started again by itself since the last `run`.
+    pub restarts: u32,
+    /// Reference of its image, such as `file:///srv/rootfs`.
+    pub image: String,
+    /// `sha256:…` of its image's content.
+    pub digest: String,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Address on the project's network, while it runs there.
+    pub address: Option<Ipv4Addr>,
+    /// Ports published on the host.
+    pub ports: Vec<Published>,
+    /// How user ids are mapped, such as `range (65536 ids from 100000)` or
+    /// `single (newuidmap not found; install uidmap)`.
+    pub ids: String,
+    /// Why it is failed or unknown.
+    pub failure: Option<Report>,
+}
+
+/// What the processes of one container use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// The component's name.
+    pub component: String,
+    /// Number of processes, the container's own pid 1 not counted.
+    pub processes: u32,
+    /// Sum of resident set sizes in bytes; pages shared between processes count for each.
+    pub resident: u64,
+    /// User and system CPU time in milliseconds.
+    pub cpu_ms: u64,
+}
