@@ -1,0 +1,302 @@
+//! The compiled filters do what the table says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use containust_policy::capabilities;
+use containust_policy::seccomp::{Arch, Check, DEFAULT, Errno, Instruction, Verdict, X32_BIT, filter_for, numbers};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+mod bpf;
+use bpf::{ALLOW, AUDIT_ARM, AUDIT_I386, KILL_PROCESS, audit, fails, run};
+
+const ARCHES: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
+
+/// The table, keyed by number.
+fn table(arch: Arch) -> BTreeMap<u32, (&'static str, Verdict)> {
+    let rows: BTreeMap<&str, Verdict> =
+        DEFAULT.iter().flat_map(|row| row.calls.split_ascii_whitespace().map(|name| (name, row.verdict))).collect();
+    numbers(arch).map(|(number, name)| (number, (name, rows[name]))).collect()
+}
+
+fn number(arch: Arch, name: &str) -> u32 {
+    numbers(arch).find(|&(_, known)| known == name).unwrap_or_else(|| panic!("no call is named {name}")).0
+}
+
+fn with_argument(index: u8, value: u64) -> [u64; 6] {
+    let mut args = [0; 6];
+    args[usize::from(index)] = value;
+    args
+}
+
+/// What the table says of a call, evaluated without the compiler.
+fn expected(verdict: Option<Verdict>, args: [u64; 6]) -> u32 {
+    match verdict {
+        None => fails(Errno::Enosys),
+        Some(Verdict::Allow) => ALLOW,
+        Some(Verdict::Refuse(errno)) => fails(errno),
+        Some(Verdict::AllowIf { argument, check, otherwise }) => {
+            let value = args[usize::from(argument)] as u32;
+            let passes = match check {
+                Check::WithoutBits(mask) => value & mask == 0,
+                Check::In(values) => values.contains(&value),
+                Check::NotIn(values) => !values.contains(&value),
+            };
+            if passes { ALLOW } else { fails(otherwise) }
+        }
+    }
+}
+
+#[test]
+fn every_number_gets_the_verdict_of_the_table() {
+    for arch in ARCHES {
+        let (program, table) = (filter_for(arch), table(arch));
+        let far = [X32_BIT - 1, X32_BIT, X32_BIT + 39, X32_BIT + 512, X32_BIT * 2, u32::MAX];
+        for number in (0..1024).chain(X32_BIT..X32_BIT + 1024).chain(far) {
+            let verdict = table.get(&number).map(|&(_, verdict)| verdict);
+            for args in [[0; 6], [u64::MAX; 6]] {
+                let (answer, _) = run(program, audit(arch), number, args);
+                assert_eq!(answer, expected(verdict, args), "{arch:?} {number} {args:x?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn arguments_are_compared_by_their_low_32_bits_and_no_others_are_looked_at() {
+    let mut seen = 0;
+    for arch in ARCHES {
+        for (&number, &(name, verdict)) in &table(arch) {
+            let Verdict::AllowIf { argument, check, .. } = verdict else { continue };
+            seen += 1;
+            let listed: Vec<u32> = match check {
+                Check::WithoutBits(mask) => vec![mask],
+                Check::In(values) | Check::NotIn(values) => values.to_vec(),
+            };
+            let near = listed.iter().flat_map(|&v| [v, v.wrapping_sub(1), v.wrapping_add(1)]);
+            let bits = (0..32).map(|bit| 1 << bit);
+            for low in near.chain(bits).chain(0..256) {
+                let want = expected(Some(verdict), with_argument(argument, low.into()));
+                for high in [0, 1, 0x8000_0000, 0xffff_ffff_u64] {
+                    for others in [0, u64::MAX] {
+                        let mut args = [others; 6];
+                        args[usize::from(argument)] = high << 32 | u64::from(low);
+                        let (answer, _) = run(filter_for(arch), audit(arch), number, args);
+                        assert_eq!(answer, want, "{arch:?} {name} {args:x?}");
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(seen, 10, "clone, socket, socketpair, ioctl and personality, on two processors");
+}
+
+/// The rows that the escape suite relies on, written out: a slip in the table cannot move these
+/// with it.
+#[test]
+fn the_dangerous_calls_are_refused_and_the_needed_ones_are_not() {
+    let each = |names: &str, want| {
+        for arch in ARCHES {
+            for name in names.split_ascii_whitespace() {
+                let (answer, _) = run(filter_for(arch), audit(arch), number(arch, name), [0; 6]);
+                assert_eq!(answer, want, "{arch:?} {name}");
+            }
+        }
+    };
+    each(
+        "bpf perf_event_open userfaultfd keyctl add_key request_key kexec_load kexec_file_load \
+         init_module finit_module delete_module reboot acct clock_settime settimeofday syslog \
+         vhangup move_pages migrate_pages mbind kcmp quotactl quotactl_fd swapon swapoff mount \
+         umount2 pivot_root chroot fsopen fsconfig fsmount fspick open_tree open_tree_attr \
+         move_mount mount_setattr unshare setns open_by_handle_at name_to_handle_at \
+         fanotify_init fanotify_mark ptrace process_vm_readv process_vm_writev pidfd_getfd \
+         sethostname setdomainname",
+        fails(Errno::Eperm),
+    );
+    each("clone3 io_uring_setup io_uring_enter io_uring_register", fails(Errno::Enosys));
+    each(
+        "read write openat openat2 close close_range fstat newfstatat statx getdents64 execve \
+         execveat wait4 waitid kill exit_group recvmsg sendmsg ppoll signalfd4 pipe2 pidfd_open \
+         pidfd_send_signal setuid setgid setgroups setresuid setresgid capget capset prctl \
+         seccomp fchown landlock_create_ruleset landlock_add_rule landlock_restrict_self \
+         sched_setaffinity futex futex_waitv futex_wait futex_wake futex_requeue rseq \
+         membarrier memfd_create fchmodat2 cachestat mseal map_shadow_stack getxattrat \
+         getrandom prlimit64 epoll_pwait2 timer_create mknodat accept4 shmget mq_open",
+        ALLOW,
+    );
+
+    let ask = |name, index, value| {
+        run(filter_for(Arch::X86_64), audit(Arch::X86_64), number(Arch::X86_64, name), with_argument(index, value)).0
+    };
+    for request in [libc::TIOCSTI, libc::TIOCSTI | 1 << 32, libc::TIOCLINUX, libc::TIOCSETD] {
+        assert_eq!(ask("ioctl", 1, request), fails(Errno::Eperm), "{request:#x}");
+    }
+    for request in [libc::TIOCGPTPEER, libc::TIOCSCTTY, libc::TIOCSWINSZ, libc::FIONREAD, libc::TCGETS] {
+        assert_eq!(ask("ioctl", 1, request), ALLOW, "{request:#x}");
+    }
+    let namespaces = [
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWCGROUP,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNET,
+    ];
+    for flag in namespaces {
+        assert_eq!(ask("clone", 0, (flag | libc::SIGCHLD) as u64), fails(Errno::Eperm), "{flag:#x}");
+    }
+    let thread = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+    assert_eq!(ask("clone", 0, thread as u64), ALLOW);
+    assert_eq!(ask("clone", 0, (libc::CLONE_PIDFD | libc::CLONE_VFORK | libc::SIGCHLD) as u64), ALLOW);
+    for (family, answer) in [
+        (libc::AF_UNIX, ALLOW),
+        (libc::AF_INET, ALLOW),
+        (libc::AF_INET6, ALLOW),
+        (libc::AF_NETLINK, ALLOW),
+        (libc::AF_VSOCK, fails(Errno::Eafnosupport)),
+        (libc::AF_PACKET, fails(Errno::Eafnosupport)),
+        (libc::AF_ALG, fails(Errno::Eafnosupport)),
+    ] {
+        assert_eq!(ask("socket", 0, family as u64), answer, "family {family}");
+        assert_eq!(ask("socketpair", 0, family as u64), answer, "family {family}");
+    }
+    assert_eq!(ask("personality", 0, libc::ADDR_NO_RANDOMIZE as u64), fails(Errno::Eperm));
+    assert_eq!(ask("personality", 0, 0xffff_ffff), ALLOW);
+}
+
+#[test]
+fn a_foreign_processor_is_killed() {
+    for arch in ARCHES {
+        for foreign in [AUDIT_I386, AUDIT_ARM, 0, u32::MAX, !audit(arch)] {
+            for number in 0..1024 {
+                assert_eq!(run(filter_for(arch), foreign, number, [0; 6]).0, KILL_PROCESS);
+            }
+        }
+    }
+    assert_eq!(run(filter_for(Arch::X86_64), audit(Arch::Aarch64), 0, [0; 6]).0, KILL_PROCESS);
+    assert_eq!(run(filter_for(Arch::Aarch64), audit(Arch::X86_64), 0, [0; 6]).0, KILL_PROCESS);
+}
+
+/// The same table as a linear list by seccompiler alone, which shares no code with our tree.
+#[test]
+fn the_tree_agrees_with_a_linear_filter() {
+    for arch in ARCHES {
+        let table = table(arch);
+        let linear = |wanted: Verdict, answer: SeccompAction| {
+            let rules = table
+                .iter()
+                .filter(|&(_, &(_, verdict))| verdict == wanted)
+                .map(|(&number, _)| (i64::from(number), Vec::new()))
+                .collect();
+            let target = match arch {
+                Arch::X86_64 => TargetArch::x86_64,
+                Arch::Aarch64 => TargetArch::aarch64,
+            };
+            let filter = SeccompFilter::new(rules, SeccompAction::Trap, answer, target).expect("two different actions");
+            let program: BpfProgram = filter.try_into().expect("within the kernel's limit");
+            program
+                .into_iter()
+                .map(|op| Instruction { code: op.code, jt: op.jt, jf: op.jf, k: op.k })
+                .collect::<Vec<_>>()
+        };
+        let allowed = linear(Verdict::Allow, SeccompAction::Allow);
+        let eperm = linear(Verdict::Refuse(Errno::Eperm), SeccompAction::Errno(Errno::Eperm as u32));
+        let (mut tree_steps, mut list_steps) = (0, 0);
+        for number in 0..1024 {
+            let ask = |program: &[Instruction]| run(program, audit(arch), number, [0; 6]).0;
+            tree_steps += run(filter_for(arch), audit(arch), number, [0; 6]).1;
+            list_steps += run(&allowed, audit(arch), number, [0; 6]).1;
+            if matches!(table.get(&number), Some((_, Verdict::AllowIf { .. }))) {
+                continue;
+            }
+            let tree = ask(filter_for(arch));
+            assert_eq!(tree == ALLOW, ask(&allowed) == ALLOW, "{arch:?} {number}");
+            assert_eq!(tree == fails(Errno::Eperm), ask(&eperm) == fails(Errno::Eperm), "{arch:?} {number}");
+        }
+        // The kernel runs a new filter for every number: this sum is what installing it costs.
+        assert!(tree_steps * 20 < list_steps, "{arch:?}: {tree_steps} steps, {list_steps} for the list");
+    }
+}
+
+/// What the kernel demands of a program (bpf_check_classic), for the processor we do not run on
+/// too.
+#[test]
+fn the_programs_are_well_formed_short_and_shallow() {
+    for arch in ARCHES {
+        let program = filter_for(arch);
+        assert!(program.len() < 4096);
+        for (at, op) in program.iter().enumerate() {
+            let furthest = match op.code {
+                0x05 => at + 1 + op.k as usize,
+                code if code & 7 == 5 => at + 1 + usize::from(op.jt.max(op.jf)),
+                _ => at,
+            };
+            assert!(furthest < program.len(), "{arch:?}: instruction {at} jumps to {furthest}");
+        }
+        assert_eq!(program.last().map(|op| op.code), Some(0x06), "{arch:?} ends in a return");
+
+        let table = table(arch);
+        let unconditional = |number: &u32| !matches!(table.get(number), Some((_, Verdict::AllowIf { .. })));
+        let steps = |number| run(program, audit(arch), number, [u64::MAX; 6]).1;
+        let lookup = (0..1024).filter(unconditional).map(steps).max().unwrap_or(0);
+        let worst = (0..1024).map(steps).max().unwrap_or(0);
+        println!("{arch:?}: {} instructions, at most {lookup} for a lookup, {worst} with an argument", program.len());
+        assert!(lookup <= 24 && worst <= 64, "{arch:?}: {lookup} and {worst} steps");
+    }
+}
+
+#[test]
+fn every_call_is_named_once_and_every_row_has_a_reason() {
+    let mut named = BTreeSet::new();
+    for row in DEFAULT {
+        assert!(row.reason.len() > 10, "{}", row.calls);
+        assert!(!row.calls.is_empty(), "{}", row.reason);
+        for name in row.calls.split_ascii_whitespace() {
+            assert!(named.insert(name), "{name} is in two rows");
+        }
+    }
+    let known: BTreeSet<&str> = ARCHES.iter().flat_map(|&arch| numbers(arch)).map(|(_, name)| name).collect();
+    assert_eq!(named, known);
+    for arch in ARCHES {
+        let distinct: BTreeSet<&str> = numbers(arch).map(|(_, name)| name).collect();
+        assert_eq!(distinct.len(), numbers(arch).count(), "{arch:?} has a name twice");
+    }
+}
+
+/// The `syscalls` crate is generated from the kernel's sources; what it lacks is newer than it.
+#[test]
+fn numbers_and_names_are_the_kernels() {
+    use syscalls::{aarch64, x86_64};
+
+    for arch in ARCHES {
+        let ours: BTreeMap<u32, &str> = numbers(arch).collect();
+        for number in 0..1024 {
+            let theirs = match arch {
+                Arch::X86_64 => x86_64::Sysno::new(number).map(|call| call.name()),
+                Arch::Aarch64 => aarch64::Sysno::new(number).map(|call| call.name()),
+            };
+            let theirs = match (arch, number) {
+                (_, 470) => Some("listns"),
+                // The crate names what 32-bit processors have at these numbers.
+                (Arch::Aarch64, 79) => Some("newfstatat"),
+                (Arch::Aarch64, 403..424) => None,
+                _ => theirs,
+            };
+            assert_eq!(ours.get(&(number as u32)).copied(), theirs, "{arch:?} {number}");
+        }
+    }
+}
+
+#[test]
+fn capabilities_have_the_kernels_numbers_and_a_reason() {
+    assert_eq!(capabilities::names().count(), 11);
+    let mut mask = 0_u64;
+    for capability in capabilities::TABLE {
+        let theirs: caps::Capability = format!("CAP_{}", capability.name).parse().expect("a capability's name");
+        assert_eq!(capability.number, theirs.index(), "{}", capability.name);
+        assert!(capability.reason.len() > 10, "{}", capability.name);
+        mask |= theirs.bitmask();
+    }
+    assert_eq!(capabilities::DEFAULT, mask);
+    assert_eq!(mask.count_ones(), 11);
+}
