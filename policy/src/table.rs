@@ -116,7 +116,7 @@ pub const DEFAULT: &[Row] = &[
         0,
         Check::In(&[AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]),
         Errno::Eafnosupport,
-        "the families that programs use; others (AF_VSOCK, AF_ALG) pass the network namespace or are hardly tested",
+        "the families that programs use; AF_VSOCK reaches past the network namespace, the rest are hardly tested",
     ),
     allow_if(
         "ioctl",
