@@ -1,2 +1,37 @@
-//! shim
-fn main() {}
+//! `ctst-shim`: the only program of Containust that may ever hold privilege. It is started by `ctst` with one end of a
+//! socket pair as descriptor 3 and nothing else: no arguments, no environment, no configuration.
+//!
+//! Three processes come out of it, told apart by what they may still do (README.md beside this crate):
+//! - P reads one fixed-size request, clones the project's namespaces, writes their id maps, and exits;
+//! - S, pid 1 of the project, forks containers and makes sockets, and has no capability outside the project;
+//! - C, pid 1 of a container, builds its root, drops what the container shall not have, and starts processes.
+#![forbid(unsafe_code)]
+
+mod container;
+mod failure;
+mod process;
+mod root;
+mod sandbox;
+mod user;
+
+use containust_core::{entry, sys};
+use containust_shared::{exit, protocol};
+
+fn main() {
+    if std::env::args_os().count() > 1 {
+        refuse("takes no arguments; it is started by ctst");
+    }
+    let alone = match sys::Alone::check() {
+        Ok(alone) => alone,
+        Err(error) => refuse(&error.to_string()),
+    };
+    match entry::sanitise(protocol::CHANNEL_FD) {
+        Ok(channel) => std::process::exit(sandbox::serve(&alone, channel)),
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+fn refuse(why: &str) -> ! {
+    eprintln!("ctst-shim: {why}");
+    std::process::exit(exit::TOOL)
+}

@@ -33,11 +33,15 @@ impl std::fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
+/// What can be sent: every type of [`crate::protocol`].
+pub trait Message: Encode + Decode<()> {}
+impl<T: Encode + Decode<()>> Message for T {}
+
 /// Encodes `message`. bincode applies its limit to decoding only, so the length is checked here.
 ///
 /// # Errors
 /// [`WireError::TooLarge`] when the result would not fit one message.
-pub fn encode<T: Encode>(message: &T) -> Result<Vec<u8>, WireError> {
+pub fn encode<T: Message>(message: &T) -> Result<Vec<u8>, WireError> {
     let bytes = bincode::encode_to_vec(message, CONFIG).map_err(|_| WireError::Malformed)?;
     if bytes.len() > MAX_MESSAGE { Err(WireError::TooLarge(bytes.len())) } else { Ok(bytes) }
 }
@@ -46,7 +50,7 @@ pub fn encode<T: Encode>(message: &T) -> Result<Vec<u8>, WireError> {
 ///
 /// # Errors
 /// [`WireError::Malformed`] or [`WireError::Trailing`].
-pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
+pub fn decode<T: Message>(bytes: &[u8]) -> Result<T, WireError> {
     if bytes.len() > MAX_MESSAGE {
         return Err(WireError::TooLarge(bytes.len()));
     }

@@ -1,1 +1,12 @@
-//! (house being built)
+//! Safe, typed functions over what the kernel offers for isolation: namespaces, mounts, capabilities, seccomp,
+//! network links. This crate knows nothing of requests, plans or policy, and decides nothing.
+//!
+//! `unsafe` is in [`sys`] only.
+#![deny(unsafe_code)]
+
+pub mod capability;
+pub mod channel;
+pub mod entry;
+pub mod link;
+pub mod mount;
+pub mod sys;

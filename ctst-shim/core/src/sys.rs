@@ -1,0 +1,313 @@
+//! System calls that neither nix nor rustix offers as a safe function. The only module with `unsafe`.
+#![expect(unsafe_code, reason = "these calls have no safe wrapper in nix or rustix; every block says what it relies on")]
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::null;
+
+/// Proof that this process has one thread, so that a child made by [`clone3`] may go on running ordinary code:
+/// another thread could have held a lock (the allocator's) at the moment of the copy, for ever.
+#[derive(Debug)]
+pub struct Alone(());
+
+impl Alone {
+    /// Counts the tasks of this process.
+    ///
+    /// # Errors
+    /// When `/proc/self/task` cannot be read, or there is more than one thread.
+    pub fn check() -> io::Result<Self> {
+        let mut tasks = 0;
+        for task in std::fs::read_dir("/proc/self/task")? {
+            task?;
+            tasks += 1;
+        }
+        if tasks == 1 { Ok(Self(())) } else { Err(io::Error::other("the process has more than one thread")) }
+    }
+}
+
+/// Which of the two processes [`clone3`] returned in.
+#[derive(Debug)]
+pub enum Side {
+    /// The one that called.
+    Parent {
+        /// The child's pid in the caller's pid namespace.
+        pid: i32,
+        /// Refers to the child, whatever becomes of its pid.
+        pidfd: OwnedFd,
+    },
+    /// The new one.
+    Child,
+}
+
+/// clone3(2) with its own copy of the memory and `CLONE_PIDFD`; `flags` are `CLONE_NEW*` and `CLONE_PARENT`.
+///
+/// # Errors
+/// The kernel's: ENOSPC (`user.max_user_namespaces`), EPERM (user namespaces forbidden), EUSERS, ENOSYS, …
+pub fn clone3(_alone: &Alone, flags: u64) -> io::Result<Side> {
+    let mut pidfd: RawFd = -1;
+    // CLONE_PARENT inherits the caller's exit signal and refuses one of its own.
+    let exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
+    let mut args = libc::clone_args {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM and a stack the child continues here on a copy of this thread's memory, like fork(2);
+    // `Alone` is the proof that no other thread's state is copied half-way. `args` and `pidfd` outlive the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match pid {
+        0 => Ok(Side::Child),
+        // SAFETY: on success the kernel stored a new descriptor of ours in `pidfd`.
+        1.. => Ok(Side::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// fork(2): the child's pid, or none in the child. Unlike [`clone3`] it is allowed under the containers' filter.
+///
+/// # Errors
+/// EAGAIN at a limit of processes, ENOMEM.
+pub fn fork(_alone: &Alone) -> io::Result<Option<i32>> {
+    // SAFETY: `Alone` is the proof that no other thread's state is copied half-way.
+    match result(unsafe { libc::fork() }.into())? {
+        0 => Ok(None),
+        pid => Ok(Some(pid as i32)),
+    }
+}
+
+/// kill(2).
+///
+/// # Errors
+/// ESRCH, EPERM, EINVAL.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: plain integers.
+    result(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+}
+
+/// User and system time of the children that this process has waited for, in milliseconds (getrusage(2)).
+pub fn children_cpu_ms() -> u64 {
+    // SAFETY: an all-zero rusage is valid, and the kernel fills it; RUSAGE_CHILDREN cannot fail.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let ms = |time: libc::timeval| (time.tv_sec as u64).saturating_mul(1000).saturating_add(time.tv_usec as u64 / 1000);
+    ms(usage.ru_utime).saturating_add(ms(usage.ru_stime))
+}
+
+/// Takes ownership of an inherited descriptor, once, at the start of the program.
+///
+/// # Errors
+/// EBADF when it is not open.
+pub fn take_inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(F_GETFD) only reads the descriptor table.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and the callers (entry sequence) run before anything else could own it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Closes every descriptor from `first` on (close_range(2)).
+///
+/// # Errors
+/// ENOSYS before Linux 5.9.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: callers own no descriptor from `first` on that they use afterwards: documented use is the entry sequence,
+    // and a child that keeps its descriptors below `first`.
+    result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// EINVAL before Linux 5.11.
+pub fn cloexec_from(first: u32) -> io::Result<()> {
+    // SAFETY: changes flags in the descriptor table, closes nothing now.
+    result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// Forgets the environment.
+pub fn clear_environment() {
+    // SAFETY: called at entry while the process has one thread, so that nobody reads `environ` meanwhile.
+    unsafe { libc::clearenv() };
+}
+
+/// Sets every signal to its default action and unblocks all: dispositions to ignore and the mask survive execve(2).
+pub fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL installs no handler of ours; KILL, STOP and those reserved by libc answer EINVAL, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: an all-zero sigset_t is the empty set on Linux; the pointer is valid for the call.
+    unsafe {
+        let empty: libc::sigset_t = std::mem::zeroed();
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut());
+    }
+}
+
+/// Lets the kernel reap children by itself (SIGCHLD ignored, POSIX.1-2001).
+pub fn reap_automatically() {
+    // SAFETY: SIG_IGN installs no handler of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Switches off the three interval timers, which survive execve(2).
+pub fn stop_timers() {
+    let off = libc::itimerval {
+        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+        it_value: libc::timeval { tv_sec: 0, tv_usec: 0 },
+    };
+    for timer in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+        // SAFETY: `off` is a valid structure for the call.
+        unsafe { libc::setitimer(timer as _, &raw const off, std::ptr::null_mut()) };
+    }
+}
+
+/// mount_setattr(2) on the mount that `mount` refers to: sets `attributes` (`MOUNT_ATTR_*`), clears none.
+///
+/// # Errors
+/// The kernel's: EPERM where a locked flag would be needed, EINVAL.
+pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attributes: u64) -> io::Result<()> {
+    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the empty path and `attr` are valid for the call, and the size says which version `attr` is.
+    result(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Installs a seccomp filter on this process; needs `no_new_privs`. The instructions are classic BPF: code, jump if true,
+/// jump if false, operand.
+///
+/// # Errors
+/// EINVAL for a program that the kernel's checker refuses, EACCES without `no_new_privs`.
+pub fn install_filter(program: impl Iterator<Item = (u16, u8, u8, u32)>) -> io::Result<()> {
+    let program: Vec<_> = program.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies `len` instructions from `filter`, which is what the vector holds, and writes nothing.
+    result(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const prog) }).map(drop)
+}
+
+/// Sets permitted and effective capabilities to `mask`, inheritable to none (capset(2), version 3). Allocates nothing.
+///
+/// # Errors
+/// EPERM when `mask` holds what is not permitted now.
+pub fn set_capabilities(mask: u64) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = Header { version: VERSION_3, pid: 0 };
+    let (low, high) = (mask as u32, (mask >> 32) as u32);
+    let data = [
+        Data { effective: low, permitted: low, inheritable: 0 },
+        Data { effective: high, permitted: high, inheritable: 0 },
+    ];
+    // SAFETY: both structures have the kernel's layout for version 3 and live through the call.
+    result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+}
+
+/// Sets a resource limit of this process (setrlimit(2)). Allocates nothing.
+///
+/// # Errors
+/// EPERM above the hard limit, EINVAL for an unknown resource.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is valid for the call; an unknown resource number is refused by the kernel.
+    result(unsafe { libc::prlimit64(0, resource as _, &raw const limit, std::ptr::null_mut()) }.into()).map(drop)
+}
+
+/// Sets the supplementary groups (setgroups(2), this thread). Allocates nothing.
+///
+/// # Errors
+/// EPERM where the user namespace denies it, EINVAL for an id without a mapping.
+pub fn set_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: the kernel reads `len` ids from the slice.
+    result(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+/// Sets real, effective and saved group, then user id (raw calls: this process has one thread). Allocates nothing.
+///
+/// # Errors
+/// EINVAL for an id without a mapping, EPERM without CAP_SETUID or CAP_SETGID in the user namespace.
+pub fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: plain integers.
+    result(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: plain integers.
+    result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// Pointers for execve(2), laid out before the fork so that the child allocates nothing.
+#[derive(Debug)]
+pub struct Arguments<'a> {
+    pointers: Vec<*const libc::c_char>,
+    _strings: std::marker::PhantomData<&'a CStr>,
+}
+
+impl<'a> Arguments<'a> {
+    /// Borrows the strings for as long as the pointers live.
+    pub fn new<S: AsRef<CStr>>(strings: &'a [S]) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ref().as_ptr()).chain([null()]).collect();
+        Self { pointers, _strings: std::marker::PhantomData }
+    }
+}
+
+/// execve(2). Returns only on failure. Allocates nothing.
+pub fn execute(program: &CStr, arguments: &Arguments<'_>, environment: &Arguments<'_>) -> io::Error {
+    // SAFETY: both arrays are null-terminated (`Arguments::new`) and point to strings that outlive them.
+    unsafe { libc::execve(program.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends this process at once, running no destructor and no exit handler: in a forked child they are the parent's.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Makes `from` also known as `to`, without close-on-exec (dup2(2)). Allocates nothing.
+///
+/// # Errors
+/// EBADF.
+pub fn duplicate_to(from: impl AsFd, to: RawFd) -> io::Result<()> {
+    let from = from.as_fd().as_raw_fd();
+    if from == to {
+        // SAFETY: clears close-on-exec, which dup2 onto itself would leave.
+        return result(unsafe { libc::fcntl(to, libc::F_SETFD, 0) }.into()).map(drop);
+    }
+    // SAFETY: callers pass the standard descriptors as `to`, which no owned value of this process stands for.
+    result(unsafe { libc::dup2(from, to) }.into()).map(drop)
+}
+
+fn result(value: libc::c_long) -> io::Result<libc::c_long> {
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}

@@ -1,0 +1,283 @@
+//! C: pid 1 of a container. It builds the root, gives up what the container shall not have, starts the main process, and
+//! then stays: a reaper that is never executed anew, and serves EXEC by forking. So a process that is started later has
+//! the same namespaces, bounding set, filter and root as the first, and nothing from outside ever joins.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use containust_core::link::{LOOPBACK, Links};
+use containust_core::sys::{self, Alone};
+use containust_core::{capability, channel};
+use containust_policy::seccomp;
+use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, Plan, Process, ToContainer};
+use containust_shared::{exit, names, wire};
+use nix::sys::signal::{SigSet, Signal};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, WaitOptions};
+
+use crate::failure::{Step, refusal};
+use crate::process::{Confines, Started, Streams};
+use crate::sandbox::{ETH0, send, sockets};
+use crate::{process, root};
+
+/// What C itself needs to start processes under other ids and to signal them: CAP_KILL, CAP_SETGID, CAP_SETUID,
+/// CAP_SETPCAP. A container's root has them by default; one whose root has not must not be started for now.
+const NEEDED: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
+
+/// Runs the container on its channel and returns C's exit code. Called in the child that S cloned.
+pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd) -> i32 {
+    sys::reset_signals();
+    match run(alone, channel.as_fd(), go) {
+        Ok(code) => code,
+        Err((code, failure)) => {
+            match send(channel.as_fd(), &FromContainer::Failed { id: MAIN, code, failure }, &[]) {
+                Ok(()) | Err(_) => exit::TOOL,
+            }
+        }
+    }
+}
+
+fn run(alone: &Alone, channel: BorrowedFd<'_>, go: &OwnedFd) -> Result<i32, (i32, Failure)> {
+    let tool = |failure| (exit::TOOL, failure);
+    let (plan, fds) = receive_plan(channel).map_err(tool)?;
+    let confines = prepare(&plan, go).map_err(tool)?;
+
+    let mut container = Container { alone, channel, confines, children: Vec::new() };
+    let started = container.start(&plan.process, fds)?;
+    drop(plan);
+    container.children.push((MAIN, started.pid));
+    container.announce(MAIN, &started).map_err(tool)?;
+    drop(started);
+    container.serve().map_err(tool)
+}
+
+fn receive_plan(channel: BorrowedFd<'_>) -> Result<(Plan, Vec<OwnedFd>), Failure> {
+    let mut buffer = vec![0; wire::MAX_MESSAGE];
+    let (len, fds) = channel::receive(channel, &mut buffer)
+        .step("receive the plan", "")?
+        .ok_or_else(|| refusal("wait for the plan: the supervisor is gone", ""))?;
+    match wire::decode(buffer.get(..len).unwrap_or_default()) {
+        Ok(ToContainer::Plan(plan)) => Ok((*plan, fds)),
+        Ok(_) => Err(refusal("take another request before the plan", "")),
+        Err(error) => Err(refusal(&format!("read the plan ({error})"), "")),
+    }
+}
+
+/// Everything between the plan and the first process, in the order in which it must happen.
+fn prepare(plan: &Plan, go: &OwnedFd) -> Result<Held, Failure> {
+    if !names::is_host_name(&plan.hostname) {
+        return Err(refusal("set the host name", &plan.hostname));
+    }
+    if plan.capabilities & NEEDED != NEEDED || plan.capabilities & !containust_policy::capabilities::DEFAULT != 0 {
+        return Err(refusal("give other capabilities than the default ones", ""));
+    }
+    rustix::system::sethostname(&plan.hostname).step("set the host name", &plan.hostname)?;
+    let root = root::build(plan)?;
+
+    // S has put our end of the veth here, or there is none; it dies or closes the pipe if it could not.
+    let mut byte = [0];
+    if rustix::io::read(go, &mut byte).step("wait for the network", "")? != 1 {
+        return Err(refusal("wait for the network: the project's pid 1 is gone", ""));
+    }
+    let mut links = Links::open().step("open a netlink socket", "")?;
+    links.up(LOOPBACK).step("set the link up", "lo")?;
+    if let Some(address) = plan.address {
+        links.add_address(ETH0.0, address.ip, address.prefix).step("give an address to", ETH0.1)?;
+    }
+    drop(links);
+
+    let setgroups = process::setgroups_allowed(root.proc.as_fd())?;
+    // From here on C is as confined as its payload: it cannot mount, nor make namespaces, nor get anything back.
+    capability::confine(plan.capabilities).step("drop the capabilities", "")?;
+    let filter = seccomp::base_filter().iter().map(|i| (i.code, i.jt, i.jf, i.k));
+    sys::install_filter(filter).step("install the system call filter", "")?;
+    let confines = Confines { capabilities: plan.capabilities, rlimits: plan.rlimits.clone(), setgroups };
+    Ok(Held { confines, root })
+}
+
+/// What C holds while the container lives.
+struct Held {
+    confines: Confines,
+    root: root::Root,
+}
+
+struct Container<'a> {
+    alone: &'a Alone,
+    channel: BorrowedFd<'a>,
+    confines: Held,
+    /// Id and pid of what the supervisor asked for and has not heard the end of.
+    children: Vec<(u32, i32)>,
+}
+
+impl Container<'_> {
+    fn start(&self, process: &Process, fds: Vec<OwnedFd>) -> Result<Started, (i32, Failure)> {
+        let streams = match (process.tty, <[OwnedFd; 3]>::try_from(fds)) {
+            (false, Ok(streams)) => Streams::Given(streams),
+            (true, Err(fds)) if fds.is_empty() => {
+                let copy = rustix::io::fcntl_dupfd_cloexec(&self.confines.root.devpts, 3);
+                Streams::Terminal(copy.step("reach the devpts", "").map_err(|failure| (exit::TOOL, failure))?)
+            }
+            _ => return Err((exit::TOOL, refusal("take that number of descriptors", ""))),
+        };
+        process::start(self.alone, &self.confines.confines, process, streams)
+    }
+
+    fn announce(&self, id: u32, started: &Started) -> Result<(), Failure> {
+        let master: Vec<_> = started.master.iter().map(AsFd::as_fd).collect();
+        self.tell(&FromContainer::Started { id, pid: started.pid.unsigned_abs() }, &master)
+    }
+
+    fn tell(&self, message: &FromContainer, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        send(self.channel, message, fds).step("tell the supervisor", "")
+    }
+
+    /// Reaps and serves until the main process ends or the supervisor is gone.
+    fn serve(&mut self) -> Result<i32, Failure> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block().map_err(std::io::Error::from).step("block SIGCHLD", "")?;
+        let signals = nix::sys::signalfd::SignalFd::with_flags(
+            &mask,
+            nix::sys::signalfd::SfdFlags::SFD_CLOEXEC | nix::sys::signalfd::SfdFlags::SFD_NONBLOCK,
+        )
+        .map_err(std::io::Error::from)
+        .step("make a signalfd", "")?;
+        let mut buffer = vec![0; wire::MAX_MESSAGE];
+        // Children may have ended before SIGCHLD was blocked.
+        let mut reap = true;
+        loop {
+            if reap && let Some(ended) = self.reap()? {
+                // The end of this process ends all that is left in the container.
+                self.tell(&FromContainer::Exited { id: MAIN, ended }, &[])?;
+                return Ok(0);
+            }
+            let mut fds = [PollFd::new(&self.channel, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Err(rustix::io::Errno::INTR) => continue,
+                other => other.step("wait for requests", "")?,
+            };
+            let [request, signal] = fds.map(|fd| !fd.revents().is_empty());
+            reap = signal;
+            if signal {
+                while signals.read_signal().map_err(std::io::Error::from).step("read the signalfd", "")?.is_some() {}
+            }
+            if request {
+                match channel::receive(self.channel, &mut buffer).step("receive a request", "")? {
+                    None => return Ok(0),
+                    Some((len, fds)) => {
+                        let Ok(request) = wire::decode(buffer.get(..len).unwrap_or_default()) else {
+                            return Err(refusal("read a malformed request", ""));
+                        };
+                        self.request(request, fds)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for every child that has ended, ours and orphans. Some: the main process was among them.
+    fn reap(&mut self) -> Result<Option<Ended>, Failure> {
+        loop {
+            let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some(ended)) => ended,
+                Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(None),
+                Err(error) => return Err(error).step("wait for processes", ""),
+            };
+            let ended = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Ended::Exited(code),
+                (None, Some(signal)) => Ended::Signaled(signal),
+                (None, None) => continue,
+            };
+            let Some(at) = self.children.iter().position(|(_, child)| *child == pid.as_raw_nonzero().get()) else {
+                continue;
+            };
+            match self.children.swap_remove(at) {
+                (MAIN, _) => return Ok(Some(ended)),
+                (id, _) => self.tell(&FromContainer::Exited { id, ended }, &[])?,
+            }
+        }
+    }
+
+    /// The request table. An error here ends the container: what is not expected is not from our supervisor.
+    fn request(&mut self, request: ToContainer, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        match request {
+            ToContainer::Exec { id, process } if id != MAIN && self.pid(id).is_none() => {
+                match self.start(&process, fds) {
+                    Ok(started) => {
+                        self.children.push((id, started.pid));
+                        self.announce(id, &started)
+                    }
+                    Err((code, failure)) => self.tell(&FromContainer::Failed { id, code, failure }, &[]),
+                }
+            }
+            ToContainer::Signal { id, signal } if fds.is_empty() && (1..=64).contains(&signal) => {
+                let target = self.pid(id).and_then(Pid::from_raw);
+                if let Some(pid) = target {
+                    match sys::kill(pid.as_raw_nonzero().get(), signal) {
+                        // It has ended and is about to be reaped.
+                        Ok(()) => {}
+                        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+                        Err(error) => return Err(error).step("send the signal", signal.to_string()),
+                    }
+                }
+                Ok(())
+            }
+            ToContainer::Stat if fds.is_empty() => match self.stat() {
+                Ok(stat) => self.tell(&stat, &[]),
+                Err(failure) => self.tell(&FromContainer::Refused(failure), &[]),
+            },
+            ToContainer::Dial { count } if fds.is_empty() => match sockets(count) {
+                Ok(sockets) => {
+                    let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+                    self.tell(&FromContainer::Dialed, &fds)
+                }
+                Err(failure) => self.tell(&FromContainer::Refused(failure), &[]),
+            },
+            _ => Err(refusal("take that request now", "")),
+        }
+    }
+
+    fn pid(&self, id: u32) -> Option<i32> {
+        self.children.iter().find(|(child, _)| *child == id).map(|(_, pid)| *pid)
+    }
+
+    /// Adds up `/proc/PID/stat` (proc_pid_stat(5)) of all processes but this one.
+    fn stat(&self) -> Result<FromContainer, Failure> {
+        let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        let ticks = rustix::param::clock_ticks_per_second().max(1);
+        let (mut processes, mut resident, mut cpu) = (0u32, 0u64, 0u64);
+        let proc = &self.confines.root.proc;
+        let list = rustix::fs::Dir::read_from(proc).step("list", "/proc")?;
+        for entry in list {
+            let entry = entry.step("list", "/proc")?;
+            let pid = entry.file_name().to_bytes();
+            if pid == b"1" || !pid.iter().all(u8::is_ascii_digit) {
+                continue;
+            }
+            // A process that ends meanwhile is not there any more.
+            let Ok(stat) = read_stat(proc.as_fd(), pid) else { continue };
+            // The second field is the command in parentheses and may hold anything, parentheses too.
+            let Some(end) = stat.iter().rposition(|b| *b == b')') else { continue };
+            let fields = stat.get(end..).unwrap_or_default().split(|b| *b == b' ');
+            let numbers: Vec<u64> =
+                fields.map(|f| std::str::from_utf8(f).ok().and_then(|f| f.parse().ok()).unwrap_or(0)).collect();
+            // Counted from the state, which is field 3: utime 14, stime 15, cutime 16, cstime 17, rss 24.
+            let field = |number: usize| number.checked_sub(2).and_then(|at| numbers.get(at)).copied().unwrap_or(0);
+            processes = processes.saturating_add(1);
+            resident = resident.saturating_add(field(24).saturating_mul(page));
+            cpu = [14, 15, 16, 17].iter().fold(cpu, |sum, n| sum.saturating_add(field(*n)));
+        }
+        let reaped = sys::children_cpu_ms();
+        let cpu_ms = cpu.saturating_mul(1000).checked_div(ticks).unwrap_or(0).saturating_add(reaped);
+        Ok(FromContainer::Stat { processes, resident, cpu_ms })
+    }
+}
+
+fn read_stat(proc: BorrowedFd<'_>, pid: &[u8]) -> rustix::io::Result<Vec<u8>> {
+    let path = [pid, b"/stat"].concat();
+    let file = rustix::fs::openat(proc, path.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut content = vec![0; 1024];
+    let len = rustix::io::read(&file, &mut content)?;
+    content.truncate(len);
+    Ok(content)
+}

@@ -1,0 +1,294 @@
+//! The container's root file system. One sequence, told from top to bottom, in which the order is the security: sources
+//! are opened while the host's tree is there, everything is mounted detached and restricted, the roots are exchanged,
+//! and only then is the image, which may be hostile, looked at by path: always beneath the new root.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use containust_core::mount::{self, Attributes, DATA_ONLY, NOSUID_NODEV, READ_ONLY};
+use containust_core::sys;
+use containust_shared::protocol::{Failure, Mount, Plan, Source};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use crate::failure::{Step, refusal};
+
+/// `statfs(2)`'s `f_type` of procfs.
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+/// mount(2) options longer than this are refused by `fsconfig(2)`.
+const MAX_OPTION: usize = 255;
+
+/// Device nodes of every container, with the numbers they must have (`Documentation/admin-guide/devices.txt`).
+const NODES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// What of /proc is not for a container: memory, keys, and the host's hardware and timers. Files read as empty, folders
+/// are empty.
+const PROC_MASKED: [&str; 10] = [
+    "kcore",
+    "keys",
+    "latency_stats",
+    "timer_list",
+    "sched_debug",
+    "kallsyms",
+    "interrupts",
+    "asound",
+    "scsi",
+    "acpi",
+];
+/// What of /proc is read-only, because root of a user namespace could set parts of it.
+const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+/// What of /sys is hidden; all of it is read-only.
+const SYS_MASKED: [&str; 6] =
+    ["firmware", "kernel/security", "kernel/debug", "kernel/tracing", "fs/bpf", "devices/virtual/powercap"];
+
+/// What outlives the building of the root.
+pub(crate) struct Root {
+    /// The root of the container's own devpts.
+    pub(crate) devpts: OwnedFd,
+    /// The root of the container's own procfs.
+    pub(crate) proc: OwnedFd,
+}
+
+/// Builds the root and enters it. The process must be alone in a new mount namespace, and pid 1 of a new pid namespace.
+/// Afterwards its ids are 0.
+pub(crate) fn build(plan: &Plan) -> Result<Root, Failure> {
+    mount::make_private().step("make private the mounts below", "/")?;
+
+    // The host's side: every path is opened again and compared with what the caller saw.
+    let layers = plan.layers.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
+    let upper = plan.upper.as_ref().map(open_source).transpose()?;
+    let work = plan.work.as_ref().map(open_source).transpose()?;
+    let mut binds = Vec::new();
+    for mount in &plan.mounts {
+        if let Mount::Bind { source, readonly, .. } = mount {
+            let attributes = if *readonly { NOSUID_NODEV | READ_ONLY } else { NOSUID_NODEV };
+            let place = open_source(source)?;
+            binds.push(mount::copy(&place, true, attributes).step("prepare the mount of", &source.path)?);
+        }
+    }
+    let nodes = NODES.iter().map(device).collect::<Result<Vec<_>, _>>()?;
+
+    // overlayfs acts with the ids of whoever mounts it. A caller that is root gets here as himself, unmapped: that let
+    // him open the paths above, and ends now.
+    if plan.layers.is_empty() {
+        become_root()?;
+    } else {
+        let access = rustix::fs::Access::EXEC_OK;
+        become_root()?;
+        for (layer, source) in layers.iter().zip(&plan.layers) {
+            rustix::fs::accessat(layer, ".", access, AtFlags::EACCESS).step("enter the image layer", &source.path)?;
+        }
+    }
+    let root = match (&upper, &work) {
+        _ if layers.is_empty() => mount::new("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID_NODEV)
+            .step("mount a tmpfs as", "/")?,
+        (Some(upper), Some(work)) => overlay(&layers, upper, work)?,
+        _ => return Err(refusal("mount an image without a writable layer on", "/")),
+    };
+    // Made before the old root goes: the kernel gives a new procfs or sysfs only to who can see an unmasked one.
+    let proc = mount::new("proc", &[], DATA_ONLY).step("mount a procfs (is the host's /proc masked?) on", "/proc")?;
+    let sys = mount::new("sysfs", &[], DATA_ONLY | READ_ONLY).step("mount a sysfs on", "/sys")?;
+
+    mount::pivot(&root).step("pivot into the new root (a host whose root is an initramfs cannot)", "/")?;
+    drop((layers, upper, work));
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step("open", "/")?;
+    let root = root.as_fd();
+
+    for (name, mount) in [("proc", &proc), ("sys", &sys)] {
+        mount::attach(mount, real_directory(root, name)?).step("attach", name)?;
+    }
+    let devpts = devices(root, nodes)?;
+    hide(&proc, &PROC_MASKED)?;
+    for path in PROC_READ_ONLY {
+        if let Some(place) = inside(&proc, path)? {
+            let copy = mount::copy(&place, true, READ_ONLY).step("copy the mount of", path)?;
+            mount::attach(copy, place).step("make read-only in /proc", path)?;
+        }
+    }
+    hide(&sys, &SYS_MASKED)?;
+
+    let mut binds = binds.into_iter();
+    for wish in &plan.mounts {
+        let (target, mount, directory) = match wish {
+            Mount::Bind { target, source, .. } => {
+                let mount = binds.next().ok_or_else(|| refusal("find the prepared mount of", &source.path))?;
+                let stat = rustix::fs::fstat(&mount).step("inspect", &source.path)?;
+                let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                (target, mount, directory)
+            }
+            Mount::Tmpfs { target, size, mode } => {
+                let (size, mode) = (size.to_string(), format!("{mode:o}"));
+                let mut options = vec![("mode", mode.as_str())];
+                if size != "0" {
+                    options.push(("size", &size));
+                }
+                (target, mount::new("tmpfs", &options, NOSUID_NODEV).step("make the tmpfs for", target)?, true)
+            }
+        };
+        mount::attach(mount, ensure(root, target, directory)?).step("mount on", target)?;
+    }
+    if !plan.process.cwd.is_empty() {
+        ensure(root, &plan.process.cwd, true)?;
+    }
+    if plan.readonly {
+        mount::restrict(root, READ_ONLY).step("make read-only", "/")?;
+    }
+    Ok(Root { devpts, proc })
+}
+
+/// Opens a path of the host, and makes sure that it is what the caller checked.
+fn open_source(source: &Source) -> Result<OwnedFd, Failure> {
+    let fd = mount::open_source(Path::new(std::ffi::OsStr::from_bytes(&source.path))).step("open", &source.path)?;
+    let stat = rustix::fs::fstat(&fd).step("inspect", &source.path)?;
+    if (stat.st_dev, stat.st_ino) != (source.dev, source.ino) {
+        return Err(refusal("mount what was replaced by something else since it was checked:", &source.path));
+    }
+    let special = matches!(FileType::from_raw_mode(stat.st_mode), FileType::CharacterDevice | FileType::BlockDevice);
+    if special || rustix::fs::fstatfs(&fd).step("inspect", &source.path)?.f_type == PROC_SUPER_MAGIC {
+        return Err(refusal("mount a device or a part of a procfs:", &source.path));
+    }
+    Ok(fd)
+}
+
+/// Ids 0 of the user namespace, which holds all capabilities of it already.
+fn become_root() -> Result<(), Failure> {
+    sys::set_ids(0, 0).step("become root of the user namespace", "")
+}
+
+fn overlay(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Failure> {
+    // By descriptor: no path to escape, none to swap. `lowerdir+` would take descriptors too, from Linux 6.13 on.
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let lower = layers.iter().map(name).collect::<Vec<_>>().join(":");
+    if lower.len() > MAX_OPTION {
+        return Err(refusal("mount an image of so many layers", layers.len().to_string()));
+    }
+    let (upper, work) = (name(upper), name(work));
+    let options = [("lowerdir", lower.as_str()), ("upperdir", &upper), ("workdir", &work), ("userxattr", "")];
+    mount::new("overlay", &options, NOSUID_NODEV)
+        .step("mount an overlay (the writable layer must not be on another overlay or a network file system) on", "/")
+}
+
+/// A detached copy of one of the host's device nodes, which is what its name says.
+fn device((name, major, minor): &(&str, u32, u32)) -> Result<OwnedFd, Failure> {
+    let path = format!("/dev/{name}");
+    let node = mount::open_source(Path::new(&path)).step("open", &path)?;
+    let stat = rustix::fs::fstat(&node).step("inspect", &path)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice
+        || stat.st_rdev != rustix::fs::makedev(*major, *minor)
+    {
+        return Err(refusal("find the device that the name stands for:", &path));
+    }
+    let attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NOEXEC;
+    mount::copy(&node, false, attributes).step("prepare the mount of", &path)
+}
+
+/// /dev: a small tmpfs with six nodes of the host, a devpts, a shm and an mqueue of its own. Returns the devpts.
+fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
+    let dev_attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NOEXEC;
+    let dev = mount::new("tmpfs", &[("mode", "0755"), ("size", "64k")], dev_attributes).step("make the tmpfs for", "/dev")?;
+    mount::attach(&dev, real_directory(root, "dev")?).step("attach", "/dev")?;
+    for ((name, ..), node) in NODES.iter().zip(nodes) {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(&dev, *name, flags, Mode::empty()).step("create in /dev", name)?;
+        mount::attach(node, place).step("mount in /dev", name)?;
+    }
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
+        rustix::fs::symlinkat(target, &dev, name).step("create in /dev", name)?;
+    }
+    let no_exec = dev_attributes;
+    let devpts = mount::new("devpts", &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")], no_exec)
+        .step("make the file system for", "/dev/pts")?;
+    let shm = mount::new("tmpfs", &[("mode", "1777"), ("size", "64m")], DATA_ONLY).step("make the tmpfs for", "/dev/shm")?;
+    let mqueue = mount::new("mqueue", &[], DATA_ONLY).step("make the file system for", "/dev/mqueue")?;
+    for (name, mount) in [("pts", &devpts), ("shm", &shm), ("mqueue", &mqueue)] {
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).step("create in /dev", name)?;
+        let place = inside(&dev, name)?.ok_or_else(|| refusal("find in /dev", name))?;
+        mount::attach(mount, place).step("mount in /dev", name)?;
+    }
+    mount::restrict(dev.as_fd(), READ_ONLY).step("make read-only", "/dev")?;
+    Ok(devpts)
+}
+
+/// Covers files with the container's /dev/null, whose number was checked, and folders with an empty tmpfs.
+fn hide(mount: &OwnedFd, paths: &[&str]) -> Result<(), Failure> {
+    for path in paths {
+        let Some(place) = inside(mount, path)? else { continue };
+        let stat = rustix::fs::fstat(&place).step("inspect", path)?;
+        let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            mount::new("tmpfs", &[("mode", "0555"), ("size", "4k")], DATA_ONLY | READ_ONLY)
+        } else {
+            // Of the mount in our own /dev, where nothing but this sequence has been.
+            mount::open_source(Path::new("/dev/null")).and_then(|null| mount::copy(&null, false, Attributes::empty()))
+        };
+        mount::attach(cover.step("make the cover for", path)?, place).step("hide", path)?;
+    }
+    Ok(())
+}
+
+/// A place in one of our own file systems: no symbolic link, nothing of another mount. None where the kernel has no such
+/// file.
+fn inside(mount: &OwnedFd, path: &str) -> Result<Option<OwnedFd>, Failure> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    match openat2(mount, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), how) {
+        Ok(place) => Ok(Some(place)),
+        // Not there, or (automounts such as kernel/debug) already another file system, which we did not mount.
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error).step("find", path),
+    }
+}
+
+/// A directory of the image's root for one of our file systems, created if missing. An image in which it is a symbolic
+/// link or a file would have us mount elsewhere: refused.
+fn real_directory(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
+    match rustix::fs::mkdirat(root, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error).step("create in the image", name),
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    openat2(root, name, flags, Mode::empty(), how).step("find in the image a plain directory", name)
+}
+
+/// The place where a mount of the author's goes, following the image's links only within the root; created, with the
+/// directories above it, if missing.
+fn ensure(root: BorrowedFd<'_>, target: &[u8], directory: bool) -> Result<OwnedFd, Failure> {
+    let components: Vec<&[u8]> = target.split(|b| *b == b'/').filter(|c| !c.is_empty()).collect();
+    if target.first() != Some(&b'/') || components.is_empty() || components.iter().any(|c| matches!(*c, b"." | b"..")) {
+        return Err(refusal("mount on what is not an absolute, plain path below /:", target));
+    }
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut path = Vec::new();
+    let mut place: Option<OwnedFd> = None;
+    let last = components.len().saturating_sub(1);
+    for (at, component) in components.iter().enumerate() {
+        path.push(b'/');
+        path.extend(*component);
+        let open = || openat2(root, path.as_slice(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how);
+        let found = match open() {
+            Err(Errno::NOENT) => {
+                let parent = place.as_ref().map_or(root, |p| p.as_fd());
+                if at < last || directory {
+                    rustix::fs::mkdirat(parent, *component, Mode::from_raw_mode(0o755)).step("create", &path)?;
+                } else {
+                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    rustix::fs::openat(parent, *component, flags, Mode::from_raw_mode(0o644)).step("create", &path)?;
+                }
+                open().step("find", &path)?
+            }
+            other => other.step("find", &path)?,
+        };
+        if rustix::fs::fstatfs(&found).step("inspect", &path)?.f_type == PROC_SUPER_MAGIC {
+            return Err(refusal("mount over a part of /proc:", target));
+        }
+        place = Some(found);
+    }
+    place.ok_or_else(|| refusal("mount on", target))
+}
