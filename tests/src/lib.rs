@@ -1,1 +1,14 @@
-//! (house being built)
+//! Containust from outside: everything here spawns the programs that a person would, as the user that a person would
+//! be, and looks at what the kernel and other programs see.
+//!
+//! `make test` builds the programs and makes the users first. Called by root, tests run as `ctst-test` (which has
+//! subordinate ids) and `ctst-single` (which has none); called by anybody else, as that user, and what needs root says
+//! on standard error that it was skipped.
+#![forbid(unsafe_code)]
+
+mod caller;
+pub mod probe;
+mod project;
+
+pub use caller::Caller;
+pub use project::{Done, Project, Running, eventually, finish, free_port, programs};

@@ -1,0 +1,83 @@
+# Functions for the Makefile and for .ci/run, to be sourced by bash. Each installs or makes what is missing and does
+# nothing where nothing is: as root directly, otherwise through sudo, otherwise it says what a person has to do.
+
+fail() {
+  printf '%s\n' "$@" >&2
+  exit 1
+}
+
+as_root() { # COMMAND...
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "this needs root once, and there is no sudo here; as root, run:" "  $*"
+  fi
+}
+
+packages() { # NAME...: Debian packages
+  local name missing=()
+  command -v apt-get >/dev/null || fail "no apt-get here; install what these Debian packages hold: $*"
+  for name in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=("$name")
+  done
+  [ ${#missing[@]} != 0 ] || return 0
+  echo "installing ${missing[*]}" >&2
+  as_root env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get -q -o DPkg::Lock::Timeout=300 update >&2 &&
+    apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@" >&2' sh "${missing[@]}"
+}
+
+# The demo's images are downloaded with apt's lists, which a fresh container image does not have.
+package_lists() {
+  compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null || as_root apt-get -q update >&2
+}
+
+rust() { # finds cargo, and sets $built to where it puts the programs of the profile $1 (default: debug)
+  [ ! -d "$HOME/.cargo/bin" ] || PATH=$PATH:$HOME/.cargo/bin
+  command -v cargo >/dev/null || fail "no cargo in PATH nor in ~/.cargo/bin; install Rust from https://rustup.rs"
+  local wanted have
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  have=$(rustc --version | cut -d' ' -f2)
+  printf '%s\n' "$wanted" "$have" | sort -VC || fail "rustc $have is older than $wanted; run: rustup update"
+  local target=${CARGO_TARGET_DIR:-$PWD/target}
+  built=$target/$(rustc -vV | sed -n 's/^host: //p')/${1:-debug}
+}
+
+subordinate_ids() { # USER
+  local file
+  for file in /etc/subuid /etc/subgid; do
+    grep -qs "^$1:" "$file" || grep -qs "^$(id -u "$1"):" "$file" || return 1
+  done
+}
+
+give_subordinate_ids() { # USER
+  local first
+  first=$(cat /etc/subuid /etc/subgid 2>/dev/null | awk -F: '$2 + $3 > end { end = $2 + $3 } END { print end > 100000 ? end : 100000 }')
+  as_root usermod --add-subuids "$first-$((first + 65535))" --add-subgids "$first-$((first + 65535))" "$1"
+}
+
+# Containers are for ordinary users, so root makes itself one. With `single` the user has no subordinate ids.
+# Sets $user, $home and the words $as that run a command as that user.
+ordinary_user() { # NAME [single]
+  if [ "$(id -u)" != 0 ]; then
+    user=$(id -un) home=$HOME as=()
+  else
+    user=$1
+    id "$user" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$user"
+    home=$(getent passwd "$user" | cut -d: -f6)
+    as=(setpriv "--reuid=$(id -u "$user")" "--regid=$(id -g "$user")" --init-groups --reset-env)
+  fi
+  if [ "${2-}" != single ]; then
+    subordinate_ids "$user" || give_subordinate_ids "$user"
+  elif [ "$(id -u)" = 0 ] && subordinate_ids "$user"; then
+    # useradd gave them.
+    sed -i "/^$user:/d" /etc/subuid /etc/subgid
+  fi
+}
+
+# Copies programs to where that user can read them, because a checkout below /root is closed to everybody else.
+stage() { # FOLDER PROGRAM...
+  "${as[@]}" mkdir -p "$1"
+  install -m 755 "${@:2}" "$1"
+}

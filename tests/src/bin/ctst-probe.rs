@@ -1,0 +1,326 @@
+//! Runs inside test containers. `report` says as JSON what the process is and what the kernel answers when it tries to
+//! get out; `serve PORT` answers HTTP; `hold` waits without an end.
+#![deny(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use containust_tests::probe::{Mount, Report};
+use rustix::io::Errno;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("report") => {
+            let report = serde_json::to_string(&report()).expect("a report is valid JSON");
+            println!("{report}");
+        }
+        Some("serve") => serve(args[2].parse().expect("serve takes a port")),
+        Some("hold") => loop {
+            std::thread::park();
+        },
+        other => {
+            eprintln!("ctst-probe: report, serve PORT or hold, not {other:?}");
+            std::process::exit(64);
+        }
+    }
+}
+
+fn report() -> Report {
+    // The attempts come last: one that succeeded would change what the rest says.
+    Report {
+        pid: rustix::process::getpid().as_raw_nonzero().get(),
+        status: lines("/proc/self/status")
+            .filter_map(|line| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned())))
+            .collect(),
+        limits: limits(),
+        uid_map: numbers("/proc/self/uid_map"),
+        gid_map: numbers("/proc/self/gid_map"),
+        namespaces: links("/proc/self/ns").collect(),
+        mounts: mounts(),
+        descriptors: descriptors(),
+        devices: devices(Path::new("/dev")),
+        interfaces: lines("/proc/self/net/dev")
+            .filter_map(|line| line.split_once(':').map(|(name, _)| name.trim().to_owned()))
+            .collect(),
+        processes: fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect(),
+        hostname: lines("/proc/sys/kernel/hostname").next().unwrap_or_default(),
+        env: std::env::vars().collect(),
+        args: std::env::args().collect(),
+        cwd: std::env::current_dir().unwrap_or_default().display().to_string(),
+        attempts: attempts(),
+    }
+}
+
+fn lines(path: &str) -> impl Iterator<Item = String> {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("read {path}: {error}"));
+    text.lines().map(str::to_owned).collect::<Vec<_>>().into_iter()
+}
+
+fn numbers(path: &str) -> Vec<Vec<u32>> {
+    lines(path).map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect()).collect()
+}
+
+fn links(folder: &str) -> impl Iterator<Item = (String, String)> {
+    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| {
+        let entry = entry.ok()?;
+        let target = fs::read_link(entry.path()).ok()?;
+        Some((entry.file_name().to_string_lossy().into_owned(), target.to_string_lossy().into_owned()))
+    })
+}
+
+fn descriptors() -> BTreeMap<i32, String> {
+    // The folder's own descriptor shows as a link to itself.
+    let own = format!("/proc/{}/fd", rustix::process::getpid().as_raw_nonzero());
+    links("/proc/self/fd")
+        .filter(|(_, target)| *target != own)
+        .filter_map(|(number, target)| Some((number.parse().ok()?, target)))
+        .collect()
+}
+
+fn limits() -> BTreeMap<String, (String, String)> {
+    // The columns of proc_pid_limits(5) have fixed widths: names contain spaces.
+    lines("/proc/self/limits")
+        .skip(1)
+        .filter_map(|line| {
+            let name = line.get(..25)?.trim().to_owned();
+            let mut values = line.get(25..)?.split_whitespace();
+            Some((name, (values.next()?.to_owned(), values.next()?.to_owned())))
+        })
+        .collect()
+}
+
+fn mounts() -> Vec<Mount> {
+    lines("/proc/self/mountinfo")
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let fields: Vec<&str> = left.split(' ').collect();
+            Some(Mount {
+                root: (*fields.get(3)?).to_owned(),
+                target: (*fields.get(4)?).to_owned(),
+                options: fields.get(5)?.split(',').map(str::to_owned).collect(),
+                kind: right.split(' ').next()?.to_owned(),
+            })
+        })
+        .collect()
+}
+
+fn devices(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(meta) = path.symlink_metadata() else { continue };
+        let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
+        let kind = meta.file_type();
+        let text = if kind.is_symlink() {
+            format!("link {}", fs::read_link(&path).unwrap_or_default().display())
+        } else if kind.is_char_device() {
+            format!("char {major}:{minor}")
+        } else if kind.is_block_device() {
+            format!("block {major}:{minor}")
+        } else if kind.is_dir() {
+            found.extend(devices(&path));
+            "folder".to_owned()
+        } else {
+            "file".to_owned()
+        };
+        found.insert(path.display().to_string(), text);
+    }
+    found
+}
+
+/// Makes a system call and returns its error number, 0 for a success.
+#[expect(unsafe_code, reason = "what the filter answers can only be seen by making the call itself")]
+fn call(number: libc::c_long, arguments: [libc::c_long; 6]) -> i32 {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: `attempts` passes no pointer but null, with which no call writes into this process.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if result >= 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(-1) }
+}
+
+fn number<T>(result: Result<T, Errno>) -> i32 {
+    result.map_or_else(|error| error.raw_os_error(), |_| 0)
+}
+
+fn file<T>(result: std::io::Result<T>) -> i32 {
+    result.map_or_else(|error| error.raw_os_error().unwrap_or(-1), |_| 0)
+}
+
+/// Everything here is refused in a container under the default profile, unless its name begins with `may `. Arguments
+/// are such that a call that got through would fail with another number, or harm nothing but this process.
+fn attempts() -> BTreeMap<String, i32> {
+    use rustix::fs::{CWD, FileType, Mode, OFlags};
+    use rustix::mount::{MountFlags, UnmountFlags};
+    use rustix::net::{AddressFamily, SocketType};
+
+    let mut tried = BTreeMap::new();
+    let mut put = |name: &str, error: i32| {
+        tried.insert(name.to_owned(), error);
+    };
+    put("mount tmpfs", number(rustix::mount::mount("none", "/tmp", "tmpfs", MountFlags::empty(), None)));
+    put("mount proc", number(rustix::mount::mount("none", "/tmp", "proc", MountFlags::empty(), None)));
+    put("remount root", number(rustix::mount::mount_remount("/", MountFlags::BIND, c"")));
+    put("unmount /proc", number(rustix::mount::unmount("/proc", UnmountFlags::DETACH)));
+    put("pivot_root", number(rustix::process::pivot_root("/", "/tmp")));
+    put("chroot", number(rustix::process::chroot("/")));
+    put("ptrace pid 1", call(libc::SYS_ptrace, [libc::c_long::from(libc::PTRACE_ATTACH), 1, 0, 0, 0, 0]));
+
+    let node = |path: &str, kind, device| {
+        let error = number(rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), device));
+        if error == 0 {
+            // A device node that works is worse than one that can only be made.
+            let opened = file(fs::File::open(path));
+            drop(fs::remove_file(path));
+            return opened;
+        }
+        error
+    };
+    put("mknod mem", node("/tmp/probe-mem", FileType::CharacterDevice, libc::makedev(1, 1)));
+    put("mknod disk", node("/tmp/probe-disk", FileType::BlockDevice, libc::makedev(254, 0)));
+    put("may mknod fifo", {
+        let made = number(rustix::fs::mknodat(CWD, "/tmp/probe-fifo", FileType::Fifo, Mode::from_raw_mode(0o600), 0));
+        drop(fs::remove_file("/tmp/probe-fifo"));
+        made
+    });
+
+    for (name, family, kind) in [
+        ("may socket unix", AddressFamily::UNIX, SocketType::STREAM),
+        ("may socket inet", AddressFamily::INET, SocketType::STREAM),
+        ("may socket inet6", AddressFamily::INET6, SocketType::STREAM),
+        ("may socket netlink", AddressFamily::NETLINK, SocketType::RAW),
+        ("socket inet raw", AddressFamily::INET, SocketType::RAW),
+        ("socket packet", AddressFamily::PACKET, SocketType::RAW),
+        ("socket alg", AddressFamily::from_raw(38), SocketType::SEQPACKET),
+        ("socket vsock", AddressFamily::VSOCK, SocketType::STREAM),
+        ("socket bluetooth", AddressFamily::BLUETOOTH, SocketType::RAW),
+    ] {
+        put(name, number(rustix::net::socket(family, kind, None)));
+    }
+
+    for (name, syscall) in [
+        ("acct", libc::SYS_acct),
+        ("add_key", libc::SYS_add_key),
+        ("bpf", libc::SYS_bpf),
+        ("clone3", libc::SYS_clone3),
+        ("delete_module", libc::SYS_delete_module),
+        ("finit_module", libc::SYS_finit_module),
+        ("fsopen", libc::SYS_fsopen),
+        ("init_module", libc::SYS_init_module),
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+        ("kcmp", libc::SYS_kcmp),
+        ("kexec_load", libc::SYS_kexec_load),
+        ("keyctl", libc::SYS_keyctl),
+        ("mount_setattr", libc::SYS_mount_setattr),
+        ("move_mount", libc::SYS_move_mount),
+        ("name_to_handle_at", libc::SYS_name_to_handle_at),
+        ("open_by_handle_at", libc::SYS_open_by_handle_at),
+        ("open_tree", libc::SYS_open_tree),
+        ("perf_event_open", libc::SYS_perf_event_open),
+        ("process_vm_readv", libc::SYS_process_vm_readv),
+        ("quotactl", libc::SYS_quotactl),
+        ("reboot", libc::SYS_reboot),
+        ("request_key", libc::SYS_request_key),
+        ("setdomainname", libc::SYS_setdomainname),
+        ("sethostname", libc::SYS_sethostname),
+        ("settimeofday", libc::SYS_settimeofday),
+        ("swapon", libc::SYS_swapon),
+        ("syslog", libc::SYS_syslog),
+        ("userfaultfd", libc::SYS_userfaultfd),
+    ] {
+        put(name, call(syscall, [0; 6]));
+    }
+    // Bit 30 of the number selects the x32 table, which a filter over x86-64 numbers may have forgotten.
+    #[cfg(target_arch = "x86_64")]
+    put("x32 getpid", call(0x4000_0000 | libc::SYS_getpid, [0; 6]));
+    put("personality", call(libc::SYS_personality, [libc::c_long::from(libc::ADDR_NO_RANDOMIZE), 0, 0, 0, 0, 0]));
+    // TIOCSTI types into the terminal of whoever called.
+    put("ioctl TIOCSTI", call(libc::SYS_ioctl, [0, 0x5412, 0, 0, 0, 0]));
+
+    for path in [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/hostname",
+        "/proc/sys/vm/drop_caches",
+        "/proc/sysrq-trigger",
+        "/proc/1/mem",
+        "/sys/kernel/uevent_helper",
+        "/sys/power/state",
+        "/dev/mem",
+        "/dev/kmsg",
+    ] {
+        let error = number(rustix::fs::open(path, OFlags::WRONLY, Mode::empty()));
+        put(&format!("write {path}"), error);
+    }
+    for path in ["/proc/kcore", "/proc/keys", "/proc/kmsg", "/proc/1/environ", "/proc/1/mem", "/sys/firmware/dmi"] {
+        // A masked path may be there: what counts is that nothing comes out of it.
+        let error = match fs::read(path) {
+            Ok(bytes) if bytes.is_empty() => libc::ENODATA,
+            Err(error) if error.raw_os_error() == Some(libc::EISDIR) => match fs::read_dir(path).map(Iterator::count) {
+                Ok(0) => libc::ENODATA,
+                other => file(other),
+            },
+            other => file(other),
+        };
+        put(&format!("read {path}"), error);
+    }
+    put("list /proc/1/root", file(fs::read_dir("/proc/1/root/")));
+    put("list /proc/1/fd", file(fs::read_dir("/proc/1/fd")));
+    put("write /", {
+        let error = file(fs::write("/probe-file", b"x"));
+        drop(fs::remove_file("/probe-file"));
+        error
+    });
+    put("may write /tmp", {
+        let error = file(fs::write("/tmp/probe-file", b"x"));
+        drop(fs::remove_file("/tmp/probe-file"));
+        error
+    });
+    for name in ["user", "mnt", "pid", "net"] {
+        let entered = fs::File::open(format!("/proc/1/ns/{name}"))
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            .and_then(|link| rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&link), None));
+        put(&format!("setns {name}"), number(entered));
+    }
+    for (name, flag) in [
+        ("user", libc::CLONE_NEWUSER),
+        ("mount", libc::CLONE_NEWNS),
+        ("net", libc::CLONE_NEWNET),
+        ("pid", libc::CLONE_NEWPID),
+        ("cgroup", libc::CLONE_NEWCGROUP),
+        ("time", libc::CLONE_NEWTIME),
+    ] {
+        put(&format!("unshare {name}"), call(libc::SYS_unshare, [flag.into(), 0, 0, 0, 0, 0]));
+    }
+    tried
+}
+
+/// HTTP enough for probes and clients: `/` answers with the request's body or `hello`, `/fail` with 500.
+fn serve(port: u16) {
+    let listener = TcpListener::bind(("0.0.0.0", port)).unwrap_or_else(|error| panic!("listen on {port}: {error}"));
+    println!("listening on {port}");
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        std::thread::spawn(move || -> std::io::Result<()> {
+            let mut reader = BufReader::new(stream.try_clone()?);
+            let mut request = String::new();
+            reader.read_line(&mut request)?;
+            loop {
+                let mut header = String::new();
+                if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
+                    break;
+                }
+            }
+            let status = if request.contains(" /fail") { "500 Internal Server Error" } else { "200 OK" };
+            let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let body = format!("hello from {host}");
+            write!(stream, "HTTP/1.0 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        });
+    }
+}

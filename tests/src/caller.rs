@@ -1,0 +1,125 @@
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A user that calls ctst.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Login name.
+    pub name: String,
+    /// Home folder.
+    pub home: PathBuf,
+}
+
+impl Caller {
+    /// An ordinary user with subordinate ids, whether the tests run as root or not. None, and said so, without any.
+    #[must_use]
+    pub fn ranges() -> Option<Self> {
+        let caller = if is_root() { Self::named("ctst-test") } else { Self::myself() };
+        let found = caller.filter(|caller| caller.subordinate("/etc/subuid") && caller.subordinate("/etc/subgid"));
+        if found.is_none() {
+            skipped("a user with subordinate ids (make test makes one for root)");
+        }
+        found
+    }
+
+    /// An ordinary user without subordinate ids.
+    #[must_use]
+    pub fn single() -> Option<Self> {
+        let caller = if is_root() { Self::named("ctst-single") } else { Self::myself() };
+        let found = caller.filter(|caller| !caller.subordinate("/etc/subuid"));
+        if found.is_none() {
+            skipped("a user without subordinate ids (make test makes one for root)");
+        }
+        found
+    }
+
+    /// Root.
+    #[must_use]
+    pub fn root() -> Option<Self> {
+        if !is_root() {
+            skipped("root");
+            return None;
+        }
+        Self::myself()
+    }
+
+    /// Every way to call ctst that this run of the tests has: ranges, single id, root.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        [Self::ranges(), Self::single(), Self::root()].into_iter().flatten().collect()
+    }
+
+    /// Makes `command` run as this user with an environment as after a login.
+    pub fn login(&self, command: &mut Command) {
+        command.env_clear().envs([
+            ("HOME", self.home.as_os_str()),
+            ("USER", self.name.as_ref()),
+            ("LOGNAME", self.name.as_ref()),
+            ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".as_ref()),
+            ("LANG", "C.UTF-8".as_ref()),
+        ]);
+        if is_root() && self.uid != 0 {
+            // The standard library drops root's supplementary groups with this.
+            command.uid(self.uid).gid(self.gid);
+        }
+    }
+
+    /// The host's range of ids below this user: first and count.
+    #[must_use]
+    pub fn range(&self) -> Option<(u32, u32)> {
+        let text = fs::read_to_string("/etc/subuid").ok()?;
+        let mut fields = text.lines().map(|line| line.split(':')).find_map(|mut fields| {
+            let who = fields.next()?;
+            (who == self.name || who == self.uid.to_string()).then_some(fields)
+        })?;
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    }
+
+    fn subordinate(&self, file: &str) -> bool {
+        let uid = self.uid.to_string();
+        fs::read_to_string(file).is_ok_and(|text| {
+            text.lines().filter_map(|line| line.split(':').next()).any(|who| who == self.name || who == uid)
+        })
+    }
+
+    fn myself() -> Option<Self> {
+        let uid = rustix::process::getuid().as_raw().to_string();
+        Self::find(|fields| fields[2] == uid)
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::find(|fields| fields[0] == name)
+    }
+
+    // Static programs have no getpwnam.
+    fn find(matches: impl Fn(&[&str]) -> bool) -> Option<Self> {
+        let passwd = fs::read_to_string("/etc/passwd").ok()?;
+        let fields =
+            passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|f| f.len() == 7 && matches(f))?;
+        Some(Self {
+            uid: fields[2].parse().ok()?,
+            gid: fields[3].parse().ok()?,
+            name: fields[0].to_owned(),
+            home: Path::new(fields[5]).to_owned(),
+        })
+    }
+}
+
+/// Whether the tests themselves run as root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::getuid().is_root()
+}
+
+/// Says that a test did nothing for want of `what`, past the capture of the test harness.
+fn skipped(what: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Nobody to tell if standard error is closed.
+    drop(writeln!(std::io::stderr(), "SKIPPED in {test}: needs {what}"));
+}

@@ -1,0 +1,515 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::caller::{Caller, is_root};
+use crate::probe::Report;
+
+/// Long enough for a busy machine and for an emulated one; nothing here is a measurement.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A folder with a `stack.ctst`, of a caller who runs ctst in it.
+pub struct Project {
+    /// Who runs ctst here.
+    pub caller: Caller,
+    folder: TempDir,
+    runtime: TempDir,
+    /// Processes seen while it ran, by pid and start time, with a name.
+    seen: std::cell::RefCell<BTreeMap<(i32, u64), String>>,
+    mounts: BTreeSet<String>,
+}
+
+/// What a finished command left.
+#[derive(Debug)]
+pub struct Done {
+    /// Exit code, or 128 and the signal.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Done {
+    /// Itself, if it exited with 0.
+    ///
+    /// # Panics
+    /// Otherwise.
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self}");
+        self
+    }
+
+    /// Itself, if it exited with `code` and said all of `words` on standard error.
+    ///
+    /// # Panics
+    /// Otherwise.
+    pub fn fails(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, code, "{self}");
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?} in:\n{self}");
+        }
+        assert!(!self.stderr.contains("panicked"), "{self}");
+        self
+    }
+
+    /// Standard output as JSON.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("not JSON ({error}):\n{self}"))
+    }
+}
+
+impl std::fmt::Display for Done {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "exit code {}\n--- stdout\n{}\n--- stderr\n{}", self.code, self.stdout, self.stderr)
+    }
+}
+
+/// A process that was started and not yet waited for. Killed when dropped.
+pub struct Running(Child);
+
+impl Running {
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).expect("pids fit an i32")
+    }
+
+    /// The process, to write to it or read from it.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    /// Waits for it, reading what it writes.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    #[must_use]
+    pub fn wait(mut self, limit: Duration) -> Done {
+        fn reader<R: Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<String> {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                if let Some(mut pipe) = pipe {
+                    pipe.read_to_end(&mut bytes).expect("read a pipe");
+                }
+                String::from_utf8_lossy(&bytes).into_owned()
+            })
+        }
+        drop(self.0.stdin.take());
+        let (stdout, stderr) = (reader(self.0.stdout.take()), reader(self.0.stderr.take()));
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.0.try_wait().expect("wait for a child") {
+                break status;
+            }
+            if start.elapsed() > limit {
+                drop(self.0.kill());
+                drop(self.0.wait());
+                let (stdout, stderr) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
+                panic!("still running after {limit:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
+            }
+            thread::sleep(Duration::from_millis(2));
+        };
+        let code = status
+            .code()
+            .unwrap_or_else(|| 128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or_default());
+        Done {
+            code,
+            stdout: stdout.join().expect("a reader does not panic"),
+            stderr: stderr.join().expect("a reader does not panic"),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            drop(self.0.kill());
+            drop(self.0.wait());
+        }
+    }
+}
+
+/// Starts `command` with pipes, and waits for it.
+///
+/// # Panics
+/// If it cannot be started or does not end in time.
+#[must_use]
+pub fn finish(command: &mut Command) -> Done {
+    start(command).wait(PATIENCE)
+}
+
+fn start(command: &mut Command) -> Running {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    Running(child.unwrap_or_else(|error| panic!("start {command:?}: {error}")))
+}
+
+/// Asks until the answer is yes.
+///
+/// # Panics
+/// If it does not become yes in time.
+pub fn eventually(what: &str, mut yes: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !yes() {
+        assert!(start.elapsed() < PATIENCE, "never happened: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A port of 127.0.0.1 that was free a moment ago.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("find a free port").port()
+}
+
+/// The folder with `ctst` and `ctst-shim`, readable by every user, and beside it `rootfs`: busybox with its applets and
+/// the probe.
+///
+/// # Panics
+/// If they are not built.
+pub fn programs() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let me = std::env::current_exe().expect("find the test program");
+        // target/TUPLE/PROFILE/deps/TEST
+        let built = me.ancestors().nth(2).expect("test programs lie in deps").to_owned();
+        let bin = base().join("bin");
+        make_folder(&bin);
+        for name in ["ctst", "ctst-shim"] {
+            copy(&built.join(name), &bin.join(name));
+        }
+        let root = base().join("rootfs");
+        for folder in ["bin", "dev", "etc", "proc", "root", "srv", "sys", "tmp", "usr", "var/tmp", "run"] {
+            make_folder(&root.join(folder));
+        }
+        copy(&built.join("ctst-probe"), &root.join("bin/ctst-probe"));
+        copy(Path::new("/bin/busybox"), &root.join("bin/busybox"));
+        let applets = Command::new("/bin/busybox").arg("--list").output().expect("run busybox");
+        for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|name| *name != "busybox") {
+            let link = root.join("bin").join(applet);
+            if link.symlink_metadata().is_err() {
+                symlink("busybox", &link).unwrap_or_else(|error| panic!("link {}: {error}", link.display()));
+            }
+        }
+        let passwd = "root:x:0:0::/root:/bin/sh\nsomebody:x:1000:1000::/srv:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
+        write(&root.join("etc/passwd"), passwd);
+        write(&root.join("etc/group"), "root:x:0:\nsomebody:x:1000:\nextra:x:1001:somebody\nnogroup:x:65534:\n");
+        // Neither busybox nor an executable, for the exit codes 126 and 127.
+        write(&root.join("bin/not-executable"), "#!/bin/sh\n");
+        bin
+    })
+}
+
+/// Where tests keep their files: a file system that can be the upper layer of overlayfs, which a tmpfs became only with
+/// Linux 6.6.
+fn base() -> PathBuf {
+    let temporary = std::env::var_os("CTST_TEST_DIR").unwrap_or_else(|| "/var/tmp".into());
+    let base = Path::new(&temporary).join(format!("ctst-tests-{}", rustix::process::getuid().as_raw()));
+    make_folder(&base);
+    let owner = std::os::unix::fs::MetadataExt::uid(&base.metadata().expect("look at the test folder"));
+    assert_eq!(owner, rustix::process::getuid().as_raw(), "{} belongs to somebody else", base.display());
+    base
+}
+
+fn make_folder(path: &Path) {
+    fs::create_dir_all(path).unwrap_or_else(|error| panic!("make {}: {error}", path.display()));
+    fs::set_permissions(path, Permissions::from_mode(0o755)).expect("set a mode");
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(from.exists(), "{} is not there; make test builds it (cargo build --workspace --bins)", from.display());
+    // By renaming, because a running program cannot be written to, and unchanged files keep their times, so that the
+    // image made of them stays the same.
+    let same = to.exists() && fs::read(from).ok() == fs::read(to).ok();
+    if !same {
+        let new = to.with_extension(format!("new-{}", std::process::id()));
+        fs::copy(from, &new).unwrap_or_else(|error| panic!("copy {}: {error}", from.display()));
+        fs::set_permissions(&new, Permissions::from_mode(0o755)).expect("set a mode");
+        fs::rename(&new, to).expect("rename a program");
+    }
+}
+
+impl Project {
+    /// A project whose file is `text`, in which `ROOTFS` stands for the tests' root file system.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn new(caller: &Caller, text: &str) -> Self {
+        programs();
+        let temporary = |prefix| {
+            let made = tempfile::Builder::new().prefix(prefix).tempdir_in(base()).expect("make a folder");
+            fs::set_permissions(made.path(), Permissions::from_mode(0o700)).expect("set a mode");
+            chown(made.path(), Some(caller.uid), Some(caller.gid)).expect("give a folder away");
+            made
+        };
+        let project = Self {
+            caller: caller.clone(),
+            folder: temporary("p"),
+            runtime: temporary("r"),
+            seen: std::cell::RefCell::default(),
+            mounts: host_mounts(),
+        };
+        project.write("stack.ctst", text);
+        project
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file of the caller's into the project, `ROOTFS` replaced.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write(&self, name: &str, text: &str) {
+        let root = base().join("rootfs");
+        self.write_bytes(name, text.replace("ROOTFS", &root.display().to_string()).as_bytes());
+    }
+
+    /// Writes a file of the caller's into the project.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write_bytes(&self, name: &str, bytes: &[u8]) {
+        let path = self.folder().join(name);
+        fs::write(&path, bytes).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+        chown(&path, Some(self.caller.uid), Some(self.caller.gid)).expect("give a file away");
+    }
+
+    /// Makes a folder of the caller's in the project.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn make_folder(&self, name: &str) {
+        let path = self.folder().join(name);
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("make {}: {error}", path.display()));
+        chown(&path, Some(self.caller.uid), Some(self.caller.gid)).expect("give a folder away");
+    }
+
+    /// `ctst` with these arguments, in the project's folder, as its caller; not started.
+    #[must_use]
+    pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(programs().join("ctst"));
+        self.caller.login(&mut command);
+        command.env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir(self.folder()).args(args);
+        command
+    }
+
+    /// Runs `ctst` with these arguments.
+    pub fn ctst<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
+        let done = finish(&mut self.command(args));
+        self.note();
+        done
+    }
+
+    /// Starts `ctst` with these arguments and goes on.
+    pub fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Running {
+        start(&mut self.command(args))
+    }
+
+    /// `ctst run -d --wait --yes`, which has to work.
+    pub fn up(&self) -> Done {
+        self.ctst(["run", "-d", "--wait", "--yes"]).ok()
+    }
+
+    /// The rows of `ctst ps -a`.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn ps(&self) -> Vec<Value> {
+        let rows = self.ctst(["ps", "-a", "--format", "json"]).ok().json();
+        rows.as_array().unwrap_or_else(|| panic!("not a list: {rows}")).clone()
+    }
+
+    /// The row of one component.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn status(&self, component: &str) -> Value {
+        let rows = self.ps();
+        rows.iter()
+            .find(|row| row["component"] == component)
+            .unwrap_or_else(|| panic!("no {component} in {rows:?}"))
+            .clone()
+    }
+
+    /// What the probe says inside a running component, when started by exec with these options.
+    ///
+    /// # Panics
+    /// If it says nothing.
+    #[must_use]
+    pub fn report(&self, options: &[&str], component: &str) -> Report {
+        let args = [&["exec"], options, &[component, "/bin/ctst-probe", "report"]].concat();
+        let done = self.ctst(args).ok();
+        serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("not a report ({error}):\n{done}"))
+    }
+
+    /// The log of a component, as `ctst logs` shows it.
+    #[must_use]
+    pub fn logs(&self, component: &str) -> String {
+        self.ctst(["logs", component]).ok().stdout
+    }
+
+    /// Remembers the processes that belong to the project now, for [`Project::left`].
+    pub fn note(&self) {
+        let now = self.processes();
+        self.seen.borrow_mut().extend(now);
+    }
+
+    /// The living processes of the project: whatever names its folders in its arguments, working directory, root,
+    /// mounts or descriptors, and everything below those.
+    #[must_use]
+    pub fn processes(&self) -> BTreeMap<(i32, u64), String> {
+        let marks = [self.folder.path().display().to_string(), self.runtime.path().display().to_string()];
+        let mut parents = BTreeMap::new();
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir("/proc").expect("read /proc").flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            if pid == rustix::process::getpid().as_raw_nonzero().get() {
+                continue;
+            }
+            let Some(stat) = Stat::read(pid) else { continue };
+            parents.insert(pid, stat.parent);
+            if mentions(&entry.path(), &marks) {
+                found.insert(pid, stat);
+            }
+        }
+        let mut all: Vec<i32> = found.keys().copied().collect();
+        while let Some(pid) = all.pop() {
+            for (child, _) in parents.iter().filter(|(_, parent)| **parent == pid) {
+                if !found.contains_key(child)
+                    && let Some(stat) = Stat::read(*child)
+                {
+                    found.insert(*child, stat);
+                    all.push(*child);
+                }
+            }
+        }
+        found.into_iter().filter(|(_, stat)| stat.alive).map(|(pid, stat)| ((pid, stat.started), stat.name)).collect()
+    }
+
+    /// What is still there of everything that ever ran here: processes and mounts. A stop returns once the containers
+    /// are gone; what the kernel takes apart afterwards gets a moment.
+    #[must_use]
+    pub fn left(&self) -> Vec<String> {
+        let start = Instant::now();
+        loop {
+            let left = self.left_now();
+            if left.is_empty() || start.elapsed() > Duration::from_secs(10) {
+                return left;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn left_now(&self) -> Vec<String> {
+        let mut processes = self.processes();
+        for ((pid, started), name) in self.seen.borrow().iter() {
+            if Stat::read(*pid).is_some_and(|stat| stat.started == *started && stat.alive) {
+                processes.insert((*pid, *started), name.clone());
+            }
+        }
+        let folder = self.folder.path().display().to_string();
+        let mounts = host_mounts().into_iter().filter(|mount| !self.mounts.contains(mount) && mount.contains(&folder));
+        processes.iter().map(|((pid, _), name)| format!("process {pid} ({name})")).chain(mounts).collect()
+    }
+
+    /// Stops everything and checks that nothing is left.
+    ///
+    /// # Panics
+    /// If something is.
+    pub fn stop(&self) {
+        self.ctst(["stop"]).ok();
+        self.assert_nothing_left();
+    }
+
+    /// # Panics
+    /// If anything that ran here is still there.
+    pub fn assert_nothing_left(&self) {
+        let left = self.left();
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        // A failed test must not leave containers to the next one. The pids are this project's own, by its paths.
+        for ((pid, _), _) in self.processes() {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                // It may be gone by now.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        if !is_root() {
+            // Files of subordinate ids can be removed only by who holds those ids.
+            let mut command = Command::new("unshare");
+            command.args(["--map-root-user", "--map-auto", "rm", "-rf"]).arg(self.folder.path());
+            drop(command.output());
+        }
+    }
+}
+
+struct Stat {
+    name: String,
+    parent: i32,
+    started: u64,
+    alive: bool,
+}
+
+impl Stat {
+    fn read(pid: i32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name may contain spaces and parentheses (proc_pid_stat(5)).
+        let (head, tail) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = tail.split_whitespace().collect();
+        Some(Self {
+            name: head.split_once('(')?.1.to_owned(),
+            parent: fields.get(1)?.parse().ok()?,
+            started: fields.get(19)?.parse().ok()?,
+            alive: !matches!(fields.first(), Some(&"Z" | &"X")),
+        })
+    }
+}
+
+fn mentions(process: &Path, marks: &[String]) -> bool {
+    let has = |text: &str| marks.iter().any(|mark| text.contains(mark));
+    let read = |name: &str| {
+        fs::read(process.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    };
+    let link = |path: PathBuf| fs::read_link(path).map(|path| path.display().to_string()).unwrap_or_default();
+    has(&read("cmdline"))
+        || ["cwd", "root"].iter().any(|name| has(&link(process.join(name))))
+        || has(&read("mountinfo"))
+        || fs::read_dir(process.join("fd")).into_iter().flatten().flatten().any(|entry| has(&link(entry.path())))
+}
+
+fn host_mounts() -> BTreeSet<String> {
+    fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo").lines().map(str::to_owned).collect()
+}
