@@ -4,20 +4,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: demo test test-vm bench lint
 .SILENT:
+.PHONY: demo test test-vm bench lint
 
 demo:
 	. tests/setup.sh
-	packages uidmap curl gcc libc6-dev
-	package_lists
-	rust
-	cargo build --quiet --bins -p ctst -p ctst-shim
-	ordinary_user ctst-demo
-	cache=$$home/.cache/containust-demo
-	stage "$$cache" "$$built"/{ctst,ctst-shim} examples/demo.sh
-	tar -C examples -c stack | "$${as[@]}" tar -C "$$cache" -x --no-same-owner
-	"$${as[@]}" "$$cache/demo.sh"
+	prepare_demo
+	"$${as[@]}" "$$demo"
 
 test:
 	. tests/setup.sh
@@ -28,31 +21,24 @@ test:
 	cargo build --quiet --workspace --bins
 	cargo test --workspace
 
-# The demo once more, on the kernel of Debian 12, in a machine of its own.
+# The demo once more, on Debian's kernel, in a machine of its own.
 test-vm:
 	. tests/setup.sh
 	tests/vm/vmtest --prepare
-	packages uidmap curl gcc libc6-dev
-	package_lists
-	rust
-	cargo build --quiet --bins -p ctst -p ctst-shim
-	ordinary_user ctst-demo
-	cache=$$home/.cache/containust-demo
-	stage "$$cache" "$$built"/{ctst,ctst-shim} examples/demo.sh
-	tar -C examples -c stack | "$${as[@]}" tar -C "$$cache" -x --no-same-owner
-	"$${as[@]}" "$$cache/stack/fetch"
-	tests/vm/vmtest --user "$$user" "$$cache/demo.sh"
+	prepare_demo
+	"$${as[@]}" "$${demo%/*}/stack/fetch"
+	cd /
+	"$(CURDIR)/tests/vm/vmtest" --user "$$user" "$$demo"
 
 # Ratios against bwrap, nsenter and a direct connection, all measured in the same run.
 bench:
 	. tests/setup.sh
-	packages uidmap bubblewrap wrk python3 util-linux gcc libc6-dev
+	packages uidmap busybox-static bubblewrap wrk python3 util-linux gcc libc6-dev
 	rust release
 	cargo build --quiet --release --bins -p ctst -p ctst-shim
 	ordinary_user ctst-test
-	cache=$$home/.cache/containust-bench
-	stage "$$cache" "$$built"/{ctst,ctst-shim} tests/bench
-	"$${as[@]}" "$$cache/bench"
+	stage "$$home/.cache/containust-bench" "$$built"/{ctst,ctst-shim} tests/bench
+	"$${as[@]}" "$$home/.cache/containust-bench/bench"
 
 lint:
 	. tests/setup.sh

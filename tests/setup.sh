@@ -81,3 +81,18 @@ stage() { # FOLDER PROGRAM...
   "${as[@]}" mkdir -p "$1"
   install -m 755 "${@:2}" "$1"
 }
+
+# Makes everything ready for the demo and sets $demo to the script to be run with "${as[@]}".
+prepare_demo() {
+  packages uidmap curl procps gcc libc6-dev
+  package_lists
+  rust
+  cargo build --quiet --bins -p ctst -p ctst-shim
+  ordinary_user ctst-demo
+  local folder=$home/.cache/containust-demo
+  stage "$folder" "$built"/{ctst,ctst-shim} examples/demo.sh
+  # Without what a run in the checkout itself may have left there.
+  tar -C examples -c --exclude=stack/rootfs --exclude=stack/data --exclude=stack/.containust stack |
+    "${as[@]}" tar -C "$folder" -x --no-same-owner
+  demo=$folder/demo.sh
+}
