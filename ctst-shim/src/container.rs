@@ -29,11 +29,9 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd) -> i32 {
     sys::reset_signals();
     match run(alone, channel.as_fd(), go) {
         Ok(code) => code,
-        Err((code, failure)) => {
-            match send(channel.as_fd(), &FromContainer::Failed { id: MAIN, code, failure }, &[]) {
-                Ok(()) | Err(_) => exit::TOOL,
-            }
-        }
+        Err((code, failure)) => match send(channel.as_fd(), &FromContainer::Failed { id: MAIN, code, failure }, &[]) {
+            Ok(()) | Err(_) => exit::TOOL,
+        },
     }
 }
 
@@ -83,6 +81,7 @@ fn prepare(plan: &Plan, go: &OwnedFd) -> Result<Held, Failure> {
     links.up(LOOPBACK).step("set the link up", "lo")?;
     if let Some(address) = plan.address {
         links.add_address(ETH0.0, address.ip, address.prefix).step("give an address to", ETH0.1)?;
+        links.up(ETH0.0).step("set the link up", ETH0.1)?;
     }
     drop(links);
 

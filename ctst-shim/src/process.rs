@@ -103,7 +103,8 @@ impl Prepared {
     fn new(process: &Process) -> Result<Self, Failure> {
         let user = user::look_up(&process.user)?;
         let string = |bytes: &[u8]| CString::new(bytes).map_err(|_| refusal("pass a string with a NUL byte", ""));
-        let name = process.argv.first().filter(|name| !name.is_empty()).ok_or_else(|| refusal("start no command", ""))?;
+        let name =
+            process.argv.first().filter(|name| !name.is_empty()).ok_or_else(|| refusal("start no command", ""))?;
         let mut env = process.env.clone();
         if let Some(odd) = env.iter().find(|entry| !entry.contains(&b'=')) {
             let name: Vec<u8> = odd.iter().copied().take(64).collect();
@@ -138,7 +139,8 @@ impl Prepared {
         let at = |step: &str, subject: &[u8]| io_failure(step, subject, io::Error::from_raw_os_error(errno));
         match ChildStep::from_code(step) {
             ChildStep::Execute if error.kind() == io::ErrorKind::NotFound => {
-                let exists = self.programs.iter().any(|p| rustix::fs::access(p.as_c_str(), rustix::fs::Access::EXISTS).is_ok());
+                let exists =
+                    self.programs.iter().any(|p| rustix::fs::access(p.as_c_str(), rustix::fs::Access::EXISTS).is_ok());
                 let what = if exists { "find the interpreter of the command" } else { "find the command" };
                 (exit::NOT_FOUND, at(what, command))
             }

@@ -25,18 +25,8 @@ const NODES: [(&str, u32, u32); 6] =
 
 /// What of /proc is not for a container: memory, keys, and the host's hardware and timers. Files read as empty, folders
 /// are empty.
-const PROC_MASKED: [&str; 10] = [
-    "kcore",
-    "keys",
-    "latency_stats",
-    "timer_list",
-    "sched_debug",
-    "kallsyms",
-    "interrupts",
-    "asound",
-    "scsi",
-    "acpi",
-];
+const PROC_MASKED: [&str; 10] =
+    ["kcore", "keys", "latency_stats", "timer_list", "sched_debug", "kallsyms", "interrupts", "asound", "scsi", "acpi"];
 /// What of /proc is read-only, because root of a user namespace could set parts of it.
 const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 /// What of /sys is hidden; all of it is read-only.
@@ -82,8 +72,9 @@ pub(crate) fn build(plan: &Plan) -> Result<Root, Failure> {
         }
     }
     let root = match (&upper, &work) {
-        _ if layers.is_empty() => mount::new("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID_NODEV)
-            .step("mount a tmpfs as", "/")?,
+        _ if layers.is_empty() => {
+            mount::new("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID_NODEV).step("mount a tmpfs as", "/")?
+        }
         (Some(upper), Some(work)) => overlay(&layers, upper, work)?,
         _ => return Err(refusal("mount an image without a writable layer on", "/")),
     };
@@ -93,7 +84,8 @@ pub(crate) fn build(plan: &Plan) -> Result<Root, Failure> {
 
     mount::pivot(&root).step("pivot into the new root (a host whose root is an initramfs cannot)", "/")?;
     drop((layers, upper, work));
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step("open", "/")?;
+    let root =
+        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step("open", "/")?;
     let root = root.as_fd();
 
     for (name, mount) in [("proc", &proc), ("sys", &sys)] {
@@ -187,7 +179,8 @@ fn device((name, major, minor): &(&str, u32, u32)) -> Result<OwnedFd, Failure> {
 /// /dev: a small tmpfs with six nodes of the host, a devpts, a shm and an mqueue of its own. Returns the devpts.
 fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
     let dev_attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NOEXEC;
-    let dev = mount::new("tmpfs", &[("mode", "0755"), ("size", "64k")], dev_attributes).step("make the tmpfs for", "/dev")?;
+    let dev =
+        mount::new("tmpfs", &[("mode", "0755"), ("size", "64k")], dev_attributes).step("make the tmpfs for", "/dev")?;
     mount::attach(&dev, real_directory(root, "dev")?).step("attach", "/dev")?;
     for ((name, ..), node) in NODES.iter().zip(nodes) {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -206,7 +199,8 @@ fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>) -> Result<OwnedFd, Failure
     let no_exec = dev_attributes;
     let devpts = mount::new("devpts", &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")], no_exec)
         .step("make the file system for", "/dev/pts")?;
-    let shm = mount::new("tmpfs", &[("mode", "1777"), ("size", "64m")], DATA_ONLY).step("make the tmpfs for", "/dev/shm")?;
+    let shm =
+        mount::new("tmpfs", &[("mode", "1777"), ("size", "64m")], DATA_ONLY).step("make the tmpfs for", "/dev/shm")?;
     let mqueue = mount::new("mqueue", &[], DATA_ONLY).step("make the file system for", "/dev/mqueue")?;
     for (name, mount) in [("pts", &devpts), ("shm", &shm), ("mqueue", &mqueue)] {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).step("create in /dev", name)?;

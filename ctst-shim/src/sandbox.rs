@@ -7,9 +7,7 @@ use containust_core::link::{LOOPBACK, Links};
 use containust_core::sys::{self, Alone, Side};
 use containust_core::{capability, channel};
 use containust_shared::exit;
-use containust_shared::protocol::{
-    self, Address, Failure, FromSandbox, FromShim, IdMap, Mapped, Sandbox, ToSandbox,
-};
+use containust_shared::protocol::{self, Address, Failure, FromSandbox, FromShim, IdMap, Mapped, Sandbox, ToSandbox};
 use containust_shared::wire;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -59,7 +57,10 @@ fn create(alone: &Alone, channel: &OwnedFd) -> Result<i32, Failure> {
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let held = capability::permitted().step("read the capabilities of ctst-shim", "")?;
     if uid != 0 && held != 0 {
-        return Err(refusal("run with file capabilities (strict mode is not supported yet): remove them from", "ctst-shim"));
+        return Err(refusal(
+            "run with file capabilities (strict mode is not supported yet): remove them from",
+            "ctst-shim",
+        ));
     }
     match request.map {
         IdMap::Range { first, count } => {
@@ -156,15 +157,13 @@ fn init(alone: &Alone, channel: &OwnedFd, address: Address) -> i32 {
             (ToSandbox::Launch { id, bridged }, [container]) => {
                 launch(alone, channel, &mut network, container, id, bridged)
             }
-            (ToSandbox::Dial { count }, []) => {
-                match sockets(count) {
-                    Ok(sockets) => {
-                        let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-                        send(channel.as_fd(), &FromSandbox::Dialed, &fds)
-                    }
-                    Err(failure) => send(channel.as_fd(), &FromSandbox::DialFailed(failure), &[]),
+            (ToSandbox::Dial { count }, []) => match sockets(count) {
+                Ok(sockets) => {
+                    let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+                    send(channel.as_fd(), &FromSandbox::Dialed, &fds)
                 }
-            }
+                Err(failure) => send(channel.as_fd(), &FromSandbox::DialFailed(failure), &[]),
+            },
             _ => return exit::TOOL,
         };
         if answered.is_err() {
@@ -209,7 +208,10 @@ fn fork_container(
     let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
     let namespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
     match sys::clone3(alone, namespaces).step("create the container's namespaces", "")? {
-        Side::Child => sys::exit_now(container::main(alone, container, &go_read)),
+        Side::Child => {
+            let kept = sys::close_all_but(&[container.as_fd(), go_read.as_fd()]);
+            sys::exit_now(if kept.is_ok() { container::main(alone, container, &go_read) } else { exit::TOOL });
+        }
         Side::Parent { pid, pidfd } => {
             if bridged && let Err(failure) = network.connect(id, pid) {
                 // The container waits for the byte below; without it, it ends by itself.
@@ -256,7 +258,9 @@ pub(crate) fn sockets(count: u8) -> Result<Vec<OwnedFd>, Failure> {
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     (0..count)
-        .map(|_| rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).step("make a socket", ""))
+        .map(|_| {
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).step("make a socket", "")
+        })
         .collect()
 }
 

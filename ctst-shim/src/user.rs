@@ -46,7 +46,9 @@ pub(crate) fn look_up(spec: &[u8]) -> Result<User, Failure> {
     };
     // As with docker: a group that is named alone stands alone, otherwise the user's memberships come along.
     let mut groups = vec![gid];
-    if group.is_none() && let Some(login) = field(0) {
+    if group.is_none()
+        && let Some(login) = field(0)
+    {
         let memberships = fields(&group_file)
             .filter(|f| f.get(3).is_some_and(|members| members.split(|b| *b == b',').any(|member| member == login)))
             .filter_map(|f| number(f.get(2)?));

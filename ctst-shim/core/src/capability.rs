@@ -35,7 +35,8 @@ pub fn confine(keep: u64) -> io::Result<()> {
         }
     }
     // A capability of the kernel that the crate does not know would stay in the bounding set.
-    let last: u8 = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse().map_err(io::Error::other)?;
+    let last: u8 =
+        std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse().map_err(io::Error::other)?;
     if supported.iter().map(|cap| cap.index()).max() < Some(last) {
         return Err(io::Error::other(format!("the kernel has capability {last}, which this build does not know")));
     }

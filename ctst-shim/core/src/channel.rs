@@ -18,7 +18,8 @@ pub const MAX_FDS: usize = 16;
 /// # Errors
 /// When it is not, or a socket option cannot be read.
 pub fn check(socket: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
-    if sockopt::socket_domain(socket)? != AddressFamily::UNIX || sockopt::socket_type(socket)? != SocketType::SEQPACKET {
+    if sockopt::socket_domain(socket)? != AddressFamily::UNIX || sockopt::socket_type(socket)? != SocketType::SEQPACKET
+    {
         return Err(io::Error::other("not a unix SOCK_SEQPACKET socket"));
     }
     let peer = sockopt::socket_peercred(socket)?;

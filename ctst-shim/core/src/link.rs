@@ -69,7 +69,7 @@ impl Links {
     }
 
     /// Creates a veth pair: one end `name` here as a port of the link `master`, the other `peer_name` with index
-    /// `peer_index` born in the network namespace of the process `pid` (moving it there later takes 30 ms). Both up.
+    /// `peer_index` born in the network namespace of the process `pid` (moving it there later takes 30 ms) and left down.
     ///
     /// # Errors
     /// EOPNOTSUPP where the kernel has no veth module, EEXIST, ESRCH when `pid` is gone, and others.
@@ -87,7 +87,8 @@ impl Links {
             info.string(IFLA_INFO_KIND, "veth");
             info.nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |peer| {
-                    peer.interface(peer_index);
+                    // Not up: the kernel makes it before it has a peer to be connected to (ENOTCONN).
+                    peer.interface(peer_index, 0);
                     peer.string(IFLA_IFNAME, peer_name);
                     peer.attribute(IFLA_NET_NS_PID, &pid.to_ne_bytes());
                 });
@@ -154,15 +155,15 @@ impl Message {
 
     fn link(flags: u16, index: u32) -> Self {
         let mut message = Self::new(RTM_NEWLINK, flags);
-        message.interface(index);
+        message.interface(index, IFF_UP);
         message
     }
 
-    /// `struct ifinfomsg` of a link that is to be up.
-    fn interface(&mut self, index: u32) {
+    /// `struct ifinfomsg` of a link whose flags in `IFF_UP` are to be `flags`.
+    fn interface(&mut self, index: u32, flags: u32) {
         self.bytes.extend([0; 4]);
         self.bytes.extend(index.to_ne_bytes());
-        self.bytes.extend(IFF_UP.to_ne_bytes());
+        self.bytes.extend(flags.to_ne_bytes());
         self.bytes.extend(IFF_UP.to_ne_bytes());
     }
 

@@ -1,5 +1,8 @@
 //! System calls that neither nix nor rustix offers as a safe function. The only module with `unsafe`.
-#![expect(unsafe_code, reason = "these calls have no safe wrapper in nix or rustix; every block says what it relies on")]
+#![expect(
+    unsafe_code,
+    reason = "these calls have no safe wrapper in nix or rustix; every block says what it relies on"
+)]
 
 use std::ffi::CStr;
 use std::io;
@@ -127,6 +130,25 @@ pub fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: callers own no descriptor from `first` on that they use afterwards: documented use is the entry sequence,
     // and a child that keeps its descriptors below `first`.
     result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// Closes every descriptor above 2 but those in `keep`: for a forked child that must not hold what its parent holds.
+/// Values of the parent that own one of them must not be dropped in the child; end it with [`exit_now`].
+///
+/// # Errors
+/// ENOSYS before Linux 5.9.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep.into_iter().filter(|fd| *fd > 2).chain([u32::MAX]) {
+        if first < fd {
+            // SAFETY: the child goes on with the kept descriptors only (see above).
+            result(unsafe { libc::syscall(libc::SYS_close_range, first, fd.saturating_sub(1), 0) })?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
 }
 
 /// Marks every descriptor from `first` on close-on-exec.
