@@ -1,0 +1,243 @@
+//! `image` and `include`.
+
+use crate::codes::Code;
+use crate::diagnostic::Span;
+use crate::model::Image;
+use crate::syntax::{Value, ValueKind};
+
+use super::Checker;
+use super::properties::{Property, Settings};
+use super::resolve::Scope;
+
+const HELP: &str = "write `file://./rootfs` for a directory or `host:///usr/bin/program` for a program of this host";
+
+/// Words that say what a service speaks, with the scheme of its URLs.
+const SCHEMES: &[(&str, &str)] = &[
+    ("postgres", "postgres"),
+    ("postgresql", "postgres"),
+    ("postgis", "postgres"),
+    ("timescaledb", "postgres"),
+    ("pgbouncer", "postgres"),
+    ("mysql", "mysql"),
+    ("mysqld", "mysql"),
+    ("percona", "mysql"),
+    ("mariadb", "mariadb"),
+    ("mariadbd", "mariadb"),
+    ("redis", "redis"),
+    ("valkey", "redis"),
+    ("keydb", "redis"),
+    ("mongo", "mongodb"),
+    ("mongod", "mongodb"),
+    ("mongodb", "mongodb"),
+    ("amqp", "amqp"),
+    ("rabbitmq", "amqp"),
+    ("nats", "nats"),
+    ("kafka", "kafka"),
+    ("redpanda", "kafka"),
+    ("mqtt", "mqtt"),
+    ("mosquitto", "mqtt"),
+    ("memcached", "memcached"),
+    ("clickhouse", "clickhouse"),
+    ("ldap", "ldap"),
+    ("openldap", "ldap"),
+    ("smtp", "smtp"),
+    ("mailpit", "smtp"),
+    ("mailhog", "smtp"),
+];
+
+/// The scheme of a component's connection string, by a well-known word of its name or else of its image's last path
+/// element.
+pub(super) fn scheme(name: &str, image: Option<&Image>) -> &'static str {
+    let path = match image {
+        Some(Image::File { path, .. }) => path.as_str(),
+        Some(Image::Host { programs, .. }) => programs.first().map_or("", String::as_str),
+        None => "",
+    };
+    let element = path.rsplit('/').find(|element| !matches!(*element, "" | "." | "..")).unwrap_or_default();
+    let known = |text: &str| {
+        text.split(|c: char| !c.is_ascii_alphabetic()).find_map(|word| {
+            SCHEMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)).map(|(_, scheme)| *scheme)
+        })
+    };
+    known(name).or_else(|| known(element)).unwrap_or("http")
+}
+
+/// One reference, understood.
+enum Reference {
+    File { path: String, sha256: Option<String> },
+    Host { program: String, sha256: Option<String> },
+}
+
+impl Checker<'_, '_> {
+    pub(super) fn image(&mut self, settings: &Settings<'_>) -> Option<Image> {
+        let (property, value) = settings.get("image")?;
+        let items = self.items(value);
+        let listed = matches!(value.kind, ValueKind::List(_));
+        if items.is_empty() {
+            self.bad_image(value.span, "the list of programs is empty");
+            return None;
+        }
+        let mut programs = Vec::new();
+        let mut pin = None;
+        let mut broken = false;
+        let mut directory = None;
+        for (number, item) in items.iter().enumerate() {
+            match self.reference(property, item) {
+                None => broken = true,
+                Some(Reference::File { path, sha256 }) if !listed => directory = Some((path, sha256)),
+                Some(Reference::File { .. }) => {
+                    self.bad_image(item.span, "a list of images holds `host://` programs only");
+                    broken = true;
+                }
+                Some(Reference::Host { program, sha256 }) => {
+                    if programs.contains(&program) {
+                        self.duplicate(item.span, "image");
+                        broken = true;
+                    }
+                    if sha256.is_some() && number + 1 != items.len() {
+                        self.finding(Code::BadDigest, item.span, "a list has one digest, of the whole image")
+                            .label("not the last entry")
+                            .help("pin the list at its last entry");
+                        broken = true;
+                    }
+                    pin = sha256;
+                    programs.push(program);
+                }
+            }
+        }
+        let include = self.include(settings);
+        if broken {
+            return None;
+        }
+        match directory {
+            None => Some(Image::Host { programs, include: include?, sha256: pin }),
+            Some((path, sha256)) => {
+                if let Some(key) = settings.key("include") {
+                    self.finding(Code::Exclusive, key, "`include` adds to `host://` programs only")
+                        .label("not with a directory")
+                        .related(value.span, "the image is a directory")
+                        .help("put the files into the directory, or mount them as volumes");
+                    return None;
+                }
+                Some(Image::File { path, sha256 })
+            }
+        }
+    }
+
+    fn include(&mut self, settings: &Settings<'_>) -> Option<Vec<String>> {
+        let Some((property, value)) = settings.get("include") else { return Some(Vec::new()) };
+        let mut globs = Some(Vec::new());
+        for item in self.items(value) {
+            let glob = self.filled((property, item), Scope::Facts);
+            let absolute = glob.filter(|glob| {
+                let good = glob.starts_with('/') && !glob.split('/').any(|part| part == "..");
+                if !good {
+                    let shown = self.shown(item.span);
+                    self.finding(Code::BadPath, item.span, format!("the glob {shown} is not absolute"))
+                        .label("not an absolute path")
+                        .expected("an absolute path without `..`, with `*`, `?`, `[…]` or `**` in it")
+                        .help(format!("for example `{}`", property.example));
+                }
+                good
+            });
+            match (absolute, &mut globs) {
+                (Some(glob), Some(globs)) => globs.push(glob),
+                _ => globs = None,
+            }
+        }
+        globs
+    }
+
+    fn reference(&mut self, property: &Property, value: &Value) -> Option<Reference> {
+        let text = self.filled((property, value), Scope::Facts)?;
+        let span = value.span;
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return self.schemeless(span, &text);
+        };
+        match scheme {
+            "file" | "host" => {}
+            "oci" | "tar" | "image" | "preset" | "https" => {
+                self.not_supported(span, &format!("an image from `{scheme}://`")).help(HELP);
+                return None;
+            }
+            _ => {
+                self.bad_image(span, "the image's scheme is unknown");
+                return None;
+            }
+        }
+        let (path, sha256) = match rest.rsplit_once('@') {
+            Some((path, pin)) if pin.starts_with("sha256:") => (path, Some(self.digest(span, pin)?)),
+            Some((_, pin)) if !pin.contains('/') && pin.contains(':') => {
+                self.digest(span, pin);
+                return None;
+            }
+            _ => (rest, None),
+        };
+        if path.is_empty() {
+            self.bad_image(span, "the image has no path");
+            return None;
+        }
+        if scheme == "file" {
+            return Some(Reference::File { path: path.to_owned(), sha256 });
+        }
+        if !path.starts_with('/') || path.ends_with('/') {
+            self.bad_image(span, "the program has no absolute path");
+            return None;
+        }
+        Some(Reference::Host { program: self.absolute(span, "image", path)?, sha256 })
+    }
+
+    fn schemeless(&mut self, span: Span, text: &str) -> Option<Reference> {
+        let path = text.starts_with(['/', '.', '~']);
+        let name = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+        if !path && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(name) {
+            self.not_supported(span, "an image from a registry").help(HELP);
+        } else {
+            self.bad_image(
+                span,
+                if path { "a path is no image reference" } else { "the image reference is malformed" },
+            );
+        }
+        None
+    }
+
+    fn digest(&mut self, span: Span, pin: &str) -> Option<String> {
+        let digest =
+            pin.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        if digest.is_none() {
+            self.finding(Code::BadDigest, span, "the image's digest is malformed")
+                .label("malformed digest")
+                .expected("`@sha256:` and 64 hexadecimal digits at the end")
+                .help("copy it from `ctst images`, or leave it out");
+        }
+        digest.map(str::to_ascii_lowercase)
+    }
+
+    fn bad_image(&mut self, span: Span, message: &str) {
+        self.finding(Code::BadImage, span, message)
+            .label("not understood")
+            .expected("`file://DIRECTORY` or `host:///PROGRAM`, with `@sha256:…` if wanted")
+            .help(HELP);
+    }
+
+    pub(super) fn duplicate(&mut self, span: Span, name: &str) {
+        let shown = self.shown(span);
+        self.finding(Code::DuplicateValue, span, format!("{shown} is listed twice in `{name}`"))
+            .label("again")
+            .help("remove it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Image, scheme};
+
+    #[test]
+    fn schemes() {
+        let host = |program: &str| Image::Host { programs: vec![program.into()], include: vec![], sha256: None };
+        assert_eq!(scheme("my-postgres", None), "postgres");
+        assert_eq!(scheme("db", Some(&host("/usr/bin/redis-server"))), "redis");
+        assert_eq!(scheme("cache", Some(&Image::File { path: "./images/valkey8/".into(), sha256: None })), "redis");
+        assert_eq!(scheme("web", Some(&host("/usr/sbin/nginx"))), "http");
+    }
+}

@@ -1,0 +1,149 @@
+//! `volumes` and `tmpfs`.
+
+use std::collections::HashMap;
+
+use crate::codes::Code;
+use crate::diagnostic::Span;
+use crate::model::{Tmpfs, Volume};
+use crate::syntax::Value;
+use crate::units;
+
+use super::Checker;
+use super::properties::{Property, Settings};
+use super::resolve::Scope;
+
+/// Where something is mounted already.
+type Targets = HashMap<String, Span>;
+
+impl Checker<'_, '_> {
+    pub(super) fn mounts(&mut self, settings: &Settings<'_>, scope: Scope) -> (Vec<Volume>, Vec<Tmpfs>) {
+        let mut targets = Targets::new();
+        let (mut volumes, mut tmpfs) = (Vec::new(), Vec::new());
+        if let Some((property, value)) = settings.get("volumes").or_else(|| settings.get("volume")) {
+            for item in self.items(value) {
+                volumes.extend(self.volume((property, item), scope, &mut targets));
+            }
+        }
+        if let Some((property, value)) = settings.get("tmpfs") {
+            for item in self.items(value) {
+                tmpfs.extend(self.tmpfs((property, item), scope, &mut targets));
+            }
+        }
+        (volumes, tmpfs)
+    }
+
+    fn volume(
+        &mut self,
+        (property, value): (&Property, &Value),
+        scope: Scope,
+        targets: &mut Targets,
+    ) -> Option<Volume> {
+        let text = self.filled((property, value), scope)?;
+        let span = value.span;
+        let mut parts = text.split(':');
+        let (source, target, options, more) =
+            (parts.next().unwrap_or_default(), parts.next(), parts.next(), parts.next());
+        let Some(target) = target.filter(|_| more.is_none()) else {
+            self.bad_mount(span, property, "the volume is not of the form `host:inside` or `host:inside:ro`");
+            return None;
+        };
+        let readonly = match options {
+            None | Some("rw") => false,
+            Some("ro") => true,
+            Some(_) => {
+                self.bad_mount(span, property, "the volume's option is neither `ro` nor `rw`");
+                return None;
+            }
+        };
+        let relative = source.starts_with("./") || source.starts_with("../") || matches!(source, "." | "..");
+        if !relative && !source.starts_with('/') {
+            let name = source.starts_with(|c: char| c.is_ascii_alphanumeric()) && !source.contains('/');
+            if name {
+                self.not_supported(span, "a named volume").help("use a directory of the host: `./data:/data`");
+            } else {
+                self.bad_mount(span, property, "the host's side of the volume begins with neither `/` nor `./`");
+            }
+            return None;
+        }
+        let target = self.target(span, property.name, target, targets)?;
+        Some(Volume { source: source.to_owned(), target, readonly })
+    }
+
+    fn tmpfs(&mut self, (property, value): (&Property, &Value), scope: Scope, targets: &mut Targets) -> Option<Tmpfs> {
+        let text = self.filled((property, value), scope)?;
+        let span = value.span;
+        let (target, options) =
+            text.split_once(':').map_or((text.as_str(), None), |(target, options)| (target, Some(options)));
+        let (mut size, mut mode) = (None, None);
+        for option in options.into_iter().flat_map(|options| options.split(',')) {
+            match option.split_once('=') {
+                Some(("size", text)) if size.is_none() => size = Some(self.tmpfs_size(span, property, text)?),
+                Some(("mode", text)) if mode.is_none() => {
+                    let bits =
+                        u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777 && !text.starts_with('+'));
+                    if bits.is_none() {
+                        self.bad_mount(span, property, "the mode is no octal number up to 7777");
+                    }
+                    mode = Some(bits?);
+                }
+                _ => {
+                    self.bad_mount(span, property, "the options are not `size=` and `mode=`, each once");
+                    return None;
+                }
+            }
+        }
+        let target = self.target(span, property.name, target, targets)?;
+        Some(Tmpfs { target, size, mode: mode.unwrap_or(0o1777) })
+    }
+
+    fn tmpfs_size(&mut self, span: Span, property: &Property, text: &str) -> Option<u64> {
+        match units::size(text) {
+            // A tmpfs of size 0 has no limit at all, which nobody means.
+            Ok(0) => {
+                self.finding(Code::OutOfRange, span, "the size of a tmpfs cannot be zero")
+                    .label("zero")
+                    .expected("a size greater than zero")
+                    .help(format!("for example `{}`", property.example));
+                None
+            }
+            Ok(size) => Some(size),
+            Err(error) => {
+                self.bad_unit(
+                    span,
+                    property.name,
+                    error,
+                    "a number with B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, k, m or g",
+                    property.example,
+                );
+                None
+            }
+        }
+    }
+
+    /// A mount's place inside, which must be its own.
+    fn target(&mut self, span: Span, name: &str, path: &str, targets: &mut Targets) -> Option<String> {
+        let target = self.absolute(span, name, path)?;
+        if target == "/" {
+            self.finding(Code::BadPath, span, "nothing can be mounted over the root directory")
+                .label("the whole image would vanish")
+                .expected("a directory below `/`")
+                .help("for a writable root write `readonly = false`");
+            return None;
+        }
+        if let Some(first) = targets.insert(target.clone(), span) {
+            self.finding(Code::DuplicateValue, span, "two mounts have the same place in the container")
+                .label("hides the other one")
+                .related(first, "mounted here first")
+                .help("keep one of them");
+            return None;
+        }
+        Some(target)
+    }
+
+    fn bad_mount(&mut self, span: Span, property: &Property, message: &str) {
+        self.finding(Code::BadMount, span, message)
+            .label("not understood")
+            .expected(property.wants)
+            .help(format!("for example `{}`", property.example));
+    }
+}

@@ -1,0 +1,241 @@
+//! Values of the types that properties want.
+
+use std::time::Duration;
+
+use crate::codes::Code;
+use crate::diagnostic::{Span, nearest};
+use crate::syntax::{Text, Value, ValueKind};
+use crate::text::{self, Part, Words};
+use crate::units::{self, UnitError};
+
+use super::Checker;
+use super::properties::Property;
+use super::resolve::Scope;
+
+/// What the kernel takes as one argument or variable, its closing NUL not counted.
+pub(super) const LONGEST_TEXT: usize = 128 * 1024 - 1;
+
+impl Checker<'_, '_> {
+    pub(super) fn wrong_type(&mut self, property: &Property, value: &Value) {
+        let source = value.span.text(self.source);
+        let quoted = match value.kind {
+            ValueKind::Path if source.len() < 60 => {
+                let (head, field) = source.split_once('.').unwrap_or((source, ""));
+                let text = if field.is_empty() || !self.by_name.contains_key(head) {
+                    source.to_owned()
+                } else {
+                    format!("${{{source}}}")
+                };
+                Some(format!("put it in quotes: `\"{text}\"`"))
+            }
+            _ => None,
+        };
+        self.finding(Code::WrongType, value.span, format!("`{}` cannot be {}", property.name, value.kind.describe()))
+            .label(value.kind.describe())
+            .expected(property.wants)
+            .help(format!("for example `{}`", property.example))
+            .help_if(quoted);
+    }
+
+    /// The parts of a string, its placeholders looked up.
+    pub(super) fn parts(&mut self, (property, value): (&Property, &Value), scope: Scope) -> Option<Vec<Part>> {
+        let ValueKind::Text(quote) = value.kind else {
+            self.wrong_type(property, value);
+            return None;
+        };
+        let parts = self.interpolate(Text { span: value.span, quote }, scope)?;
+        let length: usize = parts.iter().map(|part| part.text.len()).sum();
+        if length > LONGEST_TEXT {
+            self.finding(
+                Code::TooLong,
+                value.span,
+                format!("the text for `{}` is longer than {LONGEST_TEXT} bytes", property.name),
+            )
+            .label("too long")
+            .expected(format!("at most {LONGEST_TEXT} bytes, which is what the kernel takes"))
+            .help("put it into a file and mount that as a volume");
+            return None;
+        }
+        Some(parts)
+    }
+
+    pub(super) fn text(&mut self, setting: (&Property, &Value), scope: Scope) -> Option<String> {
+        Some(self.parts(setting, scope)?.into_iter().map(|part| part.text).collect())
+    }
+
+    /// A string that is not empty.
+    pub(super) fn filled(&mut self, setting: (&Property, &Value), scope: Scope) -> Option<String> {
+        let text = self.text(setting, scope)?;
+        if text.is_empty() {
+            self.finding(Code::OutOfRange, setting.1.span, format!("`{}` is empty", setting.0.name))
+                .label("empty")
+                .expected(setting.0.wants)
+                .help(format!("for example `{}`", setting.0.example));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// One value or a list of them, as single values.
+    pub(super) fn items<'v>(&mut self, value: &'v Value) -> &'v [Value] {
+        match &value.kind {
+            ValueKind::List(list) => list,
+            _ => std::slice::from_ref(value),
+        }
+    }
+
+    pub(super) fn boolean(&mut self, (property, value): (&Property, &Value)) -> Option<bool> {
+        match value.kind {
+            ValueKind::Bool(value) => Some(value),
+            _ => {
+                self.wrong_type(property, value);
+                None
+            }
+        }
+    }
+
+    /// A whole number from 1 on; one in quotes counts too, so that it can come from a placeholder.
+    pub(super) fn positive(&mut self, (property, value): (&Property, &Value), most: u32, scope: Scope) -> Option<u32> {
+        let text = match value.kind {
+            ValueKind::Integer => value.span.text(self.source).to_owned(),
+            ValueKind::Text(_) => self.text((property, value), scope)?,
+            _ => {
+                self.wrong_type(property, value);
+                return None;
+            }
+        };
+        if text.is_empty() || !text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) {
+            self.wrong_type(property, value);
+            return None;
+        }
+        let number = text.parse::<u32>().ok().filter(|number| (1..=most).contains(number));
+        if number.is_none() {
+            let shown = self.shown(value.span);
+            self.finding(Code::OutOfRange, value.span, format!("{shown} is out of range for `{}`", property.name))
+                .label("out of range")
+                .expected(format!("a whole number from 1 to {most}"))
+                .help(format!("for example `{}`", property.example));
+        }
+        number
+    }
+
+    pub(super) fn port(&mut self, setting: (&Property, &Value), scope: Scope) -> Option<u16> {
+        self.positive(setting, u32::from(u16::MAX), scope).and_then(|port| u16::try_from(port).ok())
+    }
+
+    pub(super) fn duration(
+        &mut self,
+        (property, value): (&Property, &Value),
+        zero: bool,
+        scope: Scope,
+    ) -> Option<Duration> {
+        let text = match value.kind {
+            ValueKind::Quantity | ValueKind::Integer => value.span.text(self.source).to_owned(),
+            ValueKind::Text(_) => self.text((property, value), scope)?,
+            _ => {
+                self.wrong_type(property, value);
+                return None;
+            }
+        };
+        match units::duration(&text) {
+            Ok(duration) if zero || !duration.is_zero() => Some(duration),
+            Ok(_) => {
+                self.finding(Code::OutOfRange, value.span, format!("`{}` cannot be zero", property.name))
+                    .label("zero")
+                    .expected("a duration greater than zero")
+                    .help(format!("for example `{}`", property.example));
+                None
+            }
+            Err(error) => {
+                self.bad_unit(
+                    value.span,
+                    property.name,
+                    error,
+                    "a number with ms, s, m, h or d, at most 365d",
+                    property.example,
+                );
+                None
+            }
+        }
+    }
+
+    pub(super) fn bad_unit(&mut self, span: Span, name: &str, error: UnitError, expected: &str, example: &str) {
+        let shown = self.shown(span);
+        let (code, message, label) = match error {
+            UnitError::NoUnit => (Code::BadUnit, format!("{shown} has no unit"), "a unit is missing"),
+            UnitError::UnknownUnit => {
+                (Code::BadUnit, format!("{shown} has a unit that `{name}` does not know"), "unknown unit")
+            }
+            UnitError::TooLarge => (Code::OutOfRange, format!("{shown} is too large for `{name}`"), "too large"),
+            UnitError::Malformed => (Code::BadUnit, format!("{shown} is no number with a unit"), "not understood"),
+        };
+        self.finding(code, span, message).label(label).expected(expected).help(format!("for example `{example}`"));
+    }
+
+    /// One of a few words. Their place in `choices` comes back.
+    pub(super) fn choice(&mut self, setting: (&Property, &Value), choices: &[&str], scope: Scope) -> Option<usize> {
+        let text = self.text(setting, scope)?;
+        let found = choices.iter().position(|choice| *choice == text);
+        if found.is_none() {
+            let (property, value) = setting;
+            let shown = self.shown(value.span);
+            // The spelling of a value that came from the environment stays unsaid.
+            let meant = nearest(value.span.text(self.source).trim_matches('"'), choices.iter().copied());
+            self.finding(Code::UnknownChoice, value.span, format!("{shown} is no value of `{}`", property.name))
+                .label("unknown value")
+                .expected(property.wants)
+                .help(format!("for example `{}`", property.example))
+                .help_if(meant.map(|meant| format!("did you mean `\"{meant}\"`?")));
+        }
+        found
+    }
+
+    /// An argument vector: a list as it is, a string split into words.
+    pub(super) fn arguments(&mut self, (property, value): (&Property, &Value), scope: Scope) -> Option<Vec<String>> {
+        if let ValueKind::List(list) = &value.kind {
+            let words: Vec<Option<String>> = list.iter().map(|item| self.text((property, item), scope)).collect();
+            return words.into_iter().collect();
+        }
+        let parts = self.parts((property, value), scope)?;
+        let Some(Words { words, operator }) = text::words(&parts) else {
+            self.finding(Code::BadWords, value.span, format!("a quote in `{}` is not closed", property.name))
+                .label("cannot be split into words")
+                .help(format!("close it, or write a list: `{}`", property.example));
+            return None;
+        };
+        if let Some(operator) = operator {
+            self.finding(
+                Code::NoShell,
+                value.span,
+                format!("`{operator}` in `{}` is passed on as it is: no shell runs this", property.name),
+            )
+            .label("only split into words")
+            .help(format!(
+                "for a shell write `{} = [\"/bin/sh\", \"-c\", \"…\"]`; otherwise put the word in single quotes",
+                property.name
+            ));
+        }
+        Some(words)
+    }
+
+    /// An absolute path without `..`, in its shortest spelling.
+    pub(super) fn absolute(&mut self, span: Span, name: &str, path: &str) -> Option<String> {
+        let wrong = if path.starts_with('/') {
+            path.split('/')
+                .any(|part| part == "..")
+                .then_some(("leads upwards", "write the path without `..`".to_owned()))
+        } else {
+            Some(("is relative", "begin it with `/`".to_owned()))
+        };
+        if let Some((what, help)) = wrong {
+            let shown = self.shown(span);
+            self.finding(Code::BadPath, span, format!("the path inside the container in {shown} {what}"))
+                .label(format!("`{name}` wants an absolute path"))
+                .expected("an absolute path without `..`")
+                .help(help);
+            return None;
+        }
+        let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        Some(format!("/{}", parts.join("/")))
+    }
+}

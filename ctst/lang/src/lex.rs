@@ -1,0 +1,132 @@
+//! The lexical grammar, as nom parsers over the rest of the source.
+
+use nom::branch::alt;
+use nom::bytes::complete::{tag, take_while, take_while_m_n, take_while1};
+use nom::character::complete::{alpha1, char, digit1, multispace1, one_of, satisfy};
+use nom::combinator::{all_consuming, map_opt, opt, peek, recognize, value};
+use nom::multi::{fold_many0, many0_count, many1, separated_list1};
+use nom::sequence::{delimited, pair, preceded, terminated};
+use nom::{IResult, Parser};
+
+/// What a lexical parser gives. Errors carry nothing: the syntactic parser knows what it wanted and where.
+pub(crate) type Lexed<'a, O> = IResult<&'a str, O, ()>;
+
+fn word_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// What is left after white space and comments.
+pub(crate) fn after_trivia(input: &str) -> &str {
+    let comment = preceded(alt((tag("//"), tag("#"))), take_while(|c| c != '\n'));
+    let skipped: Lexed<'_, ()> = fold_many0(alt((multispace1, comment)), || (), |(), _| ()).parse(input);
+    skipped.map_or(input, |(left, ())| left)
+}
+
+/// A letter, then letters, digits, `_`, and `-` where another of these follows: `a->b` begins with `a`.
+pub(crate) fn ident(input: &str) -> Lexed<'_, &str> {
+    let hyphen = terminated(char('-'), peek(satisfy(word_character)));
+    recognize((
+        satisfy(|c| c.is_ascii_alphabetic()),
+        many0_count(alt((take_while1(word_character).map(|_| ()), hyphen.map(|_| ())))),
+    ))
+    .parse(input)
+}
+
+/// `ident { "." ident }`
+pub(crate) fn path(input: &str) -> Lexed<'_, &str> {
+    recognize(pair(ident, many0_count(preceded(char('.'), ident)))).parse(input)
+}
+
+/// Everything that begins like a number, up to what cannot belong to one; [`number_kind`] says what it is.
+pub(crate) fn number(input: &str) -> Lexed<'_, &str> {
+    recognize((opt(char('-')), digit1, take_while(|c: char| c.is_ascii_alphanumeric() || c == '.'))).parse(input)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NumberKind {
+    Integer,
+    Decimal,
+    Quantity,
+}
+
+/// What a [`number`] is, if it is one.
+pub(crate) fn number_kind(text: &str) -> Option<NumberKind> {
+    let signed = |input| -> Lexed<'_, _> { preceded(opt(char('-')), digit1).parse(input) };
+    let integer = all_consuming(signed).map(|_| NumberKind::Integer);
+    let decimal = all_consuming(pair(signed, pair(char('.'), digit1))).map(|_| NumberKind::Decimal);
+    let quantity = all_consuming(quantities).map(|_| NumberKind::Quantity);
+    alt((integer, decimal, quantity)).parse(text).ok().map(|(_, kind)| kind)
+}
+
+/// One or more numbers, each with a unit: whole part, fraction, unit.
+pub(crate) fn quantities(input: &str) -> Lexed<'_, Vec<(&str, Option<&str>, &str)>> {
+    many1((digit1, opt(preceded(char('.'), digit1)), alpha1)).parse(input)
+}
+
+/// What follows a backslash in a plain string.
+pub(crate) fn escape(input: &str) -> Lexed<'_, char> {
+    let hex = |c: char| c.is_ascii_hexdigit();
+    let code_point = map_opt(delimited(tag("u{"), take_while_m_n(1, 6, hex), char('}')), |digits: &str| {
+        u32::from_str_radix(digits, 16).ok().and_then(char::from_u32)
+    });
+    alt((
+        value('"', char('"')),
+        value('\\', char('\\')),
+        value('\n', char('n')),
+        value('\t', char('t')),
+        value('\r', char('r')),
+        code_point,
+    ))
+    .parse(input)
+}
+
+/// `name`, `name.field`, `env.X`: what may stand before `:-` in a placeholder, as its dotted parts.
+pub(crate) fn placeholder_path(input: &str) -> Lexed<'_, Vec<&str>> {
+    separated_list1(char('.'), take_while1(|c: char| word_character(c) || c == '-')).parse(input)
+}
+
+/// Anything at all, for skipping over what could not be read: a run of plain characters or a single special one.
+pub(crate) fn junk(input: &str) -> Lexed<'_, &str> {
+    const SPECIAL: &str = "\"[]{}()#/";
+    let plain = take_while1(|c: char| !c.is_ascii_whitespace() && !SPECIAL.contains(c));
+    alt((plain, recognize(one_of(SPECIAL)), recognize(satisfy(|_| true)))).parse(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arrow_ends_a_word() {
+        assert_eq!(ident("a->b"), Ok(("->b", "a")));
+        assert_eq!(ident("a-b_c-->d"), Ok(("-->d", "a-b_c")));
+        assert_eq!(ident("-a"), Err(nom::Err::Error(())));
+    }
+
+    #[test]
+    fn numbers() {
+        let kinds = ["80", "-5", "0.5", "64MiB", "1m30s", "1.5s", "127.0.0.1", "1.", "5s3", "-5s"].map(number_kind);
+        use NumberKind::{Decimal, Integer, Quantity};
+        assert_eq!(
+            kinds,
+            [
+                Some(Integer),
+                Some(Integer),
+                Some(Decimal),
+                Some(Quantity),
+                Some(Quantity),
+                Some(Quantity),
+                None,
+                None,
+                None,
+                None
+            ]
+        );
+    }
+
+    #[test]
+    fn comments_and_space() {
+        assert_eq!(after_trivia(" // a\n\r\n# b\n\tx"), "x");
+        assert_eq!(after_trivia("/x"), "/x");
+    }
+}

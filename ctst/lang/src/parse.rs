@@ -1,0 +1,742 @@
+//! The syntactic grammar: recursive descent over the lexical parsers of [`crate::lex`], with recovery.
+//!
+//! A broken entry is skipped up to the next line at the same depth, a broken statement up to the next line that begins
+//! with a statement, so that one run finds the errors of a whole file. Each character is looked at a bounded number of
+//! times, and depth is bounded by [`MAX_DEPTH`], so that no input takes the stack or more than linear time.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nom::bytes::complete::{tag, take_while, take_while1};
+use nom::character::complete::{char, digit1};
+use nom::combinator::{opt, recognize};
+use nom::sequence::{delimited, pair, preceded};
+
+use crate::codes::Code;
+use crate::diagnostic::{Diagnostic, Report, Span, nearest, shown};
+use crate::lex;
+use crate::syntax::*;
+
+/// How deep lists and blocks may be nested.
+pub const MAX_DEPTH: u32 = 64;
+
+const STATEMENTS: &[&str] = &[
+    "STACK",
+    "PARAM",
+    "IMPORT",
+    "COMPONENT",
+    "TEMPLATE",
+    "JOB",
+    "CONNECT",
+    "EXPOSE",
+    "NETWORK",
+    "VOLUME",
+    "SECRET",
+    "CONFIG",
+];
+
+/// An error was reported and the current construct cannot be finished.
+struct Broken;
+type Parsed<T> = Result<T, Broken>;
+
+/// Parses a file; what could not be read is reported and left out.
+pub(crate) fn file(source: &str, report: &mut Report) -> File {
+    let at = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let mut parser = Parser { source, at, end: at, fresh: true, depth: 0, open: 0, last_error: None, report };
+    let mut file = File::default();
+    loop {
+        parser.trivia();
+        if parser.rest().is_empty() || parser.report.full() {
+            return file;
+        }
+        match parser.statement() {
+            Ok(statement) => file.statements.push(statement),
+            Err(Broken) => {
+                file.partial = true;
+                parser.recover_statement();
+            }
+        }
+    }
+}
+
+struct Parser<'a, 'r> {
+    source: &'a str,
+    at: usize,
+    /// Where the last token ended.
+    end: usize,
+    /// Whether the next token is the first of its line.
+    fresh: bool,
+    /// Lists and blocks that the value being read is nested in.
+    depth: u32,
+    /// Brackets open at `at`.
+    open: u32,
+    /// Where the last syntax error was: what follows from it at the same place is not news.
+    last_error: Option<usize>,
+    report: &'r mut Report,
+}
+
+// Tokens.
+impl<'a> Parser<'a, '_> {
+    fn rest(&self) -> &'a str {
+        self.source.get(self.at..).unwrap_or_default()
+    }
+
+    fn here(&self) -> Span {
+        Span::new(self.at, self.at)
+    }
+
+    fn advance(&mut self, to: usize) {
+        self.at = to;
+        self.end = to;
+        self.fresh = false;
+    }
+
+    fn trivia(&mut self) {
+        let rest = self.rest();
+        let left = lex::after_trivia(rest);
+        let skipped = &rest[..rest.len() - left.len()];
+        self.at += skipped.len();
+        self.fresh |= skipped.contains('\n');
+    }
+
+    /// What `parser` reads right here, if it does; moves behind it.
+    fn take<O>(&mut self, mut parser: impl nom::Parser<&'a str, Output = O, Error = ()>) -> Option<(Span, O)> {
+        let (left, output) = parser.parse(self.rest()).ok()?;
+        let start = self.at;
+        self.advance(self.source.len() - left.len());
+        Some((Span::new(start, self.at), output))
+    }
+
+    /// The same after white space and comments.
+    fn eat<O>(&mut self, parser: impl nom::Parser<&'a str, Output = O, Error = ()>) -> Option<(Span, O)> {
+        self.trivia();
+        self.take(parser)
+    }
+
+    fn punctuation(&mut self, text: &'static str) -> Option<Span> {
+        self.eat(tag(text)).map(|(span, _)| span)
+    }
+
+    fn want_punctuation(&mut self, text: &'static str, expected: &str) -> Parsed<Span> {
+        self.punctuation(text).ok_or_else(|| self.unexpected(expected))
+    }
+
+    fn peek_word(&mut self) -> &'a str {
+        self.trivia();
+        lex::ident(self.rest()).map_or("", |(_, word)| word)
+    }
+
+    fn keyword(&mut self, keyword: &str) -> Option<Span> {
+        if self.peek_word() != keyword || (self.fresh && self.at_statement()) {
+            return None;
+        }
+        self.take(lex::ident).map(|(span, _)| span)
+    }
+
+    /// Whether the word `length` bytes long that stands here is a key, as opposed to the first word of a statement.
+    fn is_key(&self, length: usize) -> bool {
+        let next = lex::after_trivia(self.rest().get(length..).unwrap_or_default());
+        next.starts_with('=') || next.starts_with("+=") || next.starts_with('{')
+    }
+
+    fn at_statement(&self) -> bool {
+        lex::ident(self.rest()).is_ok_and(|(_, word)| STATEMENTS.contains(&word) && !self.is_key(word.len()))
+    }
+
+    fn at_key(&self) -> bool {
+        lex::ident(self.rest()).is_ok_and(|(_, word)| self.is_key(word.len()))
+    }
+
+    /// The next token's span and its name for a message.
+    fn token(&self) -> (Span, String) {
+        let rest = self.rest();
+        let token = |length| Span::new(self.at, self.at + length);
+        let Some(first) = rest.chars().next() else { return (self.here(), "the end of the file".into()) };
+        if first == '"' {
+            return (token(string_end(rest).0), "a string".into());
+        }
+        let text = lex::ident(rest).or_else(|_| lex::number(rest)).map_or(&rest[..first.len_utf8()], |(_, text)| text);
+        (token(text.len()), shown(text))
+    }
+
+    fn report(&mut self, diagnostic: Diagnostic) -> Broken {
+        let start = diagnostic.at.span.start as usize;
+        if self.last_error.replace(start) != Some(start) {
+            self.report.push(diagnostic);
+        }
+        Broken
+    }
+
+    fn unexpected(&mut self, expected: &str) -> Broken {
+        self.trivia();
+        let (span, found) = self.token();
+        self.report(
+            Diagnostic::new(Code::Unexpected, span, format!("expected {expected}, found {found}"))
+                .label(format!("not {expected}"))
+                .expected(expected),
+        )
+    }
+}
+
+/// Length of the string that `rest` begins with, and its form if it is closed. A plain one ends with its line.
+fn string_end(rest: &str) -> (usize, Option<Quote>) {
+    if let Some(inner) = rest.strip_prefix("\"\"\"") {
+        return match inner.find("\"\"\"") {
+            Some(length) => (3 + length + 3, Some(Quote::Triple)),
+            None => (3, None),
+        };
+    }
+    let mut escaped = false;
+    for (at, byte) in rest.bytes().enumerate().skip(1) {
+        match byte {
+            b'\n' => return (at, None),
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return (at + 1, Some(Quote::Plain)),
+            _ => {}
+        }
+    }
+    (rest.len(), None)
+}
+
+// Recovery.
+impl Parser<'_, '_> {
+    fn skip_token(&mut self) {
+        let rest = self.rest();
+        if rest.starts_with('"') {
+            self.advance(self.at + string_end(rest).0);
+        } else if self.take(lex::junk).is_none() {
+            self.advance(self.source.len());
+        }
+    }
+
+    fn recover_statement(&mut self) {
+        self.open = 0;
+        self.depth = 0;
+        loop {
+            self.trivia();
+            if self.rest().is_empty() || (self.fresh && self.at_statement()) {
+                return;
+            }
+            self.skip_token();
+        }
+    }
+
+    /// Skips a broken entry of a body at bracket level `level` that began at `start`.
+    fn recover_entry(&mut self, start: usize, level: u32) {
+        let mut extra = self.open.saturating_sub(level);
+        self.open = level;
+        self.trivia();
+        if self.at == start {
+            self.skip_token();
+        }
+        loop {
+            self.trivia();
+            match self.rest().bytes().next() {
+                None => return,
+                Some(_) if self.fresh && (extra == 0 || self.at_statement()) => return,
+                Some(b'}') if extra == 0 => return,
+                Some(b'[' | b'{' | b'(') => extra += 1,
+                Some(b']' | b'}' | b')') => extra = extra.saturating_sub(1),
+                Some(_) => {}
+            }
+            self.skip_token();
+        }
+    }
+}
+
+// Statements.
+impl Parser<'_, '_> {
+    fn statement(&mut self) -> Parsed<Statement> {
+        let Some((keyword, word)) = self.take(lex::ident) else {
+            let broken = self.unexpected("a statement");
+            self.skip_token();
+            return Err(broken);
+        };
+        let kind = match word {
+            "STACK" => {
+                StatementKind::Stack { name: self.text("the project's name in quotes")?, body: self.optional_body()? }
+            }
+            "PARAM" => self.param()?,
+            "IMPORT" => self.import()?,
+            "COMPONENT" => self.component(ComponentKind::Component)?,
+            "TEMPLATE" => self.component(ComponentKind::Template)?,
+            "JOB" => self.component(ComponentKind::Job)?,
+            "CONNECT" => self.connect()?,
+            "EXPOSE" => self.expose()?,
+            "NETWORK" => StatementKind::Network { name: self.name("the network's name")?, body: self.optional_body()? },
+            "VOLUME" => StatementKind::Volume { name: self.name("the volume's name")?, body: self.optional_body()? },
+            "SECRET" => self.secret()?,
+            "CONFIG" => {
+                let name = self.name("the config's name")?;
+                self.want_punctuation("=", "`=`")?;
+                StatementKind::Config { name, value: self.value()? }
+            }
+            _ => return Err(self.unknown_statement(keyword, word)),
+        };
+        Ok(Statement { keyword, span: keyword.to(Span::new(self.end, self.end)), kind })
+    }
+
+    fn unknown_statement(&mut self, span: Span, word: &str) -> Broken {
+        let meant = STATEMENTS.iter().find(|known| known.eq_ignore_ascii_case(word)).copied();
+        let help = match meant.or_else(|| nearest(word, STATEMENTS.iter().copied())) {
+            Some(meant) => format!("write `{meant}`"),
+            None if self.is_key(0) => "a property stands in the block of a component: `COMPONENT name { … }`".into(),
+            None => "a file consists of COMPONENT, CONNECT and EXPOSE statements".into(),
+        };
+        self.report(
+            Diagnostic::new(Code::UnknownStatement, span, format!("{} begins no statement", shown(word)))
+                .label("not a statement")
+                .expected(STATEMENTS.join(", "))
+                .help(help),
+        )
+    }
+
+    fn param(&mut self) -> Parsed<StatementKind> {
+        let name = self.name("the parameter's name")?;
+        let kind = match self.punctuation(":") {
+            Some(_) => Some(self.name("a type")?),
+            None => None,
+        };
+        let default = match self.punctuation("=") {
+            Some(_) => Some(self.value()?),
+            None => None,
+        };
+        let required = default.is_none() && self.keyword("REQUIRED").is_some();
+        let help = self.optional_text()?;
+        Ok(StatementKind::Param(Box::new(Param { name, kind, default, required, help })))
+    }
+
+    fn import(&mut self) -> Parsed<StatementKind> {
+        let source = self.text("a path or URL in quotes")?;
+        let sha256 = match self.keyword("SHA256") {
+            Some(_) => Some(self.text("a digest in quotes")?),
+            None => None,
+        };
+        let alias = match self.keyword("AS") {
+            Some(_) => Some(self.name("a name")?),
+            None => None,
+        };
+        Ok(StatementKind::Import { source, sha256, alias })
+    }
+
+    fn component(&mut self, kind: ComponentKind) -> Parsed<StatementKind> {
+        let name = self.name("the component's name")?;
+        let params = self.arguments(false)?;
+        let base = match self.keyword("FROM") {
+            Some(from) => {
+                let (path, _) = self.eat(lex::path).ok_or_else(|| self.unexpected("what to inherit from"))?;
+                let args = self.arguments(true)?;
+                Some(Base { span: from.to(Span::new(self.end, self.end)), path, args })
+            }
+            None => None,
+        };
+        self.trivia();
+        if !self.rest().starts_with('{') {
+            return Err(self.unexpected("`{`"));
+        }
+        let body = self.body()?;
+        Ok(StatementKind::Component(Box::new(Component { kind, name, params, base, body })))
+    }
+
+    fn arguments(&mut self, values: bool) -> Parsed<Option<Arguments>> {
+        let Some(start) = self.punctuation("(") else { return Ok(None) };
+        let mut list = Vec::new();
+        loop {
+            if let Some(end) = self.punctuation(")") {
+                return Ok(Some(Arguments { span: start.to(end), list }));
+            }
+            let name = self.name("a parameter's name or `)`")?;
+            let value = match self.punctuation("=") {
+                Some(_) => Some(self.value()?),
+                None if values => return Err(self.unexpected("`=`")),
+                None => None,
+            };
+            list.push((name, value));
+            if self.punctuation(",").is_none() && !self.rest().starts_with(')') {
+                return Err(self.unexpected("`,` or `)`"));
+            }
+        }
+    }
+
+    fn connect(&mut self) -> Parsed<StatementKind> {
+        let from = self.name("the component that waits")?;
+        self.want_punctuation("->", "`->`")?;
+        let mut to = vec![self.name("the component to wait for")?];
+        while self.punctuation(",").is_some() {
+            to.push(self.name("a further component")?);
+        }
+        let when = match self.keyword("WHEN") {
+            Some(_) => Some(self.when()?),
+            None => None,
+        };
+        let timeout = match self.keyword("TIMEOUT") {
+            Some(_) => Some(self.value()?),
+            None => None,
+        };
+        let optional = self.keyword("OPTIONAL");
+        let body = self.optional_body()?;
+        Ok(StatementKind::Connect(Box::new(Connect { from, to, when, timeout, optional, body })))
+    }
+
+    fn when(&mut self) -> Parsed<(Span, ConnectWhen)> {
+        let when = match self.peek_word() {
+            "started" => ConnectWhen::Started,
+            "healthy" => ConnectWhen::Healthy,
+            "completed" => ConnectWhen::Completed,
+            _ => return Err(self.unexpected("`started`, `healthy` or `completed`")),
+        };
+        let span = self.take(lex::ident).map_or(self.here(), |(span, _)| span);
+        Ok((span, when))
+    }
+
+    fn secret(&mut self) -> Parsed<StatementKind> {
+        let name = self.name("the secret's name")?;
+        if self.keyword("FROM").is_none() {
+            return Err(self.unexpected("`FROM`"));
+        }
+        let from = match self.peek_word() {
+            "FILE" => SecretFrom::File,
+            "ENV" => SecretFrom::Env,
+            "COMMAND" => SecretFrom::Command,
+            _ => return Err(self.unexpected("`FILE`, `ENV` or `COMMAND`")),
+        };
+        self.take(lex::ident);
+        Ok(StatementKind::Secret { name, from, source: self.text("a string")? })
+    }
+}
+
+// EXPOSE, whose parts stand without spaces and would be other tokens elsewhere.
+impl Parser<'_, '_> {
+    fn expose(&mut self) -> Parsed<StatementKind> {
+        self.trivia();
+        let address = self.address()?;
+        let host = self.ports("a port or an address")?;
+        let (component, inside) = if self.take(char(':')).is_some() {
+            (None, Some(self.ports("the container's port")?))
+        } else if self.punctuation("->").is_some() {
+            let component = self.name("a component")?;
+            self.take(char(':')).ok_or_else(|| self.unexpected("`:` and the container's port"))?;
+            (Some(component), Some(self.ports("the container's port")?))
+        } else {
+            (None, None)
+        };
+        let protocol = self.protocol()?;
+        let public = self.keyword("PUBLIC");
+        Ok(StatementKind::Expose(Box::new(Expose { address, host, component, inside, protocol, public })))
+    }
+
+    fn address(&mut self) -> Parsed<Option<(Span, IpAddr)>> {
+        if self.rest().starts_with('[') {
+            let literal =
+                delimited(char('['), take_while(|c: char| c.is_ascii_hexdigit() || ":.".contains(c)), char(']'));
+            let ip = |(span, text): (Span, &str)| Some((span, text.parse::<Ipv6Addr>().ok()?));
+            let before = self.at;
+            let Some((span, ip)) = self.take(literal).and_then(ip) else {
+                self.at = before;
+                return Err(self.unexpected("an IPv6 address in brackets"));
+            };
+            self.take(char(':')).ok_or_else(|| self.unexpected("`:` and a port"))?;
+            return Ok(Some((span, ip.into())));
+        }
+        let dotted =
+            recognize(pair(digit1, preceded(char('.'), take_while1(|c: char| c.is_ascii_digit() || c == '.'))));
+        let before = self.at;
+        let Some((span, text)) = self.take(dotted) else { return Ok(None) };
+        let Ok(ip) = text.parse::<Ipv4Addr>() else {
+            self.at = before;
+            return Err(self.unexpected("an IPv4 address"));
+        };
+        self.take(char(':')).ok_or_else(|| self.unexpected("`:` and a port"))?;
+        Ok(Some((span, ip.into())))
+    }
+
+    fn ports(&mut self, expected: &str) -> Parsed<Ports> {
+        let start = self.at;
+        let range = pair(recognize(digit1), opt(preceded(char('-'), digit1)));
+        let (span, (first, last)) = self.take(range).ok_or_else(|| self.unexpected(expected))?;
+        if self.rest().starts_with(|c: char| c.is_ascii_alphanumeric() || "._".contains(c)) {
+            self.at = start;
+            return Err(self.unexpected(expected));
+        }
+        let first_span = Span::new(start, start + first.len());
+        let last = last.map(|last: &str| Span::new(span.end as usize - last.len(), span.end as usize));
+        Ok(Ports { first: first_span, last })
+    }
+
+    fn protocol(&mut self) -> Parsed<Option<(Span, Protocol)>> {
+        if !self.rest().starts_with('/') || self.rest().starts_with("//") {
+            return Ok(None);
+        }
+        self.take(char('/'));
+        match self.take(lex::ident) {
+            Some((span, "tcp")) => Ok(Some((span, Protocol::Tcp))),
+            Some((span, "udp")) => Ok(Some((span, Protocol::Udp))),
+            Some((span, _)) => {
+                self.at = span.start as usize;
+                Err(self.unexpected("`tcp` or `udp`"))
+            }
+            None => Err(self.unexpected("`tcp` or `udp`")),
+        }
+    }
+}
+
+// Bodies and values.
+impl Parser<'_, '_> {
+    fn name(&mut self, expected: &str) -> Parsed<Name> {
+        self.trivia();
+        if self.rest().starts_with('"') {
+            let text = self.string()?;
+            return Ok(Name { span: text.span, quote: Some(text.quote) });
+        }
+        if self.fresh && self.at_statement() {
+            return Err(self.unexpected(expected));
+        }
+        let (span, _) = self.take(lex::ident).ok_or_else(|| self.unexpected(expected))?;
+        Ok(Name { span, quote: None })
+    }
+
+    fn text(&mut self, expected: &str) -> Parsed<Text> {
+        self.optional_text()?.ok_or_else(|| self.unexpected(expected))
+    }
+
+    fn optional_text(&mut self) -> Parsed<Option<Text>> {
+        self.trivia();
+        if self.rest().starts_with('"') { self.string().map(Some) } else { Ok(None) }
+    }
+
+    fn string(&mut self) -> Parsed<Text> {
+        let start = self.at;
+        let (length, quote) = string_end(self.rest());
+        let raw = &self.rest()[..length];
+        self.advance(start + length);
+        let span = Span::new(start, self.at);
+        if let Some(nul) = raw.find('\0') {
+            self.report(
+                Diagnostic::new(
+                    Code::NulCharacter,
+                    Span::new(start + nul, start + nul + 1),
+                    "a NUL character cannot stand in a string",
+                )
+                .label("here")
+                .help("remove it: the kernel takes it for the end of the text"),
+            );
+        }
+        let Some(quote) = quote else {
+            let end = start + raw.trim_end().len().max(1);
+            let help = if raw == "\"\"\"" {
+                "close it with `\"\"\"`"
+            } else {
+                "close it with `\"` on the same line, or use `\"\"\"` for several lines"
+            };
+            return Err(self.report(
+                Diagnostic::new(Code::UnclosedString, Span::new(start, end), "the string is not closed")
+                    .label("begins here")
+                    .help(help),
+            ));
+        };
+        if quote == Quote::Plain && raw.contains('\\') {
+            self.escapes(raw, start);
+        }
+        Ok(Text { span, quote })
+    }
+
+    fn escapes(&mut self, raw: &str, start: usize) {
+        let mut left = raw;
+        while let Some((_, after)) = left.split_once('\\') {
+            let at = start + raw.len() - after.len() - 1;
+            left = match lex::escape(after) {
+                Ok((next, '\0')) => {
+                    let span = Span::new(at, start + raw.len() - next.len());
+                    self.report(
+                        Diagnostic::new(Code::NulCharacter, span, "a NUL character cannot stand in a string")
+                            .label("here"),
+                    );
+                    next
+                }
+                Ok((next, _)) => next,
+                Err(_) => {
+                    let length = after.chars().next().map_or(0, char::len_utf8);
+                    let text = &raw[at - start..at - start + 1 + length];
+                    self.report(
+                        Diagnostic::new(
+                            Code::BadEscape,
+                            Span::new(at, at + 1 + length),
+                            format!("{} is no escape", shown(text)),
+                        )
+                        .label("unknown escape")
+                        .expected(r#"`\"`, `\\`, `\n`, `\t`, `\r` or `\u{…}` with 1 to 6 hexadecimal digits"#)
+                        .help(r"write `\\` for a backslash"),
+                    );
+                    &after[length..]
+                }
+            };
+        }
+    }
+
+    fn optional_body(&mut self) -> Parsed<Option<Body>> {
+        self.trivia();
+        if self.rest().starts_with('{') { self.body().map(Some) } else { Ok(None) }
+    }
+
+    /// Counts a level of nesting while `inner` reads what is in it.
+    fn nested<T>(&mut self, inner: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
+        if self.depth == MAX_DEPTH {
+            let (span, _) = self.token();
+            return Err(self.report(
+                Diagnostic::new(Code::TooDeep, span, format!("values are nested more than {MAX_DEPTH} deep"))
+                    .label("one level too many")
+                    .help("no property needs more than three levels"),
+            ));
+        }
+        self.depth += 1;
+        let result = inner(self);
+        self.depth -= 1;
+        result
+    }
+
+    fn body(&mut self) -> Parsed<Body> {
+        self.nested(|parser| {
+            let (start, _) = parser.take(char('{')).ok_or_else(|| parser.unexpected("`{`"))?;
+            parser.open += 1;
+            let level = parser.open;
+            let mut body = Body { span: start, entries: Vec::new(), partial: false };
+            loop {
+                parser.trivia();
+                if let Some((end, _)) = parser.take(char('}')) {
+                    body.span = start.to(end);
+                    break;
+                }
+                if parser.rest().is_empty() || parser.at_statement() {
+                    parser.unclosed(start, "}");
+                    body.span = start.to(Span::new(parser.end, parser.end));
+                    body.partial = true;
+                    break;
+                }
+                let before = parser.at;
+                match parser.entry() {
+                    Ok(entry) => {
+                        body.entries.push(entry);
+                        parser.punctuation(",");
+                    }
+                    Err(Broken) => {
+                        body.partial = true;
+                        parser.recover_entry(before, level);
+                    }
+                }
+                if parser.report.full() {
+                    return Err(Broken);
+                }
+            }
+            parser.open -= 1;
+            Ok(body)
+        })
+    }
+
+    fn unclosed(&mut self, opened: Span, bracket: &str) {
+        let (found, name) = self.token();
+        let diagnostic = Diagnostic::new(Code::Unclosed, found, format!("expected `{bracket}`, found {name}"))
+            .label(format!("`{bracket}` is missing before this"))
+            .expected(format!("`{bracket}`"))
+            .related(opened, "opened here")
+            .help(format!("close it with `{bracket}`"));
+        self.report(diagnostic);
+    }
+
+    fn entry(&mut self) -> Parsed<Entry> {
+        let key = self.name("a property or `}`")?;
+        if self.punctuation("+=").is_some() {
+            let value = self.value()?;
+            if !matches!(value.kind, ValueKind::List(_)) {
+                return Err(self.report(
+                    Diagnostic::new(
+                        Code::Unexpected,
+                        value.span,
+                        format!("expected a list, found {}", value.kind.describe()),
+                    )
+                    .label("not a list")
+                    .expected("a list")
+                    .help("`+=` adds the items of a list: write them in `[ … ]`"),
+                ));
+            }
+            return Ok(Entry { key, action: Action::Append(value) });
+        }
+        if self.punctuation("=").is_some() {
+            return Ok(Entry { key, action: Action::Set(self.value()?) });
+        }
+        if self.rest().starts_with('{') {
+            return Ok(Entry { key, action: Action::Set(self.value()?) });
+        }
+        match (key.quote, key.span.text(self.source)) {
+            (None, "UNSET") if !self.fresh => {
+                Ok(Entry { key: self.name("the property to remove")?, action: Action::Unset })
+            }
+            (None, "annotate") if self.at_key() => {
+                self.take(lex::ident);
+                self.trivia();
+                Ok(Entry { key, action: Action::Annotate(self.value()?) })
+            }
+            _ => Err(self.unexpected("`=`, `+=` or `{`")),
+        }
+    }
+
+    fn value(&mut self) -> Parsed<Value> {
+        self.trivia();
+        let start = self.at;
+        let kind = match self.rest().bytes().next() {
+            Some(b'"') => ValueKind::Text(self.string()?.quote),
+            Some(b'[') => ValueKind::List(self.list()?),
+            Some(b'{') => ValueKind::Body(Box::new(self.body()?)),
+            Some(b'0'..=b'9' | b'-') => self.number()?,
+            Some(byte) if byte.is_ascii_alphabetic() && !self.at_key() && !(self.fresh && self.at_statement()) => {
+                match self.take(lex::path) {
+                    Some((_, "true")) => ValueKind::Bool(true),
+                    Some((_, "false")) => ValueKind::Bool(false),
+                    Some(_) => ValueKind::Path,
+                    None => return Err(self.unexpected("a value")),
+                }
+            }
+            _ => return Err(self.unexpected("a value")),
+        };
+        Ok(Value { span: Span::new(start, self.end), kind })
+    }
+
+    fn number(&mut self) -> Parsed<ValueKind> {
+        let (span, text) = self.take(lex::number).ok_or_else(|| self.unexpected("a value"))?;
+        match lex::number_kind(text) {
+            Some(lex::NumberKind::Integer) => Ok(ValueKind::Integer),
+            Some(lex::NumberKind::Decimal) => Ok(ValueKind::Decimal),
+            Some(lex::NumberKind::Quantity) => Ok(ValueKind::Quantity),
+            None => Err(self.report(
+                Diagnostic::new(Code::BadNumber, span, format!("{} is no number", shown(text)))
+                    .label("malformed number")
+                    .expected("a whole number, a decimal number, a size as `64MiB` or a duration as `1m30s`")
+                    .help("put it in quotes if it is a text"),
+            )),
+        }
+    }
+
+    fn list(&mut self) -> Parsed<Vec<Value>> {
+        self.nested(|parser| {
+            let (start, _) = parser.take(char('[')).ok_or_else(|| parser.unexpected("`[`"))?;
+            parser.open += 1;
+            let mut list = Vec::new();
+            loop {
+                parser.trivia();
+                if parser.take(char(']')).is_some() {
+                    break;
+                }
+                let next = parser.rest();
+                let lost = parser.fresh && (parser.at_key() || parser.at_statement());
+                if next.is_empty() || next.starts_with('}') || lost {
+                    // What follows is no item, so the entry is over: go on there instead of hunting for a bracket.
+                    parser.unclosed(start, "]");
+                    break;
+                }
+                list.push(parser.value()?);
+                parser.punctuation(",");
+            }
+            parser.open -= 1;
+            Ok(list)
+        })
+    }
+}

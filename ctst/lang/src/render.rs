@@ -1,0 +1,58 @@
+//! Diagnostics as text for a person.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use crate::codes::Severity;
+use crate::diagnostic::{Diagnostic, Mark};
+
+/// How much of a line is shown on either side of a mark, in bytes.
+const CONTEXT: usize = 100;
+
+/// Renders diagnostics with the source lines that they are about; `source` is what was checked.
+#[must_use]
+pub fn render(diagnostics: &[Diagnostic], source: &[u8], color: bool) -> String {
+    let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+    let mut out = String::new();
+    for diagnostic in diagnostics {
+        out.push_str(&one(&renderer, diagnostic, source));
+        out.push_str("\n\n");
+    }
+    out
+}
+
+fn one(renderer: &Renderer, diagnostic: &Diagnostic, source: &[u8]) -> String {
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code.as_str());
+    let origin = |mark: &Mark| Origin::path(diagnostic.file.as_str()).line(mark.line).char_column(mark.column);
+    let mut group =
+        title.element(origin(&diagnostic.at)).element(snippet(&diagnostic.at, source, AnnotationKind::Primary));
+    for mark in &diagnostic.related {
+        group = group.element(origin(mark)).element(snippet(mark, source, AnnotationKind::Context));
+    }
+    if let Some(expected) = &diagnostic.expected {
+        group = group.element(Level::NOTE.message(format!("expected {expected}")));
+    }
+    if let Some(help) = &diagnostic.help {
+        group = group.element(Level::HELP.message(help.as_str()));
+    }
+    renderer.render(&[group] as &[Group<'_>])
+}
+
+/// The first line of what is marked, or a stretch of it: lines of a file that is no composition can be as long as the
+/// file.
+fn snippet<'a>(mark: &'a Mark, source: &[u8], kind: AnnotationKind) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+    let start = (mark.span.start as usize).min(source.len());
+    let before = &source[start.saturating_sub(CONTEXT)..start];
+    let before = before.iter().rposition(|&byte| byte == b'\n').map_or(before, |newline| &before[newline + 1..]);
+    let after = &source[start..source.len().min(start + 2 * CONTEXT)];
+    let after = after.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let marked = after.len().min((mark.span.end as usize).saturating_sub(start));
+    let [before, marked, rest] = [before, &after[..marked], &after[marked..]].map(String::from_utf8_lossy);
+    let span = before.len()..before.len() + marked.len();
+    let annotation = kind.span(span).label(Some(mark.label.as_str()).filter(|label| !label.is_empty()));
+    let line = format!("{before}{marked}{}", rest.trim_end_matches('\r'));
+    Snippet::source(line).line_start(mark.line).annotation(annotation)
+}

@@ -1,0 +1,138 @@
+//! Sizes and durations.
+
+use std::time::Duration;
+
+use nom::Parser;
+use nom::character::complete::digit1;
+use nom::combinator::all_consuming;
+
+use crate::lex;
+
+/// Why a text is no size or duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnitError {
+    /// Only digits.
+    NoUnit,
+    /// A unit that does not exist.
+    UnknownUnit,
+    /// More than the kernel or the clock can count.
+    TooLarge,
+    /// No number at all.
+    Malformed,
+}
+
+/// Longest duration that is accepted: a year. Adding it to a clock never overflows.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+const SIZES: &[(&str, u64)] = &[
+    ("B", 1),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("k", 1 << 10),
+    ("m", 1 << 20),
+    ("g", 1 << 30),
+];
+
+/// In nanoseconds.
+const DURATIONS: &[(&str, u64)] = &[
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("d", 86_400_000_000_000),
+];
+
+/// A size in bytes: one number with a unit. A fraction of a byte is dropped.
+pub(crate) fn size(text: &str) -> Result<u64, UnitError> {
+    match read(text)?.as_slice() {
+        [one] => {
+            let bytes = scaled(*one, SIZES)?;
+            // File sizes are signed in the kernel.
+            u64::try_from(bytes).ok().filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or(UnitError::TooLarge)
+        }
+        _ => Err(UnitError::Malformed),
+    }
+}
+
+/// A duration: numbers with units, added up.
+pub(crate) fn duration(text: &str) -> Result<Duration, UnitError> {
+    let mut nanoseconds = 0u128;
+    for one in read(text)? {
+        nanoseconds = nanoseconds.saturating_add(scaled(one, DURATIONS)?);
+    }
+    let duration = u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| UnitError::TooLarge)?;
+    if duration > LONGEST { Err(UnitError::TooLarge) } else { Ok(duration) }
+}
+
+type Quantity<'a> = (&'a str, Option<&'a str>, &'a str);
+
+fn read(text: &str) -> Result<Vec<Quantity<'_>>, UnitError> {
+    if all_consuming(digit1::<_, ()>).parse(text).is_ok() {
+        return Err(UnitError::NoUnit);
+    }
+    all_consuming(lex::quantities).parse(text).map(|(_, list)| list).map_err(|_| UnitError::Malformed)
+}
+
+fn scaled((whole, fraction, unit): Quantity<'_>, units: &[(&str, u64)]) -> Result<u128, UnitError> {
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit).ok_or(UnitError::UnknownUnit)?;
+    let factor = u128::from(*factor);
+    // With 18 digits of fraction and a factor below 2^64 nothing here leaves 128 bits.
+    let fraction = fraction.unwrap_or_default();
+    let fraction = &fraction[..fraction.len().min(18)];
+    let divisor = 10u128.pow(u32::try_from(fraction.len()).unwrap_or_default());
+    let part = fraction.parse::<u128>().unwrap_or_default() * factor / divisor;
+    let whole = whole.parse::<u64>().map_err(|_| UnitError::TooLarge)?;
+    Ok(u128::from(whole) * factor + part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let cases = [
+            ("64MiB", Ok(64 << 20)),
+            ("1k", Ok(1024)),
+            ("1KB", Ok(1000)),
+            ("1.5GiB", Ok(3 << 29)),
+            ("0.1k", Ok(102)),
+            ("7B", Ok(7)),
+            ("64", Err(UnitError::NoUnit)),
+            ("64mb", Err(UnitError::UnknownUnit)),
+            ("1k1k", Err(UnitError::Malformed)),
+            ("9999999TiB", Err(UnitError::TooLarge)),
+            ("99999999999999999999B", Err(UnitError::TooLarge)),
+            ("-1k", Err(UnitError::Malformed)),
+            ("", Err(UnitError::Malformed)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(size(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let cases = [
+            ("500ms", Ok(Duration::from_millis(500))),
+            ("1m30s", Ok(Duration::from_secs(90))),
+            ("1.5s", Ok(Duration::from_millis(1500))),
+            ("0s", Ok(Duration::ZERO)),
+            ("365d", Ok(LONGEST)),
+            ("366d", Err(UnitError::TooLarge)),
+            ("30", Err(UnitError::NoUnit)),
+            ("5 s", Err(UnitError::Malformed)),
+            ("5sec", Err(UnitError::UnknownUnit)),
+            ("0.00000000000000000000000000000000000000000001s", Ok(Duration::ZERO)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(duration(text), expected, "{text}");
+        }
+    }
+}

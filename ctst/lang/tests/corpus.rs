@@ -1,0 +1,113 @@
+//! Files with what is said about them. `CTST_UPDATE=1 cargo test -p containust-lang --test corpus` writes the
+//! expectations anew; the difference is then for a person to read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use containust_lang::{Diagnostic, check, render};
+
+fn corpus(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(folder);
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()))
+        .map(|entry| entry.expect("a directory entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "ctst"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no files in {}", folder.display());
+    files
+}
+
+/// The environment of all corpus files. No diagnostic may show the secret.
+const SECRET: &str = "s3cr3t!value";
+
+fn environment(name: &str) -> Option<String> {
+    match name {
+        "SECRET" => Some(SECRET.to_owned()),
+        "EMPTY" => Some(String::new()),
+        _ => None,
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().expect("a file name").to_string_lossy().into_owned()
+}
+
+fn compare(path: &Path, found: &str) -> Result<(), String> {
+    let expected_path = path.with_extension("expected");
+    if std::env::var_os("CTST_UPDATE").is_some() {
+        fs::write(&expected_path, found).expect("the expectation can be written");
+        return Ok(());
+    }
+    let expected = fs::read_to_string(&expected_path).unwrap_or_default();
+    if expected == found {
+        return Ok(());
+    }
+    Err(format!("{} differs\n--- expected\n{expected}\n--- found\n{found}", expected_path.display()))
+}
+
+fn compare_all(folder: &str, describe: impl Fn(&Path, &[u8]) -> String) {
+    let failures: Vec<String> = corpus(folder)
+        .iter()
+        .filter_map(|path| {
+            let bytes = fs::read(path).expect("a readable file");
+            compare(path, &describe(path, &bytes)).err()
+        })
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn assert_no_secret(found: &[Diagnostic], rendered: &str) {
+    let json = serde_json::to_string(found).expect("diagnostics can be serialised");
+    assert!(!json.contains(SECRET) && !rendered.contains(SECRET), "a value of the environment is shown: {rendered}");
+}
+
+#[test]
+fn invalid_files() {
+    compare_all("invalid", |path, bytes| {
+        let outcome = check(&name(path), bytes, "project", &environment);
+        assert_eq!(outcome.composition, None, "{}", path.display());
+        let rendered = render(&outcome.diagnostics, bytes, false);
+        assert_no_secret(&outcome.diagnostics, &rendered);
+        rendered
+    });
+}
+
+#[test]
+fn warnings() {
+    compare_all("warnings", |path, bytes| {
+        let outcome = check(&name(path), bytes, "project", &environment);
+        let rendered = render(&outcome.diagnostics, bytes, false);
+        assert!(outcome.composition.is_some(), "{rendered}");
+        rendered
+    });
+}
+
+#[test]
+fn valid_files() {
+    compare_all("valid", |path, bytes| {
+        let outcome = check(&name(path), bytes, "project", &environment);
+        let rendered = render(&outcome.diagnostics, bytes, false);
+        assert_eq!(rendered, "", "{}", path.display());
+        let composition = outcome.composition.expect("a composition");
+        let mut json = serde_json::to_string_pretty(&composition).expect("a composition can be serialised");
+        json.push('\n');
+        json
+    });
+}
+
+/// Every code is shown by a file, so that its text has been read once.
+#[test]
+fn every_code_has_an_example() {
+    const ELSEWHERE: &[&str] = &["E0001", "E0002", "E0003"];
+    let mut seen = String::new();
+    for path in corpus("invalid").iter().chain(&corpus("warnings")) {
+        seen.push_str(&fs::read_to_string(path.with_extension("expected")).unwrap_or_default());
+    }
+    let missing: Vec<&str> = containust_lang::CODES
+        .iter()
+        .map(|code| code.as_str())
+        .filter(|code| !ELSEWHERE.contains(code) && !seen.contains(&format!("[{code}]")))
+        .collect();
+    assert!(missing.is_empty(), "no example of {missing:?}");
+}
