@@ -100,5 +100,5 @@ pub fn pivot(root: impl AsFd) -> io::Result<()> {
 /// ELOOP where the path holds a symbolic link, ENOENT, EACCES.
 pub fn open_source(path: &Path) -> io::Result<OwnedFd> {
     let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), how)?)
+    Ok(openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)?)
 }
