@@ -1,1 +1,22 @@
-//! (house being built)
+//! Images: where root file systems come from and where they are kept.
+//!
+//! A [`Store`] holds unpacked root file systems by the digest of their content, and a catalogue that knows by which
+//! reference each was imported. Nothing here runs with a privilege or starts a process.
+#![forbid(unsafe_code)]
+
+mod catalogue;
+mod copy;
+mod elf;
+mod error;
+mod host;
+mod ldcache;
+pub mod model;
+mod remove;
+mod source;
+mod store;
+mod tree;
+
+pub use error::Error;
+pub use remove::remove_tree;
+pub use source::{Request, Source};
+pub use store::{Progress, Store};

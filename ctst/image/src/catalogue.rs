@@ -1,0 +1,144 @@
+//! Records of the catalogue: one JSON file for each reference and id map.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::host::Watch;
+use crate::model::{Config, Ownership};
+use crate::source::{is_digest, map_key};
+
+/// Version of [`Record`]. A newer one is refused; there is no older one yet.
+pub(crate) const SCHEMA: u64 = 1;
+/// Largest record that is read. One of a host image with 100,000 files has 8 MB.
+const MAX_RECORD: u64 = 256 << 20;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) schema: u64,
+    pub(crate) reference: String,
+    /// 64 hexadecimal digits.
+    pub(crate) digest: String,
+    pub(crate) ownership: Ownership,
+    pub(crate) config: Config,
+    /// Bytes.
+    pub(crate) size: u64,
+    pub(crate) notes: Vec<String>,
+    /// Seconds since 1970.
+    pub(crate) imported: u64,
+    /// The state of the source, 64 hexadecimal digits.
+    pub(crate) fingerprint: String,
+    /// Only `host://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) watch: Option<WatchRecord>,
+}
+
+/// [`Watch`] as text: a `%` and bytes that are not UTF-8 are written as `%` and two digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WatchRecord {
+    whole: Vec<String>,
+    passed: Vec<String>,
+}
+
+impl From<&Watch> for WatchRecord {
+    fn from(watch: &Watch) -> WatchRecord {
+        let text = |paths: &[PathBuf]| paths.iter().map(|path| escape(path)).collect();
+        WatchRecord { whole: text(&watch.whole), passed: text(&watch.passed) }
+    }
+}
+
+impl WatchRecord {
+    pub(crate) fn read(&self) -> Watch {
+        let paths = |texts: &[String]| texts.iter().map(|text| unescape(text)).collect();
+        Watch { whole: paths(&self.whole), passed: paths(&self.passed) }
+    }
+}
+
+impl Record {
+    /// The layer's folder name.
+    pub(crate) fn layer(&self) -> String {
+        format!("{}{}", self.digest, map_key(self.ownership))
+    }
+}
+
+/// Reads the record `name` of the directory `catalogue`, which is called `path` in messages. A damaged record, such as
+/// one that a power failure cut, is the same as none: its image is imported again.
+pub(crate) fn read(catalogue: &OwnedFd, path: &Path, name: &str) -> Result<Option<Record>, Error> {
+    #[derive(Deserialize)]
+    struct Head {
+        schema: u64,
+    }
+    let place = || path.join(name);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(catalogue, name, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        Err(cause) => return Err(Error::io("open", place(), cause)),
+    };
+    let stat = rustix::fs::fstat(&file).map_err(|cause| Error::io("stat", place(), cause))?;
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() || size > MAX_RECORD {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(size as usize + 1);
+    std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::from(file), MAX_RECORD), &mut bytes)
+        .map_err(|e| Error::std("read", place(), &e))?;
+    match serde_json::from_slice::<Head>(&bytes) {
+        Ok(Head { schema }) if schema > SCHEMA => {
+            return Err(Error::Newer { path: place(), found: schema, known: SCHEMA });
+        }
+        Ok(_) => {}
+        Err(_) => return Ok(None),
+    }
+    let record = serde_json::from_slice(&bytes).ok();
+    Ok(record.filter(|record: &Record| {
+        record.schema == SCHEMA && is_digest(&record.digest) && is_digest(&record.fingerprint)
+    }))
+}
+
+fn escape(path: &Path) -> String {
+    let mut out = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        out.push_str(&chunk.valid().replace('%', "%25"));
+        chunk.invalid().iter().for_each(|b| out.push_str(&format!("%{b:02x}")));
+    }
+    out
+}
+
+fn unescape(text: &str) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(out).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_survive() {
+        for bytes in [&b"/usr/lib"[..], b"/a%b", b"/\xff\xfe/%25", b"/\xc3\xa4%", b"/%2"] {
+            let path = PathBuf::from(OsString::from_vec(bytes.to_vec()));
+            assert_eq!(unescape(&escape(&path)), path);
+        }
+    }
+}

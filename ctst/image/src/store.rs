@@ -1,0 +1,533 @@
+//! The store.
+//!
+//! ```text
+//! images/                     0700, the caller's
+//!   catalogue/<key>.json      one record for each reference and id map
+//!   layers/<digest>[-<map>]/tree/   root file systems
+//!   staging/lock              held while a staging folder is made or old ones are removed
+//!   staging/<name>/           one running import; lock is held by it, so that a free one was left behind by a crash
+//!     lock, layer/tree/, record.json
+//! ```
+//!
+//! A layer gets its name by one rename, after all of it is on disk, and a record only after its layer: what is there
+//! under its final name is whole. The folder around each tree is there because a directory whose owner may not write it
+//! cannot be renamed.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::catalogue::{self, Record, SCHEMA};
+use crate::copy::{self, Copy};
+use crate::error::list;
+use crate::host::{self, Watch};
+use crate::model::{Config, Entry, Image, Ownership};
+use crate::source::hex;
+use crate::tree::{self, Body, Digest, EXAMPLES, Item, Time, join};
+use crate::{Error, Request, Source, remove};
+
+const CATALOGUE: &str = "catalogue";
+const LAYERS: &str = "layers";
+const STAGING: &str = "staging";
+const LOCK: &str = "lock";
+const LAYER: &str = "layer";
+const TREE: &str = "tree";
+const RECORD: &str = "record.json";
+/// How often a source that was changed a moment ago is looked at again before it is copied as it is.
+const SETTLE: usize = 3;
+
+/// How far an import is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The source is being listed and analysed.
+    Scanning,
+    /// Contents are being read, hashed and written.
+    Copying {
+        /// Files and links that are finished.
+        files_done: u64,
+        /// All of them.
+        files_total: u64,
+        /// Bytes of content that are finished.
+        bytes_done: u64,
+        /// All of them.
+        bytes_total: u64,
+    },
+    /// Everything is copied and is being brought to the disk.
+    Syncing,
+}
+
+/// The images of one project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    /// The store at `dir`, usually `<project>/.containust/images`. Does not look at the disk; the directory is made by the
+    /// first import.
+    #[must_use]
+    pub fn at(dir: &Path) -> Store {
+        Store { dir: dir.into() }
+    }
+
+    /// What is in the store, by reference. Writes nothing; a store that is not there is empty.
+    ///
+    /// # Errors
+    /// A store that is not the caller's own, or a record of a newer version.
+    pub fn list(&self) -> Result<Vec<Entry>, Error> {
+        let Some(store) = self.open()? else { return Ok(Vec::new()) };
+        let path = self.dir.join(CATALOGUE);
+        let Some(catalogue) = open_private(&store, CATALOGUE, &path)? else { return Ok(Vec::new()) };
+        let names = std::fs::read_dir(&path).map_err(|e| Error::std("list", &path, &e))?;
+        let mut entries = Vec::new();
+        for name in names {
+            let name = name.map_err(|e| Error::std("list", &path, &e))?.file_name();
+            let Some(name) = name.to_str().filter(|name| name.ends_with(".json")) else { continue };
+            let Some(record) = catalogue::read(&catalogue, &path, name)? else { continue };
+            if has_layer(&store, &record) {
+                let digest = format!("sha256:{}", record.digest);
+                entries.push(Entry {
+                    reference: record.reference,
+                    digest,
+                    size: record.size,
+                    imported: record.imported,
+                });
+            }
+        }
+        // The newest of those that differ in their id map only.
+        entries.sort_by(|a, b| (&a.reference, &a.digest, b.imported).cmp(&(&b.reference, &b.digest, a.imported)));
+        entries.dedup_by(|a, b| (&a.reference, &a.digest) == (&b.reference, &b.digest));
+        Ok(entries)
+    }
+
+    /// The image, if it was imported and its source has not changed since. Looks at names and attributes of the source,
+    /// reads none of its contents, and writes nothing.
+    ///
+    /// # Errors
+    /// A source that is not there, an image that is there and is not the pinned one, and as [`Store::list`].
+    pub fn find(&self, request: &Request<'_>) -> Result<Option<Image>, Error> {
+        let pin = request.check()?;
+        let root = match &request.source {
+            Source::File(path) => Some(self.open_source(path)?),
+            Source::Host { programs, .. } => {
+                programs.iter().try_for_each(|path| host_program_exists(path))?;
+                None
+            }
+        };
+        let Some(store) = self.open()? else { return Ok(None) };
+        let path = self.dir.join(CATALOGUE);
+        let Some(catalogue) = open_private(&store, CATALOGUE, &path)? else { return Ok(None) };
+        let Some(record) = catalogue::read(&catalogue, &path, &record_name(request))? else { return Ok(None) };
+        if record.ownership != request.ownership || !has_layer(&store, &record) {
+            return Ok(None);
+        }
+        let now = match (&request.source, &root, &record.watch) {
+            (Source::File(path), Some(root), _) => tree::scan(root, path)?.fingerprint(),
+            (_, _, Some(watch)) => watch.read().fingerprint()?,
+            _ => return Ok(None),
+        };
+        if hex(&now) != record.fingerprint {
+            return Ok(None);
+        }
+        check_pin(request, pin, &record.digest)?;
+        self.image(record).map(Some)
+    }
+
+    /// The image, imported if [`Store::find`] does not have it. `progress` is called on this thread, about twenty times a
+    /// second.
+    ///
+    /// # Errors
+    /// Everything that keeps the image from being in the store whole: see [`Error`]. Nothing of a failed import stays.
+    pub fn import(&self, request: &Request<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Image, Error> {
+        if let Some(image) = self.find(request)? {
+            return Ok(image);
+        }
+        let pin = request.check()?;
+        progress(Progress::Scanning);
+        let content = Content::gather(self, &request.source)?;
+        let mut notes = content.notes.clone();
+        if request.ownership == Ownership::Caller {
+            notes.extend(content.flattened());
+        }
+
+        let places = Places::create(&self.dir)?;
+        let staging = Staging::create(&places)?;
+        let layer = make_private(&staging.fd, LAYER, &staging.path.join(LAYER))?;
+        let tree_path = staging.path.join(LAYER).join(TREE);
+        let tree = make_private(&layer, TREE, &tree_path)?;
+        let copied = copy::copy(
+            &Copy {
+                source: (&content.root, &content.base),
+                target: (&tree, &tree_path),
+                items: &content.items,
+                ownership: request.ownership,
+            },
+            progress,
+        )?;
+        content.check_unchanged()?;
+        let digest = hex(&copied.digest);
+        check_pin(request, pin, &digest)?;
+        if copied.xattrs > 0 {
+            let what = "extended attributes, capabilities or access lists, which an image does not keep";
+            notes.push(format!("{} files have {what}", copied.xattrs));
+        }
+
+        let record = Record {
+            schema: SCHEMA,
+            reference: request.source.to_string(),
+            digest,
+            ownership: request.ownership,
+            config: content.config.clone(),
+            size: content.size(),
+            notes,
+            imported: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+            fingerprint: hex(&content.fingerprint),
+            watch: content.watch.as_ref().map(Into::into),
+        };
+        progress(Progress::Syncing);
+        staging.publish(&places, &record, &record_name(request))?;
+        self.image(record)
+    }
+
+    fn image(&self, record: Record) -> Result<Image, Error> {
+        let layer = self.dir.join(LAYERS).join(record.layer()).join(TREE);
+        Ok(Image {
+            digest: format!("sha256:{}", record.digest),
+            layers: vec![layer.canonicalize().map_err(|e| Error::std("open", &layer, &e))?],
+            config: record.config,
+            size: record.size,
+            notes: record.notes,
+        })
+    }
+
+    fn open(&self) -> Result<Option<OwnedFd>, Error> {
+        open_private(CWD, &self.dir, &self.dir)
+    }
+
+    /// Opens the directory of a `file://` image.
+    fn open_source(&self, path: &Path) -> Result<OwnedFd, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|cause| match cause {
+            Errno::NOENT => Error::SourceMissing(path.into()),
+            Errno::NOTDIR => Error::NotADirectory(path.into()),
+            cause => Error::io("open", path, cause),
+        })?;
+        let parent = self.dir.ancestors().find_map(|path| path.canonicalize().ok());
+        let source = path.canonicalize().map_err(|e| Error::std("open", path, &e))?;
+        match parent {
+            Some(parent) if parent.starts_with(&source) => {
+                Err(Error::HoldsStore { root: path.into(), store: self.dir.clone() })
+            }
+            _ => Ok(root),
+        }
+    }
+}
+
+fn host_program_exists(path: &Path) -> Result<(), Error> {
+    if !path.is_absolute() {
+        return Err(Error::Relative(path.into()));
+    }
+    match path.metadata() {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::Program { path: path.into(), why: "does not exist".into() })
+        }
+        Err(e) => Err(Error::std("stat", path, &e)),
+    }
+}
+
+fn record_name(request: &Request<'_>) -> String {
+    format!("{}.json", request.key())
+}
+
+fn check_pin(request: &Request<'_>, pin: Option<String>, found: &str) -> Result<(), Error> {
+    match pin {
+        Some(expected) if expected != found => {
+            Err(Error::Pin { reference: request.source.to_string(), expected, found: found.into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn has_layer(store: &OwnedFd, record: &Record) -> bool {
+    let tree = format!("{LAYERS}/{}/{TREE}", record.layer());
+    rustix::fs::statat(store, tree, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
+/// What is to be imported, as it was when it was listed.
+struct Content {
+    root: OwnedFd,
+    base: PathBuf,
+    items: Vec<Item>,
+    fingerprint: Digest,
+    /// Only `host://`.
+    watch: Option<Watch>,
+    config: Config,
+    notes: Vec<String>,
+}
+
+impl Content {
+    fn gather(store: &Store, source: &Source) -> Result<Content, Error> {
+        let mut left = SETTLE;
+        loop {
+            let (content, newest) = match source {
+                Source::File(path) => Content::from_directory(store.open_source(path)?, path)?,
+                Source::Host { programs, include } => Content::from_host(programs, include)?,
+            };
+            match tree::unsettled(newest) {
+                Some(pause) if left > 0 => std::thread::sleep(pause),
+                _ => return Ok(content),
+            }
+            left -= 1;
+        }
+    }
+
+    fn from_directory(root: OwnedFd, base: &Path) -> Result<(Content, Time), Error> {
+        let scan = tree::scan(&root, base)?;
+        let (fingerprint, newest) = (scan.fingerprint(), scan.newest());
+        let mut notes = Vec::new();
+        let (special, mut items): (Vec<Item>, Vec<Item>) =
+            scan.items.into_iter().partition(|item| item.body == Body::Special);
+        if !special.is_empty() {
+            let examples: Vec<PathBuf> = special.iter().take(EXAMPLES).map(|item| path_in(&item.path)).collect();
+            let names = list(&examples, special.len());
+            notes.push(format!("{} device nodes, sockets and pipes were left out: {names}", special.len()));
+        }
+        if !scan.mounts.is_empty() {
+            let names = list(&scan.mounts[..scan.mounts.len().min(EXAMPLES)], scan.mounts.len());
+            notes.push(format!("other file systems that are mounted inside were left out: {names}"));
+        }
+        copy::find_hard_links(&mut items);
+        let config = Config::default();
+        Ok((Content { root, base: base.into(), items, fingerprint, watch: None, config, notes }, newest))
+    }
+
+    fn from_host(programs: &[PathBuf], include: &[String]) -> Result<(Content, Time), Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(|cause| Error::io("open", "/", cause))?;
+        let mut host = host::collect(programs, include)?;
+        copy::find_hard_links(&mut host.items);
+        let content = Content {
+            root,
+            base: "/".into(),
+            items: host.items,
+            fingerprint: host.fingerprint,
+            watch: Some(host.watch),
+            config: host.config,
+            notes: host.notes,
+        };
+        Ok((content, host.newest))
+    }
+
+    /// Fails if the source is not what it was.
+    fn check_unchanged(&self) -> Result<(), Error> {
+        if let Some(watch) = &self.watch {
+            return match watch.fingerprint()? == self.fingerprint {
+                true => Ok(()),
+                false => Err(Error::Changed(self.base.clone())),
+            };
+        }
+        let now = tree::scan(&self.root, &self.base)?;
+        if now.fingerprint() == self.fingerprint {
+            return Ok(());
+        }
+        let known = |items: &[Item], item: &Item| {
+            let same = items.binary_search_by(|other| other.path.cmp(&item.path));
+            same.is_ok_and(|at| items[at].meta.is_same_file(&item.meta))
+        };
+        // A new or changed path; where there is none, one was removed or a special file changed.
+        let is_new = |item: &&Item| item.body != Body::Special && !known(&self.items, item);
+        let files = now.items.iter().filter(|item| item.body != Body::Directory).find(is_new);
+        let culprit = files.or_else(|| now.items.iter().find(is_new));
+        Err(Error::Changed(culprit.map_or(self.base.clone(), |item| join(&self.base, &item.path))))
+    }
+
+    /// Bytes of content; each file counts once, however many names it has.
+    fn size(&self) -> u64 {
+        self.items.iter().filter(|i| matches!(i.body, Body::File | Body::Made(_))).map(|i| i.meta.size).sum()
+    }
+
+    /// What a person should know whose container will not see the owners that the source has.
+    fn flattened(&self) -> Option<String> {
+        let caller = rustix::process::geteuid().as_raw();
+        let foreign = |item: &&Item| item.meta.uid != 0 && item.meta.uid != caller;
+        let mut owners: Vec<u32> = self.items.iter().filter(foreign).map(|item| item.meta.uid).collect();
+        let files = owners.len();
+        owners.sort_unstable();
+        owners.dedup();
+        let names: Vec<String> = owners.iter().take(EXAMPLES).map(u32::to_string).collect();
+        let more = if owners.len() > EXAMPLES { ", …" } else { "" };
+        let names = names.join(", ");
+        (files > 0)
+            .then(|| format!("{files} files of other owners (uid {names}{more}) belong to root inside the container"))
+    }
+}
+
+fn path_in(path: &[u8]) -> PathBuf {
+    join(Path::new("/"), path)
+}
+
+/// Opens a directory that must be the caller's alone; `None` when it is not there.
+fn open_private(
+    parent: impl std::os::fd::AsFd,
+    name: impl rustix::path::Arg,
+    path: &Path,
+) -> Result<Option<OwnedFd>, Error> {
+    let wrong = |why| Err(Error::Store { path: path.into(), why });
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::NOTDIR | Errno::LOOP) => return wrong("is not a directory"),
+        Err(cause) => return Err(Error::io("open", path, cause)),
+    };
+    let stat = rustix::fs::fstat(&fd).map_err(|cause| Error::io("stat", path, cause))?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return wrong("belongs to another user");
+    }
+    if stat.st_mode & 0o077 != 0 {
+        return wrong("is open to other users");
+    }
+    Ok(Some(fd))
+}
+
+/// The same, made if need be.
+fn make_private(
+    parent: impl std::os::fd::AsFd,
+    name: impl rustix::path::Arg + std::marker::Copy,
+    path: &Path,
+) -> Result<OwnedFd, Error> {
+    let made = match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(cause) => return Err(Error::io("create directory", path, cause)),
+    };
+    let fd = open_private(&parent, name, path)?.ok_or_else(|| Error::io("open", path, Errno::NOENT))?;
+    if made {
+        // A setgid parent hands its group and bit on, and with them every file below would get another group.
+        let group = Some(rustix::process::getegid());
+        rustix::fs::fchown(&fd, None, group)
+            .and_then(|()| rustix::fs::fchmod(&fd, Mode::RWXU))
+            .map_err(|cause| Error::io("create directory", path, cause))?;
+    }
+    Ok(fd)
+}
+
+/// The store's folders, open for writing.
+struct Places {
+    catalogue: OwnedFd,
+    layers: OwnedFd,
+    staging: OwnedFd,
+    dir: PathBuf,
+}
+
+impl Places {
+    fn create(dir: &Path) -> Result<Places, Error> {
+        if let Some(parent) = dir.parent() {
+            std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+                .recursive(true)
+                .create(parent)
+                .map_err(|e| Error::std("create directory", parent, &e))?;
+        }
+        let store = make_private(CWD, dir, dir)?;
+        let make = |name: &str| make_private(&store, name, &dir.join(name));
+        Ok(Places { catalogue: make(CATALOGUE)?, layers: make(LAYERS)?, staging: make(STAGING)?, dir: dir.into() })
+    }
+}
+
+/// The folder of one import. What is still in it when it is dropped is removed.
+struct Staging<'a> {
+    places: &'a Places,
+    fd: OwnedFd,
+    path: PathBuf,
+    name: String,
+    /// Held until the folder is gone.
+    _lock: OwnedFd,
+}
+
+impl<'a> Staging<'a> {
+    /// Removes what crashed imports left, and makes a folder.
+    fn create(places: &'a Places) -> Result<Staging<'a>, Error> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let path = places.dir.join(STAGING);
+        let _guard = lock(&places.staging, &path, FlockOperation::LockExclusive)?;
+        for entry in std::fs::read_dir(&path).map_err(|e| Error::std("list", &path, &e))? {
+            let name = entry.map_err(|e| Error::std("list", &path, &e))?.file_name();
+            if name == LOCK {
+                continue;
+            }
+            let old = path.join(&name);
+            let in_use = match open_private(&places.staging, &name, &old) {
+                Ok(Some(folder)) => lock(&folder, &old, FlockOperation::NonBlockingLockExclusive)
+                    .is_err_and(|e| matches!(e, Error::Io { cause: Errno::WOULDBLOCK, .. })),
+                _ => false,
+            };
+            if !in_use {
+                remove::remove_tree(&old)?;
+            }
+        }
+        // Names of the living differ by pid; the dead were just removed.
+        let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = path.join(&name);
+        let fd = make_private(&places.staging, &*name, &path)?;
+        let lock = lock(&fd, &path, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Staging { places, fd, path, name, _lock: lock })
+    }
+
+    /// Brings everything to the disk and then under its final name.
+    fn publish(&self, places: &Places, record: &Record, name: &str) -> Result<(), Error> {
+        let path = self.path.join(RECORD);
+        let written = |cause| Error::io("write", &path, cause);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.fd, RECORD, flags, Mode::RUSR | Mode::WUSR).map_err(written)?;
+        let json = serde_json::to_vec(record).map_err(|e| Error::std("write", &path, &e.into()))?;
+        std::io::Write::write_all(&mut &std::fs::File::from(file), &json)
+            .map_err(|e| Error::std("write", &path, &e))?;
+        // One pass over the file system instead of one for each of thousands of files.
+        rustix::fs::syncfs(&self.fd).map_err(|cause| Error::io("sync", &self.path, cause))?;
+
+        let layer = record.layer();
+        let target = places.dir.join(LAYERS).join(&layer);
+        let moved = |cause| Error::io("publish", &target, cause);
+        match rustix::fs::renameat(&self.fd, LAYER, &places.layers, &layer) {
+            Ok(()) => {}
+            // Another import was faster, or another reference has the same content.
+            Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                let tree = format!("{layer}/{TREE}");
+                if rustix::fs::statat(&places.layers, tree, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+                    remove::remove_tree(&target)?;
+                    rustix::fs::renameat(&self.fd, LAYER, &places.layers, &layer).map_err(moved)?;
+                }
+            }
+            Err(cause) => return Err(moved(cause)),
+        }
+        rustix::fs::fsync(&places.layers).map_err(moved)?;
+        let target = places.dir.join(CATALOGUE).join(name);
+        rustix::fs::renameat(&self.fd, RECORD, &places.catalogue, name)
+            .and_then(|()| rustix::fs::fsync(&places.catalogue))
+            .map_err(|cause| Error::io("publish", target, cause))
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next import.
+        let _ = remove::remove_at(&self.places.staging, self.name.as_bytes());
+    }
+}
+
+/// Locks the file [`LOCK`] of a folder, for as long as the descriptor is open: the kernel frees it when the process ends,
+/// however it ends.
+fn lock(folder: &OwnedFd, path: &Path, operation: FlockOperation) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let path = path.join(LOCK);
+    let fd = rustix::fs::openat(folder, LOCK, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|cause| Error::io("open", &path, cause))?;
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, operation)).map_err(|cause| Error::io("lock", &path, cause))?;
+    Ok(fd)
+}
