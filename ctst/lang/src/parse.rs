@@ -34,6 +34,26 @@ const STATEMENTS: &[&str] = &[
     "CONFIG",
 ];
 
+const FILE: &str = "a file consists of COMPONENT, CONNECT and EXPOSE statements";
+const PROPERTY: &str = "a property is written `name = value` or `name { … }`";
+
+/// How a statement is written.
+fn form(keyword: &str) -> &'static str {
+    match keyword {
+        "STACK" => "write `STACK \"name\"`",
+        "PARAM" => "write `PARAM name: type = value \"what it is for\"`",
+        "IMPORT" => "write `IMPORT \"file.ctst\" AS name`",
+        "COMPONENT" | "TEMPLATE" | "JOB" => "write `COMPONENT name { property = value … }`",
+        "CONNECT" => "write `CONNECT a -> b, c WHEN healthy TIMEOUT 90s`; all after the names may be left out",
+        "EXPOSE" => "write `EXPOSE 8080`, `EXPOSE 8080:80` or `EXPOSE 127.0.0.1:8080 -> web:80`",
+        "NETWORK" => "write `NETWORK name { … }`",
+        "VOLUME" => "write `VOLUME name { … }`",
+        "SECRET" => "write `SECRET name FROM FILE \"path\"`",
+        "CONFIG" => "write `CONFIG name = \"content\"`",
+        _ => FILE,
+    }
+}
+
 /// An error was reported and the current construct cannot be finished.
 struct Broken;
 type Parsed<T> = Result<T, Broken>;
@@ -41,7 +61,8 @@ type Parsed<T> = Result<T, Broken>;
 /// Parses a file; what could not be read is reported and left out.
 pub(crate) fn file(source: &str, report: &mut Report) -> File {
     let at = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-    let mut parser = Parser { source, at, end: at, fresh: true, depth: 0, open: 0, last_error: None, report };
+    let mut parser =
+        Parser { source, at, end: at, fresh: true, depth: 0, open: 0, last_error: None, form: FILE, report };
     let mut file = File::default();
     loop {
         parser.trivia();
@@ -71,6 +92,8 @@ struct Parser<'a, 'r> {
     open: u32,
     /// Where the last syntax error was: what follows from it at the same place is not news.
     last_error: Option<usize>,
+    /// How what is being read is written, for help.
+    form: &'static str,
     report: &'r mut Report,
 }
 
@@ -117,7 +140,7 @@ impl<'a> Parser<'a, '_> {
     }
 
     fn want_punctuation(&mut self, text: &'static str, expected: &str) -> Parsed<Span> {
-        self.punctuation(text).ok_or_else(|| self.unexpected(expected))
+        self.punctuation(text).ok_or_else(|| self.missing(expected))
     }
 
     fn peek_word(&mut self) -> &'a str {
@@ -166,13 +189,30 @@ impl<'a> Parser<'a, '_> {
         Broken
     }
 
+    /// The next token is not what can begin something here.
     fn unexpected(&mut self, expected: &str) -> Broken {
         self.trivia();
         let (span, found) = self.token();
         self.report(
             Diagnostic::new(Code::Unexpected, span, format!("expected {expected}, found {found}"))
-                .label(format!("not {expected}"))
-                .expected(expected),
+                .label("unexpected")
+                .expected(expected)
+                .help(self.form),
+        )
+    }
+
+    /// What was begun does not go on: said where it stops if the next token is on another line.
+    fn missing(&mut self, expected: &str) -> Broken {
+        self.trivia();
+        if !self.fresh && !self.rest().is_empty() {
+            return self.unexpected(expected);
+        }
+        let span = Span::new(self.end, self.end);
+        self.report(
+            Diagnostic::new(Code::Unexpected, span, format!("expected {expected} here"))
+                .label("something is missing")
+                .expected(expected)
+                .help(self.form),
         )
     }
 }
@@ -247,11 +287,13 @@ impl Parser<'_, '_> {
 // Statements.
 impl Parser<'_, '_> {
     fn statement(&mut self) -> Parsed<Statement> {
+        self.form = FILE;
         let Some((keyword, word)) = self.take(lex::ident) else {
             let broken = self.unexpected("a statement");
             self.skip_token();
             return Err(broken);
         };
+        self.form = form(word);
         let kind = match word {
             "STACK" => {
                 StatementKind::Stack { name: self.text("the project's name in quotes")?, body: self.optional_body()? }
@@ -281,7 +323,7 @@ impl Parser<'_, '_> {
         let help = match meant.or_else(|| nearest(word, STATEMENTS.iter().copied())) {
             Some(meant) => format!("write `{meant}`"),
             None if self.is_key(0) => "a property stands in the block of a component: `COMPONENT name { … }`".into(),
-            None => "a file consists of COMPONENT, CONNECT and EXPOSE statements".into(),
+            None => FILE.into(),
         };
         self.report(
             Diagnostic::new(Code::UnknownStatement, span, format!("{} begins no statement", shown(word)))
@@ -324,7 +366,7 @@ impl Parser<'_, '_> {
         let params = self.arguments(false)?;
         let base = match self.keyword("FROM") {
             Some(from) => {
-                let (path, _) = self.eat(lex::path).ok_or_else(|| self.unexpected("what to inherit from"))?;
+                let (path, _) = self.eat(lex::path).ok_or_else(|| self.missing("what to inherit from"))?;
                 let args = self.arguments(true)?;
                 Some(Base { span: from.to(Span::new(self.end, self.end)), path, args })
             }
@@ -332,7 +374,7 @@ impl Parser<'_, '_> {
         };
         self.trivia();
         if !self.rest().starts_with('{') {
-            return Err(self.unexpected("`{`"));
+            return Err(self.missing("`{`"));
         }
         let body = self.body()?;
         Ok(StatementKind::Component(Box::new(Component { kind, name, params, base, body })))
@@ -348,12 +390,12 @@ impl Parser<'_, '_> {
             let name = self.name("a parameter's name or `)`")?;
             let value = match self.punctuation("=") {
                 Some(_) => Some(self.value()?),
-                None if values => return Err(self.unexpected("`=`")),
+                None if values => return Err(self.missing("`=`")),
                 None => None,
             };
             list.push((name, value));
             if self.punctuation(",").is_none() && !self.rest().starts_with(')') {
-                return Err(self.unexpected("`,` or `)`"));
+                return Err(self.missing("`,` or `)`"));
             }
         }
     }
@@ -383,7 +425,7 @@ impl Parser<'_, '_> {
             "started" => ConnectWhen::Started,
             "healthy" => ConnectWhen::Healthy,
             "completed" => ConnectWhen::Completed,
-            _ => return Err(self.unexpected("`started`, `healthy` or `completed`")),
+            _ => return Err(self.missing("`started`, `healthy` or `completed`")),
         };
         let span = self.take(lex::ident).map_or(self.here(), |(span, _)| span);
         Ok((span, when))
@@ -392,13 +434,13 @@ impl Parser<'_, '_> {
     fn secret(&mut self) -> Parsed<StatementKind> {
         let name = self.name("the secret's name")?;
         if self.keyword("FROM").is_none() {
-            return Err(self.unexpected("`FROM`"));
+            return Err(self.missing("`FROM`"));
         }
         let from = match self.peek_word() {
             "FILE" => SecretFrom::File,
             "ENV" => SecretFrom::Env,
             "COMMAND" => SecretFrom::Command,
-            _ => return Err(self.unexpected("`FILE`, `ENV` or `COMMAND`")),
+            _ => return Err(self.missing("`FILE`, `ENV` or `COMMAND`")),
         };
         self.take(lex::ident);
         Ok(StatementKind::Secret { name, from, source: self.text("a string")? })
@@ -415,7 +457,7 @@ impl Parser<'_, '_> {
             (None, Some(self.ports("the container's port")?))
         } else if self.punctuation("->").is_some() {
             let component = self.name("a component")?;
-            self.take(char(':')).ok_or_else(|| self.unexpected("`:` and the container's port"))?;
+            self.take(char(':')).ok_or_else(|| self.missing("`:` and the container's port"))?;
             (Some(component), Some(self.ports("the container's port")?))
         } else {
             (None, None)
@@ -435,7 +477,7 @@ impl Parser<'_, '_> {
                 self.at = before;
                 return Err(self.unexpected("an IPv6 address in brackets"));
             };
-            self.take(char(':')).ok_or_else(|| self.unexpected("`:` and a port"))?;
+            self.take(char(':')).ok_or_else(|| self.missing("`:` and a port"))?;
             return Ok(Some((span, ip.into())));
         }
         let dotted =
@@ -446,17 +488,17 @@ impl Parser<'_, '_> {
             self.at = before;
             return Err(self.unexpected("an IPv4 address"));
         };
-        self.take(char(':')).ok_or_else(|| self.unexpected("`:` and a port"))?;
+        self.take(char(':')).ok_or_else(|| self.missing("`:` and a port"))?;
         Ok(Some((span, ip.into())))
     }
 
     fn ports(&mut self, expected: &str) -> Parsed<Ports> {
         let start = self.at;
         let range = pair(recognize(digit1), opt(preceded(char('-'), digit1)));
-        let (span, (first, last)) = self.take(range).ok_or_else(|| self.unexpected(expected))?;
+        let (span, (first, last)) = self.take(range).ok_or_else(|| self.missing(expected))?;
         if self.rest().starts_with(|c: char| c.is_ascii_alphanumeric() || "._".contains(c)) {
             self.at = start;
-            return Err(self.unexpected(expected));
+            return Err(self.missing(expected));
         }
         let first_span = Span::new(start, start + first.len());
         let last = last.map(|last: &str| Span::new(span.end as usize - last.len(), span.end as usize));
@@ -473,9 +515,9 @@ impl Parser<'_, '_> {
             Some((span, "udp")) => Ok(Some((span, Protocol::Udp))),
             Some((span, _)) => {
                 self.at = span.start as usize;
-                Err(self.unexpected("`tcp` or `udp`"))
+                Err(self.missing("`tcp` or `udp`"))
             }
-            None => Err(self.unexpected("`tcp` or `udp`")),
+            None => Err(self.missing("`tcp` or `udp`")),
         }
     }
 }
@@ -489,14 +531,14 @@ impl Parser<'_, '_> {
             return Ok(Name { span: text.span, quote: Some(text.quote) });
         }
         if self.fresh && self.at_statement() {
-            return Err(self.unexpected(expected));
+            return Err(self.missing(expected));
         }
-        let (span, _) = self.take(lex::ident).ok_or_else(|| self.unexpected(expected))?;
+        let (span, _) = self.take(lex::ident).ok_or_else(|| self.missing(expected))?;
         Ok(Name { span, quote: None })
     }
 
     fn text(&mut self, expected: &str) -> Parsed<Text> {
-        self.optional_text()?.ok_or_else(|| self.unexpected(expected))
+        self.optional_text()?.ok_or_else(|| self.missing(expected))
     }
 
     fn optional_text(&mut self) -> Parsed<Option<Text>> {
@@ -511,15 +553,7 @@ impl Parser<'_, '_> {
         self.advance(start + length);
         let span = Span::new(start, self.at);
         if let Some(nul) = raw.find('\0') {
-            self.report(
-                Diagnostic::new(
-                    Code::NulCharacter,
-                    Span::new(start + nul, start + nul + 1),
-                    "a NUL character cannot stand in a string",
-                )
-                .label("here")
-                .help("remove it: the kernel takes it for the end of the text"),
-            );
+            self.nul(Span::new(start + nul, start + nul + 1));
         }
         let Some(quote) = quote else {
             let end = start + raw.trim_end().len().max(1);
@@ -540,17 +574,21 @@ impl Parser<'_, '_> {
         Ok(Text { span, quote })
     }
 
+    fn nul(&mut self, span: Span) {
+        self.report(
+            Diagnostic::new(Code::NulCharacter, span, "a NUL character cannot stand in a string")
+                .label("here")
+                .help("remove it: the kernel takes it for the end of the text"),
+        );
+    }
+
     fn escapes(&mut self, raw: &str, start: usize) {
         let mut left = raw;
         while let Some((_, after)) = left.split_once('\\') {
             let at = start + raw.len() - after.len() - 1;
             left = match lex::escape(after) {
                 Ok((next, '\0')) => {
-                    let span = Span::new(at, start + raw.len() - next.len());
-                    self.report(
-                        Diagnostic::new(Code::NulCharacter, span, "a NUL character cannot stand in a string")
-                            .label("here"),
-                    );
+                    self.nul(Span::new(at, start + raw.len() - next.len()));
                     next
                 }
                 Ok((next, _)) => next,
@@ -596,7 +634,7 @@ impl Parser<'_, '_> {
 
     fn body(&mut self) -> Parsed<Body> {
         self.nested(|parser| {
-            let (start, _) = parser.take(char('{')).ok_or_else(|| parser.unexpected("`{`"))?;
+            let (start, _) = parser.take(char('{')).ok_or_else(|| parser.missing("`{`"))?;
             parser.open += 1;
             let level = parser.open;
             let mut body = Body { span: start, entries: Vec::new(), partial: false };
@@ -643,7 +681,11 @@ impl Parser<'_, '_> {
     }
 
     fn entry(&mut self) -> Parsed<Entry> {
-        let key = self.name("a property or `}`")?;
+        self.form = PROPERTY;
+        if !self.rest().starts_with('"') && lex::ident(self.rest()).is_err() {
+            return Err(self.unexpected("a property or `}`"));
+        }
+        let key = self.name("a property")?;
         if self.punctuation("+=").is_some() {
             let value = self.value()?;
             if !matches!(value.kind, ValueKind::List(_)) {
@@ -675,7 +717,7 @@ impl Parser<'_, '_> {
                 self.trivia();
                 Ok(Entry { key, action: Action::Annotate(self.value()?) })
             }
-            _ => Err(self.unexpected("`=`, `+=` or `{`")),
+            _ => Err(self.missing("`=`, `+=` or `{`")),
         }
     }
 
@@ -692,16 +734,16 @@ impl Parser<'_, '_> {
                     Some((_, "true")) => ValueKind::Bool(true),
                     Some((_, "false")) => ValueKind::Bool(false),
                     Some(_) => ValueKind::Path,
-                    None => return Err(self.unexpected("a value")),
+                    None => return Err(self.missing("a value")),
                 }
             }
-            _ => return Err(self.unexpected("a value")),
+            _ => return Err(self.missing("a value")),
         };
         Ok(Value { span: Span::new(start, self.end), kind })
     }
 
     fn number(&mut self) -> Parsed<ValueKind> {
-        let (span, text) = self.take(lex::number).ok_or_else(|| self.unexpected("a value"))?;
+        let (span, text) = self.take(lex::number).ok_or_else(|| self.missing("a value"))?;
         match lex::number_kind(text) {
             Some(lex::NumberKind::Integer) => Ok(ValueKind::Integer),
             Some(lex::NumberKind::Decimal) => Ok(ValueKind::Decimal),
@@ -717,7 +759,7 @@ impl Parser<'_, '_> {
 
     fn list(&mut self) -> Parsed<Vec<Value>> {
         self.nested(|parser| {
-            let (start, _) = parser.take(char('[')).ok_or_else(|| parser.unexpected("`[`"))?;
+            let (start, _) = parser.take(char('[')).ok_or_else(|| parser.missing("`[`"))?;
             parser.open += 1;
             let mut list = Vec::new();
             loop {

@@ -1,6 +1,6 @@
 //! Diagnostics as text for a person.
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use crate::codes::Severity;
 use crate::diagnostic::{Diagnostic, Mark};
@@ -26,13 +26,19 @@ fn one(renderer: &Renderer, diagnostic: &Diagnostic, source: &[u8]) -> String {
         Severity::Warning => Level::WARNING,
     };
     let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code.as_str());
-    let origin = |mark: &Mark| Origin::path(diagnostic.file.as_str()).line(mark.line).char_column(mark.column);
-    let mut group =
-        title.element(origin(&diagnostic.at)).element(snippet(&diagnostic.at, source, AnnotationKind::Primary));
-    for mark in &diagnostic.related {
-        group = group.element(origin(mark)).element(snippet(mark, source, AnnotationKind::Context));
+    let mut group = Group::with_title(title);
+    let related = diagnostic.related.iter().map(|mark| (mark, AnnotationKind::Context));
+    for (mark, kind) in std::iter::once((&diagnostic.at, AnnotationKind::Primary)).chain(related) {
+        let (snippet, whole) = snippet(mark, source, kind);
+        group = if whole {
+            group.element(snippet.path(diagnostic.file.as_str()))
+        } else {
+            // The renderer would count columns from where the line was cut.
+            let origin = Origin::path(diagnostic.file.as_str()).line(mark.line).char_column(mark.column);
+            group.element(origin).element(snippet)
+        };
     }
-    if let Some(expected) = &diagnostic.expected {
+    if let Some(expected) = diagnostic.expected.as_ref().filter(|expected| !diagnostic.message.contains(*expected)) {
         group = group.element(Level::NOTE.message(format!("expected {expected}")));
     }
     if let Some(help) = &diagnostic.help {
@@ -42,8 +48,8 @@ fn one(renderer: &Renderer, diagnostic: &Diagnostic, source: &[u8]) -> String {
 }
 
 /// The first line of what is marked, or a stretch of it: lines of a file that is no composition can be as long as the
-/// file.
-fn snippet<'a>(mark: &'a Mark, source: &[u8], kind: AnnotationKind) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+/// file. Whether the line is there from its beginning comes with it.
+fn snippet<'a>(mark: &'a Mark, source: &[u8], kind: AnnotationKind) -> (Snippet<'a, Annotation<'a>>, bool) {
     let start = (mark.span.start as usize).min(source.len());
     let before = &source[start.saturating_sub(CONTEXT)..start];
     let before = before.iter().rposition(|&byte| byte == b'\n').map_or(before, |newline| &before[newline + 1..]);
@@ -54,5 +60,6 @@ fn snippet<'a>(mark: &'a Mark, source: &[u8], kind: AnnotationKind) -> Snippet<'
     let span = before.len()..before.len() + marked.len();
     let annotation = kind.span(span).label(Some(mark.label.as_str()).filter(|label| !label.is_empty()));
     let line = format!("{before}{marked}{}", rest.trim_end_matches('\r'));
-    Snippet::source(line).line_start(mark.line).annotation(annotation)
+    let whole = before.chars().count() + 1 == mark.column;
+    (Snippet::source(line).line_start(mark.line).annotation(annotation), whole)
 }

@@ -69,6 +69,8 @@ fn invalid_files() {
         assert_eq!(outcome.composition, None, "{}", path.display());
         let rendered = render(&outcome.diagnostics, bytes, false);
         assert_no_secret(&outcome.diagnostics, &rendered);
+        let helpless = outcome.diagnostics.iter().find(|diagnostic| diagnostic.help.is_none());
+        assert_eq!(helpless, None, "no help");
         rendered
     });
 }

@@ -1,7 +1,7 @@
 //! `image` and `include`.
 
 use crate::codes::Code;
-use crate::diagnostic::Span;
+use crate::diagnostic::{Span, nearest};
 use crate::model::Image;
 use crate::syntax::{Value, ValueKind};
 
@@ -10,6 +10,9 @@ use super::properties::{Property, Settings};
 use super::resolve::Scope;
 
 const HELP: &str = "write `file://./rootfs` for a directory or `host:///usr/bin/program` for a program of this host";
+
+/// Where images come from.
+const SOURCES: &[&str] = &["file", "host", "oci", "tar", "image", "preset", "https"];
 
 /// Words that say what a service speaks, with the scheme of its URLs.
 const SCHEMES: &[(&str, &str)] = &[
@@ -74,7 +77,7 @@ impl Checker<'_, '_> {
         let items = self.items(value);
         let listed = matches!(value.kind, ValueKind::List(_));
         if items.is_empty() {
-            self.bad_image(value.span, "the list of programs is empty");
+            self.bad_image(value.span, "the list of programs is empty", None);
             return None;
         }
         let mut programs = Vec::new();
@@ -86,7 +89,7 @@ impl Checker<'_, '_> {
                 None => broken = true,
                 Some(Reference::File { path, sha256 }) if !listed => directory = Some((path, sha256)),
                 Some(Reference::File { .. }) => {
-                    self.bad_image(item.span, "a list of images holds `host://` programs only");
+                    self.bad_image(item.span, "a list of images holds `host://` programs only", None);
                     broken = true;
                 }
                 Some(Reference::Host { program, sha256 }) => {
@@ -161,7 +164,15 @@ impl Checker<'_, '_> {
                 return None;
             }
             _ => {
-                self.bad_image(span, "the image's scheme is unknown");
+                let meant = nearest(
+                    span.text(self.source).trim_matches('"').split(':').next().unwrap_or_default(),
+                    SOURCES.iter().copied(),
+                );
+                self.bad_image(
+                    span,
+                    "the image's scheme is unknown",
+                    meant.map(|meant| format!("did you mean `{meant}://`?")),
+                );
                 return None;
             }
         }
@@ -174,14 +185,14 @@ impl Checker<'_, '_> {
             _ => (rest, None),
         };
         if path.is_empty() {
-            self.bad_image(span, "the image has no path");
+            self.bad_image(span, "the image has no path", None);
             return None;
         }
         if scheme == "file" {
             return Some(Reference::File { path: path.to_owned(), sha256 });
         }
         if !path.starts_with('/') || path.ends_with('/') {
-            self.bad_image(span, "the program has no absolute path");
+            self.bad_image(span, "the program has no absolute path", None);
             return None;
         }
         Some(Reference::Host { program: self.absolute(span, "image", path)?, sha256 })
@@ -196,6 +207,7 @@ impl Checker<'_, '_> {
             self.bad_image(
                 span,
                 if path { "a path is no image reference" } else { "the image reference is malformed" },
+                None,
             );
         }
         None
@@ -213,11 +225,12 @@ impl Checker<'_, '_> {
         digest.map(str::to_ascii_lowercase)
     }
 
-    fn bad_image(&mut self, span: Span, message: &str) {
+    fn bad_image(&mut self, span: Span, message: &str, help: Option<String>) {
         self.finding(Code::BadImage, span, message)
             .label("not understood")
             .expected("`file://DIRECTORY` or `host:///PROGRAM`, with `@sha256:…` if wanted")
-            .help(HELP);
+            .help(HELP)
+            .help_if(help);
     }
 
     pub(super) fn duplicate(&mut self, span: Span, name: &str) {

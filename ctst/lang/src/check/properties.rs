@@ -40,13 +40,21 @@ pub(super) const COMPONENT: &[Property] = &[
     property("restart", "`never`, `on-failure`, `always` or `unless-stopped` in quotes", r#"restart = "on-failure""#),
     property("network", "`bridge` or `none` in quotes", r#"network = "none""#),
     property("healthcheck", "a block", r#"healthcheck { http = "/healthz" }"#),
-    property("volume", r#""host:inside" with `:ro` if wanted, or a list of these"#, r#"volume = "./data:/data""#),
+    property(
+        "volume",
+        "`host:inside` in quotes, with `:ro` if wanted, or a list of these",
+        r#"volume = "./data:/data""#,
+    ),
     property(
         "volumes",
-        r#""host:inside" with `:ro` if wanted, or a list of these"#,
+        "`host:inside` in quotes, with `:ro` if wanted, or a list of these",
         r#"volumes = ["./data:/data:ro"]"#,
     ),
-    property("tmpfs", "a path with options, or a list of these", r#"tmpfs = ["/tmp:size=64MiB"]"#),
+    property(
+        "tmpfs",
+        "an absolute path in quotes, with `:size=…,mode=…` if wanted, or a list of these",
+        r#"tmpfs = ["/tmp:size=64MiB"]"#,
+    ),
 ];
 
 /// What a health check may set.

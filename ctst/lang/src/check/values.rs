@@ -105,7 +105,11 @@ impl Checker<'_, '_> {
             }
         };
         if text.is_empty() || !text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) {
-            self.wrong_type(property, value);
+            let shown = self.shown(value.span);
+            self.finding(Code::WrongType, value.span, format!("{shown} is no whole number"))
+                .label("not a whole number")
+                .expected(property.wants)
+                .help(format!("for example `{}`", property.example));
             return None;
         }
         let number = text.parse::<u32>().ok().filter(|number| (1..=most).contains(number));
@@ -229,7 +233,7 @@ impl Checker<'_, '_> {
         };
         if let Some((what, help)) = wrong {
             let shown = self.shown(span);
-            self.finding(Code::BadPath, span, format!("the path inside the container in {shown} {what}"))
+            self.finding(Code::BadPath, span, format!("the path in {shown} {what}"))
                 .label(format!("`{name}` wants an absolute path"))
                 .expected("an absolute path without `..`")
                 .help(help);
