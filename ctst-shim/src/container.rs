@@ -13,11 +13,11 @@ use containust_shared::{exit, names, wire};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
 use crate::failure::{Step, refusal};
 use crate::process::{Confines, Started, Streams};
-use crate::sandbox::{ETH0, send, sockets};
+use crate::sandbox::{ETH0, limit_user_namespaces, send, sockets};
 use crate::{process, root};
 
 /// What C itself needs to start processes under other ids and to signal them: CAP_KILL, CAP_SETGID, CAP_SETUID,
@@ -25,9 +25,9 @@ use crate::{process, root};
 const NEEDED: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 
 /// Runs the container on its channel and returns C's exit code. Called in the child that S cloned.
-pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd) -> i32 {
+pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd, ids: Option<(u32, u32)>) -> i32 {
     sys::reset_signals();
-    match run(alone, channel.as_fd(), go) {
+    match run(alone, channel.as_fd(), go, ids) {
         Ok(code) => code,
         Err((code, failure)) => match send(channel.as_fd(), &FromContainer::Failed { id: MAIN, code, failure }, &[]) {
             Ok(()) | Err(_) => exit::TOOL,
@@ -35,10 +35,13 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd) -> i32 {
     }
 }
 
-fn run(alone: &Alone, channel: BorrowedFd<'_>, go: &OwnedFd) -> Result<i32, (i32, Failure)> {
+fn run(alone: &Alone, channel: BorrowedFd<'_>, go: &OwnedFd, ids: Option<(u32, u32)>) -> Result<i32, (i32, Failure)> {
     let tool = |failure| (exit::TOOL, failure);
     let (plan, fds) = receive_plan(channel).map_err(tool)?;
-    let confines = prepare(&plan, go).map_err(tool)?;
+    if let Some((uid, gid)) = ids {
+        exist_as(uid, gid).map_err(tool)?;
+    }
+    let confines = prepare(&plan, go, ids.is_none()).map_err(tool)?;
 
     let mut container = Container { alone, channel, confines, children: Vec::new() };
     let started = container.start(&plan.process, fds)?;
@@ -61,8 +64,18 @@ fn receive_plan(channel: BorrowedFd<'_>) -> Result<(Plan, Vec<OwnedFd>), Failure
     }
 }
 
+/// Maps the caller, who is 0 in the project's user namespace, to the ids that this container's own one has.
+fn exist_as(uid: u32, gid: u32) -> Result<(), Failure> {
+    // The map files of a process that is not dumpable belong to the host's root.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).step("become dumpable", "")?;
+    std::fs::write("/proc/self/gid_map", format!("{gid} 0 1\n")).step("map the group", gid.to_string())?;
+    std::fs::write("/proc/self/uid_map", format!("{uid} 0 1\n")).step("map the user", uid.to_string())?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("become undumpable", "")?;
+    limit_user_namespaces(0)
+}
+
 /// Everything between the plan and the first process, in the order in which it must happen.
-fn prepare(plan: &Plan, go: &OwnedFd) -> Result<Held, Failure> {
+fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
     if !names::is_host_name(&plan.hostname) {
         return Err(refusal("set the host name", &plan.hostname));
     }
@@ -70,7 +83,7 @@ fn prepare(plan: &Plan, go: &OwnedFd) -> Result<Held, Failure> {
         return Err(refusal("give other capabilities than the default ones", ""));
     }
     rustix::system::sethostname(&plan.hostname).step("set the host name", &plan.hostname)?;
-    let root = root::build(plan)?;
+    let root = root::build(plan, as_root)?;
 
     // S has put our end of the veth here, or there is none; it dies or closes the pipe if it could not.
     let mut byte = [0];

@@ -42,8 +42,8 @@ pub(crate) struct Root {
 }
 
 /// Builds the root and enters it. The process must be alone in a new mount namespace, and pid 1 of a new pid namespace.
-/// Afterwards its ids are 0.
-pub(crate) fn build(plan: &Plan) -> Result<Root, Failure> {
+/// Afterwards its ids are 0 if `as_root`, else as they were.
+pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
     mount::make_private().step("make private the mounts below", "/")?;
 
     // The host's side: every path is opened again and compared with what the caller saw.
@@ -62,14 +62,12 @@ pub(crate) fn build(plan: &Plan) -> Result<Root, Failure> {
 
     // overlayfs acts with the ids of whoever mounts it. A caller that is root gets here as himself, unmapped: that let
     // him open the paths above, and ends now.
-    if plan.layers.is_empty() {
-        become_root()?;
-    } else {
+    if as_root {
+        sys::set_ids(0, 0).step("become root of the user namespace", "")?;
+    }
+    for (layer, source) in layers.iter().zip(&plan.layers) {
         let access = rustix::fs::Access::EXEC_OK;
-        become_root()?;
-        for (layer, source) in layers.iter().zip(&plan.layers) {
-            rustix::fs::accessat(layer, ".", access, AtFlags::EACCESS).step("enter the image layer", &source.path)?;
-        }
+        rustix::fs::accessat(layer, ".", access, AtFlags::EACCESS).step("enter the image layer", &source.path)?;
     }
     let root = match (&upper, &work) {
         _ if layers.is_empty() => {
@@ -142,11 +140,6 @@ fn open_source(source: &Source) -> Result<OwnedFd, Failure> {
         return Err(refusal("mount a device or a part of a procfs:", &source.path));
     }
     Ok(fd)
-}
-
-/// Ids 0 of the user namespace, which holds all capabilities of it already.
-fn become_root() -> Result<(), Failure> {
-    sys::set_ids(0, 0).step("become root of the user namespace", "")
 }
 
 fn overlay(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Failure> {

@@ -29,6 +29,9 @@ const CLONE_NEWNET: u64 = 0x4000_0000;
 /// `statfs(2)`'s `f_type` of procfs.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
+/// User namespaces that containers with an id of their own may take up, while S makes one.
+const MAX_CONTAINERS: u32 = 4096;
+
 /// Index and name of the project's bridge. Indexes are high, because a module like sit may have put interfaces of its own
 /// at the low ones.
 const BRIDGE: (u32, &str) = (10_000, "ctst0");
@@ -154,8 +157,11 @@ fn init(alone: &Alone, channel: &OwnedFd, address: Address) -> i32 {
         // Whatever is malformed, surplus or unknown is not from our supervisor: nothing is skipped, everything ends.
         let Ok(request) = wire::decode(buffer.get(..len).unwrap_or_default()) else { return exit::TOOL };
         let answered = match (request, fds.as_slice()) {
-            (ToSandbox::Launch { id, bridged }, [container]) => {
-                launch(alone, channel, &mut network, container, id, bridged)
+            (ToSandbox::Launch { id, bridged, alone: ids }, [container]) => {
+                match fork_container(alone, &mut network, container, id, bridged, ids) {
+                    Ok(pidfd) => send(channel.as_fd(), &FromSandbox::Launched { id }, &[pidfd.as_fd()]),
+                    Err(failure) => send(channel.as_fd(), &FromSandbox::LaunchFailed { id, failure }, &[]),
+                }
             }
             (ToSandbox::Dial { count }, []) => match sockets(count) {
                 Ok(sockets) => {
@@ -178,24 +184,14 @@ fn prepare() -> Result<(), Failure> {
     rustix::thread::set_no_new_privs(true).step("set no_new_privs", "")?;
     // Nobody here waits for a container's pid 1: the supervisor has its pidfd.
     sys::reap_automatically();
-    // Holds for this user namespace and all below it (namespaces(7)): no container makes another user namespace, even
-    // if its filter let it try.
-    let limit = "/proc/sys/user/max_user_namespaces";
-    std::fs::write(limit, "0").step("forbid nested user namespaces by", limit)
+    limit_user_namespaces(0)
 }
 
-fn launch(
-    alone: &Alone,
-    channel: &OwnedFd,
-    network: &mut Network,
-    container: &OwnedFd,
-    id: u32,
-    bridged: bool,
-) -> io::Result<()> {
-    match fork_container(alone, network, container, id, bridged) {
-        Ok(pidfd) => send(channel.as_fd(), &FromSandbox::Launched { id }, &[pidfd.as_fd()]),
-        Err(failure) => send(channel.as_fd(), &FromSandbox::LaunchFailed { id, failure }, &[]),
-    }
+/// How many user namespaces there may be below the one of this process (namespaces(7)). With 0 no container makes
+/// another, even if its filter let it try.
+pub(crate) fn limit_user_namespaces(limit: u32) -> Result<(), Failure> {
+    let file = "/proc/sys/user/max_user_namespaces";
+    std::fs::write(file, limit.to_string()).step("limit nested user namespaces by", file)
 }
 
 fn fork_container(
@@ -204,13 +200,22 @@ fn fork_container(
     container: &OwnedFd,
     id: u32,
     bridged: bool,
+    ids: Option<(u32, u32)>,
 ) -> Result<OwnedFd, Failure> {
     let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
-    let namespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
-    match sys::clone3(alone, namespaces).step("create the container's namespaces", "")? {
+    let mut namespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
+    if ids.is_some() {
+        namespaces |= CLONE_NEWUSER;
+        limit_user_namespaces(MAX_CONTAINERS)?;
+    }
+    let cloned = sys::clone3(alone, namespaces).step("create the container's namespaces", "");
+    if ids.is_some() && !matches!(cloned, Ok(Side::Child)) {
+        limit_user_namespaces(0)?;
+    }
+    match cloned? {
         Side::Child => {
             let kept = sys::close_all_but(&[container.as_fd(), go_read.as_fd()]);
-            sys::exit_now(if kept.is_ok() { container::main(alone, container, &go_read) } else { exit::TOOL });
+            sys::exit_now(if kept.is_ok() { container::main(alone, container, &go_read, ids) } else { exit::TOOL });
         }
         Side::Parent { pid, pidfd } => {
             if bridged && let Err(failure) = network.connect(id, pid) {

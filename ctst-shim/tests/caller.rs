@@ -94,7 +94,7 @@ fn the_project_ends_with_its_channel() {
 
 #[test]
 fn anything_unexpected_ends_the_project() {
-    let launch = wire::encode(&ToSandbox::Launch { id: 1, bridged: false }).unwrap();
+    let launch = wire::encode(&ToSandbox::Launch { id: 1, bridged: false, alone: None }).unwrap();
     let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
     let cases: [(&[u8], usize); 6] = [
         (&launch, 0),
@@ -144,6 +144,25 @@ fn a_container_starts_ends_and_leaves_others_alone() {
         matches!(receive(&waiting), Some((FromContainer::Failed { id: MAIN, .. }, _))),
         "no request before the plan"
     );
+}
+
+#[test]
+fn a_caller_of_one_id_can_be_another_user_inside() {
+    if is_root() {
+        eprintln!("skipped: root always has a range");
+        return;
+    }
+    let image = Image::new();
+    let mut plan = image.plan();
+    plan.process.user = b"1000:2000".into();
+    let mut project = Project::new();
+    let channel = project.launch_as(Some((1000, 2000)));
+    common::send_plan(&channel, plan.clone());
+    assert!(matches!(receive(&channel), Some((FromContainer::Started { id: MAIN, .. }, _))));
+    plan.process.user = b"0".into();
+    let channel = project.launch_as(Some((1000, 2000)));
+    common::send_plan(&channel, plan);
+    assert!(matches!(receive(&channel), Some((FromContainer::Failed { id: MAIN, .. }, _))), "0 does not exist there");
 }
 
 #[test]

@@ -96,6 +96,9 @@ pub enum ToSandbox {
         id: u32,
         /// Whether the container gets a veth on the project's bridge.
         bridged: bool,
+        /// With [`IdMap::Single`]: the one user and group id that exist inside, for a process that shall not be root.
+        /// None: the project's map.
+        alone: Option<(u32, u32)>,
     },
     /// DIAL: create TCP sockets in the project's network namespace, not connected. No descriptors.
     Dial {

@@ -90,10 +90,14 @@ impl Project {
     }
 
     pub fn launch(&mut self) -> OwnedFd {
+        self.launch_as(None)
+    }
+
+    pub fn launch_as(&mut self, alone: Option<(u32, u32)>) -> OwnedFd {
         let (ours, theirs) = pair();
         self.next += 1;
         let id = self.next;
-        send(&self.channel, &ToSandbox::Launch { id, bridged: true }, &[theirs.as_fd()]);
+        send(&self.channel, &ToSandbox::Launch { id, bridged: true, alone }, &[theirs.as_fd()]);
         drop(theirs);
         assert_eq!(receive(&self.channel).map(|(m, _)| m), Some(FromSandbox::Launched { id }));
         ours
