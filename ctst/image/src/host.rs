@@ -141,8 +141,10 @@ struct Found {
 
 /// One program or library in the order in which the loader meets them.
 struct Object {
-    /// By what name the loader opens it.
+    /// By what name the loader opens it: `$ORIGIN` is its folder.
     path: PathBuf,
+    /// The same without links.
+    real: PathBuf,
     elf: Elf,
     /// Who needs it; `None` for the program.
     loader: Option<usize>,
@@ -306,7 +308,7 @@ impl Collector {
             }
             process.names.insert(name);
         }
-        process.objects.push(Object { path: real.into(), elf, loader: None });
+        process.objects.push(Object { path: real.into(), real: real.into(), elf, loader: None });
         self.load_needed(&mut process, 0, strict)?;
         self.processes.push(process);
         Ok(())
@@ -323,7 +325,7 @@ impl Collector {
                 match self.search(process, next, &name)? {
                     Some(object) => add(process, name, object),
                     None => {
-                        let needed_by = process.objects[next].path.clone();
+                        let needed_by = process.objects[next].real.clone();
                         self.miss(&name, &needed_by, strict)?;
                         process.names.insert(name);
                     }
@@ -348,8 +350,8 @@ impl Collector {
         let object = &process.objects[by];
         if name.as_bytes().contains(&b'/') {
             for path in expand(name, object) {
-                if let Some(elf) = self.try_library(&path, machine)? {
-                    return Ok(Some(Object { path, elf, loader: Some(by) }));
+                if let Some((real, elf)) = self.try_library(&path, machine)? {
+                    return Ok(Some(Object { path, real, elf, loader: Some(by) }));
                 }
             }
             return Ok(None);
@@ -371,15 +373,15 @@ impl Collector {
             candidates.extend(default_folders(machine).into_iter().map(|folder| folder.join(name)));
         }
         for path in candidates {
-            if let Some(elf) = self.try_library(&path, machine)? {
-                return Ok(Some(Object { path, elf, loader: Some(by) }));
+            if let Some((real, elf)) = self.try_library(&path, machine)? {
+                return Ok(Some(Object { path, real, elf, loader: Some(by) }));
             }
         }
         Ok(None)
     }
 
     /// Takes the library at `path` if there is one for this machine; the loader passes over others.
-    fn try_library(&mut self, path: &Path, machine: Machine) -> Result<Option<Elf>, Error> {
+    fn try_library(&mut self, path: &Path, machine: Machine) -> Result<Option<(PathBuf, Elf)>, Error> {
         if !path.is_absolute() {
             return Ok(None);
         }
@@ -388,10 +390,9 @@ impl Collector {
         };
         let Ok(file) = File::open(&found.real) else { return Ok(None) };
         let elf = Elf::read(&file, &found.real)?.filter(|elf| elf.machine == machine);
-        if elf.is_some() {
-            self.take(&found)?;
-        }
-        Ok(elf)
+        let Some(elf) = elf else { return Ok(None) };
+        self.take(&found)?;
+        Ok(Some((found.real, elf)))
     }
 
     /// `/etc/ld-musl-ARCH.path` or its default.
@@ -524,7 +525,7 @@ impl Collector {
                 None => Process { objects: Vec::new(), names: HashSet::new(), is_musl: false },
             };
             let loader = if process.objects.is_empty() { None } else { Some(0) };
-            process.objects.push(Object { path: path.clone(), elf, loader });
+            process.objects.push(Object { path: path.clone(), real: path.clone(), elf, loader });
             let last = process.objects.len() - 1;
             self.load_needed(&mut process, last, false)?;
             self.processes.push(process);
