@@ -37,8 +37,11 @@ bench:
 	rust release
 	cargo build --quiet --release --bins -p ctst -p ctst-shim
 	ordinary_user ctst-test
-	stage "$$home/.cache/containust-bench" "$$built"/{ctst,ctst-shim} tests/bench
-	"$${as[@]}" "$$home/.cache/containust-bench/bench"
+	package_lists
+	folder=$$home/.cache/containust-bench
+	stage "$$folder" "$$built"/{ctst,ctst-shim} tests/bench
+	stage "$$folder/stack" examples/stack/fetch
+	"$${as[@]}" "$$folder/bench"
 
 lint:
 	. tests/setup.sh

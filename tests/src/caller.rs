@@ -15,6 +15,8 @@ pub struct Caller {
     pub name: String,
     /// Home folder.
     pub home: PathBuf,
+    /// Asks ctst for a single id although there may be more.
+    pub single: bool,
 }
 
 impl Caller {
@@ -29,15 +31,22 @@ impl Caller {
         found
     }
 
-    /// An ordinary user without subordinate ids.
+    /// An ordinary user whose only id is mapped: for want of subordinate ids if the tests run as root, else by request.
+    ///
+    /// # Panics
+    /// If the users are not as `make test` makes them.
     #[must_use]
-    pub fn single() -> Option<Self> {
+    pub fn single() -> Self {
         let caller = if is_root() { Self::named("ctst-single") } else { Self::myself() };
-        let found = caller.filter(|caller| !caller.subordinate("/etc/subuid"));
-        if found.is_none() {
-            skipped("a user without subordinate ids (make test makes one for root)");
-        }
-        found
+        let caller = caller.expect("make test makes the user ctst-single");
+        assert!(!is_root() || !caller.subordinate("/etc/subuid"), "ctst-single has subordinate ids");
+        Self { single: !is_root(), ..caller }
+    }
+
+    /// An ordinary user, with subordinate ids where there is one: for tests of what is the same for everybody.
+    #[must_use]
+    pub fn ordinary() -> Self {
+        Self::ranges().unwrap_or_else(Self::single)
     }
 
     /// Root.
@@ -53,7 +62,7 @@ impl Caller {
     /// Every way to call ctst that this run of the tests has: ranges, single id, root.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        [Self::ranges(), Self::single(), Self::root()].into_iter().flatten().collect()
+        [Self::ranges(), Some(Self::single()), Self::root()].into_iter().flatten().collect()
     }
 
     /// Makes `command` run as this user with an environment as after a login.
@@ -65,6 +74,9 @@ impl Caller {
             ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".as_ref()),
             ("LANG", "C.UTF-8".as_ref()),
         ]);
+        if self.single {
+            command.env("CTST_IDS", "single");
+        }
         if is_root() && self.uid != 0 {
             // The standard library drops root's supplementary groups with this.
             command.uid(self.uid).gid(self.gid);
@@ -108,6 +120,7 @@ impl Caller {
             gid: fields[3].parse().ok()?,
             name: fields[0].to_owned(),
             home: Path::new(fields[5]).to_owned(),
+            single: false,
         })
     }
 }
@@ -118,7 +131,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// Says that a test did nothing for want of `what`, past the capture of the test harness.
-fn skipped(what: &str) {
+pub(crate) fn skipped(what: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     // Nobody to tell if standard error is closed.
     drop(writeln!(std::io::stderr(), "SKIPPED in {test}: needs {what}"));
