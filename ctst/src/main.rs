@@ -1,2 +1,59 @@
-//! ctst
-fn main() {}
+//! `ctst`: containers from one declarative file, by an ordinary user, without a daemon.
+//!
+//! This crate is what a person sees: arguments, one module a command, and text on the terminal. What the commands do is
+//! done by the SDK, which is its only door. Standard output is data, standard error is talk.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Args, Command};
+use failure::{Outcome, TOOL};
+
+mod args;
+mod commands;
+mod events;
+mod failure;
+mod output;
+mod printer;
+mod progress;
+mod signals;
+mod terminal;
+
+fn main() -> ExitCode {
+    // The supervisor and its workers are this program, too.
+    if let Some(code) = containust_sdk::internal_main() {
+        return exit(code);
+    }
+    exit(match Args::try_parse() {
+        Ok(args) => run(args).unwrap_or_else(|failure| failure.tell()),
+        Err(error) => {
+            let code = if error.use_stderr() { TOOL } else { 0 };
+            // If nobody can read the usage there is nothing to do about it.
+            error.print().ok();
+            code
+        }
+    })
+}
+
+fn run(args: Args) -> Outcome {
+    let file = args.file.as_deref();
+    match args.command {
+        Command::Check(args) => commands::check::run(&args, file),
+        Command::Plan(args) => commands::plan::run(&args, file),
+        Command::Run(run) => commands::run::run(&run, args.file),
+        Command::Ps(args) => commands::ps::run(&args, file),
+        Command::Exec(args) => commands::exec::run(args, file),
+        Command::Logs(args) => commands::logs::run(&args, file),
+        Command::Stop(args) => commands::stop::run(&args, file),
+        Command::Build(args) => commands::build::run(&args, file),
+        Command::Images(args) => commands::images::run(&args, file),
+        Command::Doctor(args) => commands::doctor::run(&args),
+    }
+}
+
+/// Codes of containers are 0 to 255, as `wait` gives them.
+fn exit(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}

@@ -467,11 +467,15 @@ impl Source {
     }
 }
 
-/// The moment that a person means by `10m`, `1h30m` (so long before `now`) or `2026-11-23T16:33:29Z`.
+/// The moment that a person means by `10m`, `1h30m` (so long ago) or `2026-11-23T16:33:29Z`.
 ///
 /// # Errors
 /// A fragment saying what is expected.
-pub fn parse_since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+pub fn parse_since(text: &str) -> Result<Timestamp, String> {
+    before(text, Timestamp::now())
+}
+
+fn before(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let text = text.trim();
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
@@ -745,7 +749,7 @@ mod tests {
     #[test]
     fn since_is_a_duration_or_a_time() {
         let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
-        let since = |text| parse_since(text, now).map(|t| t.to_string());
+        let since = |text| before(text, now).map(|t| t.to_string());
         assert_eq!(since("10m").unwrap(), "2026-11-23T11:50:00Z");
         assert_eq!(since("1h30m").unwrap(), "2026-11-23T10:30:00Z");
         assert_eq!(since("2d").unwrap(), "2026-11-21T12:00:00Z");

@@ -1,0 +1,311 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Runs stacks of containers from one `.ctst` file, without a daemon and without root.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ctst",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    infer_long_args = false,
+    after_help = "Exit codes: 0, 125 for an error of ctst, 126 for a command that cannot be executed, 127 for one that is \
+                  not there, else that of the container (128 and the signal where a signal ended it)."
+)]
+pub(crate) struct Args {
+    /// The composition; otherwise stack.ctst, containust.ctst or the only .ctst file of the current folder
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check a composition and show all its errors
+    Check(Check),
+    /// Show what `run` would do; changes nothing
+    Plan(Plan),
+    /// Start a composition, or bring a running one up to date
+    Run(Run),
+    /// List the project's containers
+    Ps(Ps),
+    /// Run a command in a running container
+    Exec(Exec),
+    /// Show what containers printed
+    Logs(Logs),
+    /// Stop containers, those that need others first
+    Stop(Stop),
+    /// Import all images of a composition
+    Build(Build),
+    /// List imported images
+    Images(Images),
+    /// Examine what this host offers and say how to get what is missing
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Check {
+    /// The composition
+    pub(crate) file: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Plan {
+    /// The composition
+    pub(crate) file: Option<PathBuf>,
+    /// Exit with 0 if there is nothing to do, 1 on an error, 2 if there is something to do
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Run {
+    /// The composition, and the components to start with what they need (all if none is named). A word without `.` and
+    /// `/` is a component
+    #[arg(value_name = "FILE|COMPONENT")]
+    pub(crate) targets: Vec<String>,
+    /// Return as soon as everything is started
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Return as soon as everything is healthy; implies --detach
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this many seconds; what was started goes on
+    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    pub(crate) wait_timeout: Option<u64>,
+    /// Agree to what the composition is given of the host: writable host paths and ports that others can reach
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+impl Run {
+    /// The file and the components of the positional arguments.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn split(&self, file: Option<PathBuf>) -> Result<(Option<PathBuf>, Vec<String>), String> {
+        let (paths, components): (Vec<_>, Vec<_>) =
+            self.targets.iter().cloned().partition(|target| target.contains(['.', '/']));
+        let mut files = file.into_iter().chain(paths.into_iter().map(PathBuf::from));
+        match (files.next(), files.next()) {
+            (Some(one), Some(two)) => {
+                Err(format!("run one composition: both {} and {} are named", one.display(), two.display()))
+            }
+            (file, _) => Ok((file, components)),
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Ps {
+    /// Show those that do not run, too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Exec {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal of its own
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set a variable; without a value: to that of the caller
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Run as this user of the container: name, uid, name:group or uid:gid
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Run in this folder of the container
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// The component, the command and its arguments
+    #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_names = ["COMPONENT", "COMMAND"])]
+    pub(crate) words: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Logs {
+    /// Only these (all if none is named)
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) components: Vec<String>,
+    /// Go on until they end
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines of each
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+    /// Only what was printed within this time (10m, 1h30m) or since a moment (2026-11-23T16:33:29Z)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Show when each line was printed
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Stop {
+    /// Only these and what needs them (all if none is named)
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) components: Vec<String>,
+    /// Kill what has not ended after this many seconds
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) time: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Build {
+    /// The composition
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Images {
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Doctor {
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once(&"ctst").chain(words))
+    }
+
+    fn run(words: &[&str]) -> Result<(Option<PathBuf>, Vec<String>), String> {
+        let args = parse(words).unwrap();
+        let Command::Run(run) = args.command else { panic!("{words:?} is not run") };
+        run.split(args.file)
+    }
+
+    fn exec(words: &[&str]) -> Exec {
+        let Command::Exec(exec) = parse(words).unwrap().command else { panic!("{words:?} is not exec") };
+        exec
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn run_tells_files_from_components() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(run(&["run"]), Ok((None, vec![])));
+        assert_eq!(run(&["run", "a.ctst"]), Ok((Some("a.ctst".into()), vec![])));
+        assert_eq!(run(&["run", "./a", "db", "web"]), Ok((Some("./a".into()), names(&["db", "web"]))));
+        assert_eq!(run(&["run", "web", "-d"]), Ok((None, names(&["web"]))));
+        assert_eq!(run(&["-f", "a.ctst", "run", "web"]), Ok((Some("a.ctst".into()), names(&["web"]))));
+        assert!(run(&["run", "a.ctst", "b.ctst"]).is_err());
+        assert!(run(&["-f", "a.ctst", "run", "b.ctst"]).is_err());
+    }
+
+    #[test]
+    fn the_words_of_exec_are_verbatim_from_the_component_on() {
+        let e =
+            exec(&["exec", "-it", "-e", "A=1", "--env=B", "-u", "app", "-w", "/srv", "web", "ls", "-la", "--", "-t"]);
+        assert!(e.interactive && e.tty);
+        assert_eq!(e.env, ["A=1", "B"]);
+        assert_eq!((e.user.as_deref(), e.workdir.as_deref()), (Some("app"), Some("/srv")));
+        assert_eq!(e.words, ["web", "ls", "-la", "--", "-t"]);
+        let e = exec(&["exec", "web", "-i", "--help"]);
+        assert!(!e.interactive);
+        assert_eq!(e.words, ["web", "-i", "--help"]);
+        assert!(parse(&["exec", "web"]).is_err());
+        assert!(parse(&["exec", "--unknown", "web", "ls"]).is_err());
+    }
+
+    #[test]
+    fn f_is_the_file_before_the_command_and_follow_after_logs() {
+        let args = parse(&["-f", "x.ctst", "logs", "-f", "web", "-n", "5", "--since", "10m"]).unwrap();
+        assert_eq!(args.file, Some("x.ctst".into()));
+        let Command::Logs(logs) = args.command else { panic!("not logs") };
+        assert!(logs.follow);
+        assert_eq!((logs.tail, logs.since.as_deref()), (Some(5), Some("10m")));
+        assert_eq!(logs.components, ["web"]);
+    }
+
+    #[test]
+    fn refuses_what_has_no_meaning() {
+        for words in [
+            &["run", "--wait-timeout", "5"][..],
+            &["stop", "-t", "-1"],
+            &["logs", "--tail", "all"],
+            &["ps", "--format", "yaml"],
+            &["plan", "a.ctst", "b.ctst"],
+            &["unknown"],
+            &["doctor", "extra"],
+        ] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+
+    /// Every flag with its short form: a change of the interface is a change of this list.
+    #[test]
+    fn the_interface() {
+        let mut found = String::new();
+        let command = Args::command();
+        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+            found += command.get_name();
+            for arg in command.get_arguments() {
+                match (arg.get_short(), arg.get_long()) {
+                    (Some(short), Some(long)) => found += &format!(" -{short}/--{long}"),
+                    (None, Some(long)) => found += &format!(" --{long}"),
+                    _ => found += &format!(" {}", arg.get_value_names().unwrap_or_default().join(" ")),
+                }
+            }
+            found += "\n";
+            let about = command.get_about().unwrap_or_default().to_string();
+            assert!(!about.is_empty() && command.get_arguments().all(|a| a.get_help().is_some()), "{found}");
+        }
+        assert_eq!(
+            found,
+            "ctst -f/--file\n\
+             check FILE --format\n\
+             plan FILE --detailed-exitcode --format\n\
+             run FILE|COMPONENT -d/--detach --wait --wait-timeout -y/--yes\n\
+             ps -a/--all --format\n\
+             exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
+             logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
+             stop COMPONENT -t/--time\n\
+             build FILE\n\
+             images --format\n\
+             doctor --format\n"
+        );
+    }
+}

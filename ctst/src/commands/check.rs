@@ -1,0 +1,27 @@
+//! `ctst check`
+
+use std::path::Path;
+
+use containust_sdk::Project;
+
+use super::{one_file, show_diagnostics};
+use crate::args::{Check, Format};
+use crate::failure::{Outcome, TOOL};
+use crate::output;
+
+pub(crate) fn run(args: &Check, file: Option<&Path>) -> Outcome {
+    let loaded = Project::locate(one_file(file, args.file.as_deref())?)?.load()?;
+    let good = loaded.outcome.composition.is_some();
+    match args.format {
+        Format::Json => output::json(&loaded.outcome.diagnostics)?,
+        Format::Text => {
+            show_diagnostics(&loaded);
+            if let Some(composition) = &loaded.outcome.composition {
+                let count = composition.components.len();
+                let plural = if count == 1 { "" } else { "s" };
+                output::print(&format!("{}: ok, {count} component{plural}\n", loaded.name))?;
+            }
+        }
+    }
+    Ok(if good { 0 } else { TOOL })
+}

@@ -1,0 +1,302 @@
+//! `ctst exec`
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use containust_sdk::{Client, Error, ExecRequest, ExecSession, Project};
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::termios::isatty;
+
+use super::select;
+use crate::args::Exec;
+use crate::failure::{Failure, Outcome};
+use crate::signals::Signals;
+use crate::terminal::{self, RawMode};
+
+/// What a person can send a command from outside: all of them go to the process in the container.
+const FORWARDED: [Signal; 6] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
+/// For a terminal whose size nobody knows.
+const DEFAULT_SIZE: (u16, u16) = (24, 80);
+/// Ctrl-D: what a terminal understands as the end of its input.
+const END_OF_INPUT: u8 = 4;
+const BUFFER: usize = 16 * 1024;
+
+pub(crate) fn run(args: Exec, file: Option<&Path>) -> Outcome {
+    let project = Project::locate(file)?;
+    let mut words = args.words.into_iter();
+    let component = words.next().unwrap_or_default();
+    let request = ExecRequest {
+        argv: words.collect(),
+        env: args.env.iter().filter_map(|entry| variable(entry).transpose()).collect::<Result<_, _>>()?,
+        user: args.user,
+        workdir: args.workdir,
+        tty: args.tty.then(|| terminal::size().unwrap_or(DEFAULT_SIZE)),
+        component,
+    };
+    let Some(client) = Client::connect(&project)? else {
+        select(std::slice::from_ref(&request.component), &project.status()?)?;
+        return Err(Error::NotRunning { project: project.folder().to_owned() }.into());
+    };
+    let mut signals = FORWARDED.to_vec();
+    if args.tty {
+        signals.push(Signal::SIGWINCH);
+    }
+    let signals = Signals::take(&signals)?;
+    if args.tty {
+        let session = client.exec(&request, [io::stdin().as_fd(); 3])?;
+        with_terminal(session, &signals, args.interactive)
+    } else {
+        let (lent, copies) = streams(args.interactive).map_err(|e| Failure::io("make pipes", e))?;
+        let session = client.exec(&request, lent.each_ref().map(AsFd::as_fd))?;
+        // The command has its ends now; it would never see the end of its input while we have them too.
+        drop(lent);
+        serve(session, &signals, copies)
+    }
+}
+
+/// `NAME=VALUE`, or `NAME` with the caller's value; none if the caller has none.
+fn variable(entry: &str) -> Result<Option<(String, String)>, Failure> {
+    let (name, value) = match entry.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (entry, std::env::var(entry).ok()),
+    };
+    if name.is_empty() {
+        return Err(Failure::new(format!("set variable {entry}: it has no name"), "write NAME=VALUE".to_owned()));
+    }
+    Ok(value.map(|value| (name.to_owned(), value)))
+}
+
+fn with_terminal(session: ExecSession, signals: &Signals, interactive: bool) -> Outcome {
+    let no_terminal = || Failure::new("open a terminal in the container: none came with the process", None);
+    let master = session.master().ok_or_else(no_terminal)?;
+    let copies = terminal_copies(master, interactive).map_err(|e| Failure::io("use the container's terminal", e))?;
+    let raw = interactive && isatty(io::stdin());
+    let raw = raw.then(RawMode::enter).transpose().map_err(|e| Failure::io("set the terminal to raw mode", e))?;
+    let outcome = serve(session, signals, copies);
+    drop(raw);
+    outcome
+}
+
+fn terminal_copies(master: &OwnedFd, interactive: bool) -> io::Result<Vec<Copy>> {
+    set_nonblocking(master)?;
+    let mut copies = vec![Copy::output(master.try_clone()?, io::stdout().as_fd().try_clone_to_owned()?)];
+    if interactive {
+        let mut input = Copy::input(io::stdin().as_fd().try_clone_to_owned()?, master.try_clone()?);
+        input.end = Some(END_OF_INPUT);
+        copies.push(input);
+    }
+    Ok(copies)
+}
+
+/// The three streams for a process without a terminal, and what is to be copied meanwhile.
+///
+/// Only pipes of the caller's are handed over. A process in the container can open anything that it holds once more,
+/// through /proc/self/fd, with any rights that the file's mode gives its user, who may be the caller: a file that was
+/// opened for reading could be written; a folder would be a way out, and a terminal could be fed with input.
+fn streams(interactive: bool) -> io::Result<([OwnedFd; 3], Vec<Copy>)> {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let mut copies = Vec::new();
+    let input = if !interactive {
+        // The writing end is closed at once: there is no input.
+        pipe_with(PipeFlags::CLOEXEC)?.0
+    } else if is_pipe(stdin.as_fd())? {
+        stdin.as_fd().try_clone_to_owned()?
+    } else {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        set_nonblocking(&writer)?;
+        copies.push(Copy::input(stdin.as_fd().try_clone_to_owned()?, writer));
+        reader
+    };
+    let mut output = |fd: BorrowedFd<'_>| -> io::Result<OwnedFd> {
+        if is_pipe(fd)? {
+            return fd.try_clone_to_owned();
+        }
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        set_nonblocking(&reader)?;
+        copies.push(Copy::output(reader, fd.try_clone_to_owned()?));
+        Ok(writer)
+    };
+    let outputs = (output(stdout.as_fd())?, output(stderr.as_fd())?);
+    Ok(([input, outputs.0, outputs.1], copies))
+}
+
+fn is_pipe(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Fifo)
+}
+
+/// For an end that only we have: the flag belongs to the open file, which the other end does not share.
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    Ok(fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
+}
+
+/// Copies and forwards until the process ends.
+fn serve(mut session: ExecSession, signals: &Signals, mut copies: Vec<Copy>) -> Outcome {
+    loop {
+        if let Some(code) = session.try_wait()? {
+            // A process that it left behind may hold its streams open for long. What it wrote itself is there by now.
+            copies.iter_mut().for_each(Copy::finish);
+            return Ok(code);
+        }
+        while let Some(signal) = signals.next()? {
+            match signal {
+                Signal::SIGWINCH => {
+                    if let Some((rows, columns)) = terminal::size() {
+                        session.resize(rows, columns)?;
+                    }
+                }
+                signal => session.signal(signal as i32)?,
+            }
+        }
+        let mut fds = vec![PollFd::new(&session, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        fds.extend(copies.iter().filter_map(Copy::awaits));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Failure::io("wait for the process", e)),
+        }
+        let ready: Vec<bool> = fds[2..].iter().map(|fd| !fd.revents().is_empty()).collect();
+        let waiting = copies.iter_mut().filter(|copy| copy.awaits().is_some());
+        for (copy, _) in waiting.zip(ready).filter(|(_, ready)| *ready) {
+            // Without a terminal the process notices by itself, as in a pipeline.
+            if copy.step() == Step::ReceiverGone && copy.output && session.master().is_some() {
+                return Err(Failure::BrokenPipe);
+            }
+        }
+    }
+}
+
+/// One stream on its way, with one buffer.
+#[derive(Debug)]
+struct Copy {
+    from: Option<File>,
+    to: Option<File>,
+    held: Vec<u8>,
+    /// Written at the end of `from`; otherwise `to` is closed there.
+    end: Option<u8>,
+    /// Towards the caller.
+    output: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Done,
+    ReceiverGone,
+}
+
+impl Copy {
+    fn input(from: OwnedFd, to: OwnedFd) -> Self {
+        Self { from: Some(from.into()), to: Some(to.into()), held: Vec::new(), end: None, output: false }
+    }
+
+    /// `from` must not block.
+    fn output(from: OwnedFd, to: OwnedFd) -> Self {
+        Self { output: true, ..Self::input(from, to) }
+    }
+
+    /// What has to get ready before [`Self::step`]; none: it is over.
+    fn awaits(&self) -> Option<PollFd<'_>> {
+        match (&self.from, &self.to) {
+            (_, Some(to)) if !self.held.is_empty() => Some(PollFd::new(to, PollFlags::OUT)),
+            (Some(from), Some(_)) => Some(PollFd::new(from, PollFlags::IN)),
+            _ => None,
+        }
+    }
+
+    /// Reads or writes once. Whichever side fails, both are closed, so that the other one notices.
+    fn step(&mut self) -> Step {
+        let reading = self.held.is_empty();
+        match if reading { self.read().map(drop) } else { self.write() } {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Step::Done,
+            Ok(()) => Step::Done,
+            Err(_) => {
+                (self.from, self.to, self.held) = (None, None, Vec::new());
+                if reading { Step::Done } else { Step::ReceiverGone }
+            }
+        }
+    }
+
+    fn read(&mut self) -> io::Result<usize> {
+        let Some(from) = &mut self.from else { return Ok(0) };
+        self.held.resize(BUFFER, 0);
+        let read = from.read(&mut self.held);
+        self.held.truncate(*read.as_ref().unwrap_or(&0));
+        if let Ok(0) = read {
+            self.from = None;
+            match self.end.take() {
+                Some(end) => self.held.push(end),
+                None => self.to = None,
+            }
+        }
+        read
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let Some(to) = &mut self.to else { return Ok(()) };
+        let written = to.write(&self.held)?;
+        self.held.drain(..written);
+        Ok(())
+    }
+
+    /// Moves what is there, and waits only for the caller to take it.
+    fn finish(&mut self) {
+        while self.output {
+            while let (false, Some(to)) = (self.held.is_empty(), &self.to) {
+                // An interrupted wait is the same as one that was too short.
+                poll(&mut [PollFd::new(to, PollFlags::OUT)], None).ok();
+                self.step();
+            }
+            if !matches!(self.read(), Ok(1..)) {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        pipe_with(PipeFlags::CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn a_copy_passes_bytes_and_the_end() {
+        let ((in_reader, in_writer), (out_reader, out_writer)) = (pipe(), pipe());
+        let mut copy = Copy::input(in_reader, out_writer);
+        File::from(in_writer).write_all(b"hello").unwrap();
+        while copy.awaits().is_some() {
+            copy.step();
+        }
+        let mut got = String::new();
+        File::from(out_reader).read_to_string(&mut got).unwrap();
+        assert_eq!(got, "hello");
+    }
+
+    #[test]
+    fn a_copy_closes_its_source_when_nobody_reads() {
+        let ((in_reader, in_writer), (out_reader, out_writer)) = (pipe(), pipe());
+        let mut copy = Copy::input(in_reader, out_writer);
+        let mut writer = File::from(in_writer);
+        writer.write_all(b"hello").unwrap();
+        drop(out_reader);
+        assert_eq!(copy.step(), Step::Done);
+        assert_eq!(copy.step(), Step::ReceiverGone);
+        assert!(copy.awaits().is_none());
+        assert_eq!(writer.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn variables() {
+        assert_eq!(variable("A=b=c").unwrap(), Some(("A".into(), "b=c".into())));
+        assert_eq!(variable("A=").unwrap(), Some(("A".into(), String::new())));
+        assert_eq!(variable("PATH").unwrap().unwrap().0, "PATH");
+        assert_eq!(variable("SURELY_NOT_SET_ANYWHERE").unwrap(), None);
+        assert!(variable("=x").is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! `ctst ps`
+
+use std::path::Path;
+
+use containust_sdk::logs::escape;
+use containust_sdk::{ContainerStatus, Health, Project, State};
+
+use crate::args::{Format, Ps};
+use crate::failure::Outcome;
+use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, now, span, table};
+
+pub(crate) fn run(args: &Ps, file: Option<&Path>) -> Outcome {
+    let mut status = Project::locate(file)?.status()?;
+    status.retain(|s| args.all || s.state.is_live());
+    match args.format {
+        Format::Json => output::json(&status)?,
+        Format::Text => {
+            let now = now();
+            let rows: Vec<_> = status.iter().map(|s| row(s, now)).collect();
+            output::print(&table(["NAME", "STATE", "HEALTH", "FOR", "PORTS", "ADDRESS", "IMAGE"], &rows))?;
+            for s in &status {
+                if let Some(failure) = &s.failure {
+                    crate::failure::tell(failure, &s.component);
+                }
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn row(status: &ContainerStatus, now: u64) -> [Cell; 7] {
+    let mut state = status.state.name().to_owned();
+    if let (false, Some(code)) = (status.state.is_live(), status.exit_code) {
+        state += &format!(" ({code})");
+    }
+    if status.restarts > 0 {
+        state += &format!(", {} restart{}", status.restarts, if status.restarts == 1 { "" } else { "s" });
+    }
+    let style = match status.state {
+        State::Running => GOOD,
+        State::Failed | State::Dead | State::Unknown => BAD,
+        State::Exited if status.exit_code != Some(0) => BAD,
+        State::Waiting | State::Starting | State::Stopping | State::Restarting => WARN,
+        State::Exited | State::Stopped => DIM,
+    };
+    let health = match status.health {
+        None => "".into(),
+        Some(Health::Starting) => Cell("starting".into(), WARN),
+        Some(Health::Healthy) => Cell("healthy".into(), GOOD),
+        Some(Health::Unhealthy) => Cell("unhealthy".into(), BAD),
+    };
+    let since = if status.state == State::Running { status.started } else { status.finished.or(status.started) };
+    let ports =
+        status.ports.iter().map(|p| format!("{}->{}", std::net::SocketAddr::new(p.address, p.host_port), p.port));
+    [
+        Cell(status.component.clone(), BOLD),
+        Cell(state, style),
+        health,
+        since.map(|at| span(now.saturating_sub(at))).unwrap_or_default().into(),
+        ports.collect::<Vec<_>>().join(", ").into(),
+        status.address.map(|a| a.to_string()).unwrap_or_default().into(),
+        escape(status.image.as_bytes()).into(),
+    ]
+}

@@ -1,0 +1,203 @@
+//! `ctst run`
+
+use std::collections::HashSet;
+use std::io::{self, BufRead, IsTerminal};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use containust_sdk::lang::model::Composition;
+use containust_sdk::logs::POLL;
+use containust_sdk::run::{self, Options};
+use containust_sdk::{Action, EventKind, Grant, GraphResolver, Notice, Plan, Polled, Project, Report, Session};
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::{load, plan};
+use crate::args::Run;
+use crate::events;
+use crate::failure::{self, Failure, Outcome, TOOL};
+use crate::output::{BOLD, WARN};
+use crate::printer::{self, Printer};
+use crate::progress::Progress;
+use crate::signals::Signals;
+
+/// From asking to stop until killing, as `ctst stop` has it.
+const GRACE: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
+    let (file, only) = args.split(file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
+    let (project, composition) = load(file.as_deref())?;
+    let chosen: HashSet<String> = if only.is_empty() {
+        composition.components.iter().map(|c| c.name.clone()).collect()
+    } else {
+        GraphResolver::new(&composition)?.closure(&only)?.into_iter().map(str::to_owned).collect()
+    };
+    let plan = project.plan(&composition)?;
+    introduce(&plan, &chosen, only.is_empty());
+    consent(&plan, &chosen, args.yes)?;
+
+    let detached = args.detach || args.wait;
+    let shown: Vec<String> =
+        composition.components.iter().map(|c| c.name.clone()).filter(|name| chosen.contains(name)).collect();
+    // Opened before anything starts, so that nothing is missed and nothing old is shown.
+    let mut printer = if detached { None } else { Some(printer(&project, &composition, &shown)?) };
+    let options = Options { wait: args.wait, only };
+    let mut progress = Progress::new();
+    let session = run::up(&project, &composition, &plan, &options, &mut |step| progress.show(&step));
+    progress.clear();
+    let mut session = session?;
+    match &mut printer {
+        None => detach(&mut session, args.wait_timeout.map(Duration::from_secs)),
+        Some(printer) => foreground(&mut session, printer),
+    }
+}
+
+/// The plan in short: what changes, and what it is newly given of the host.
+fn introduce(plan: &Plan, chosen: &HashSet<String>, all: bool) {
+    let mut short = plan.clone();
+    short.steps.retain(|s| if s.action == Action::Remove { all } else { chosen.contains(&s.component) });
+    anstream::eprintln!("{BOLD}{}{BOLD:#}: {}", plan.project, plan::summary(&short));
+    let changed = short.steps.iter().filter(|s| s.action != Action::Unchanged);
+    changed.for_each(|step| anstream::eprintln!("  {} {}", step.action.name(), step.component));
+    let new = new_grants(plan, chosen);
+    if !new.is_empty() {
+        anstream::eprint!("of this host it is given\n{}", plan::grants(new.into_iter()));
+    }
+    for note in &plan.notes {
+        anstream::eprintln!("{WARN}note{WARN:#}: {}", containust_sdk::logs::escape(note.as_bytes()));
+    }
+}
+
+fn new_grants<'a>(plan: &'a Plan, chosen: &HashSet<String>) -> Vec<&'a Grant> {
+    let of_chosen = |grant: &&Grant| match grant {
+        Grant::Mount { component, new, .. } | Grant::Publish { component, new, .. } => {
+            *new && chosen.contains(component)
+        }
+    };
+    plan.grants.iter().filter(of_chosen).collect()
+}
+
+/// A person agrees to what changes the host or opens it to others.
+fn consent(plan: &Plan, chosen: &HashSet<String>, yes: bool) -> Result<(), Failure> {
+    let asked: Vec<&Grant> = new_grants(plan, chosen).into_iter().filter(|g| g.wants_consent()).collect();
+    if yes || asked.is_empty() {
+        return Ok(());
+    }
+    if io::stdin().is_terminal() && io::stderr().is_terminal() {
+        anstream::eprint!("Allow what is marked? [y/N] ");
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).map_err(|e| Failure::io("read your answer", e))?;
+        if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+            return Ok(());
+        }
+        return Err(Failure::new("run: not allowed by you", None));
+    }
+    let list = anstream::adapter::strip_str(&plan::grants(asked.into_iter())).to_string();
+    let message = format!("run {}: it is given what a person has to allow\n{}", plan.project, list.trim_end());
+    Err(Failure::new(message, "allow it: ctst run --yes".to_owned()))
+}
+
+fn printer(project: &Project, composition: &Composition, shown: &[String]) -> Result<Printer, Failure> {
+    let all = composition.components.iter().map(|c| c.name.clone()).collect();
+    let mut printer = Printer::new(all, shown, false);
+    for name in shown {
+        printer.add(name, printer::open(project, name, Some(0), None)?);
+    }
+    Ok(printer)
+}
+
+/// Until everything is started, or with `--wait` healthy; then everything goes on without us.
+fn detach(session: &mut Session, limit: Option<Duration>) -> Outcome {
+    let end = limit.map(|limit| Instant::now() + limit);
+    let mut told = HashSet::new();
+    loop {
+        match session.poll_event()? {
+            Polled::Notice(Notice::Event(event)) => {
+                if matches!(event.kind, EventKind::Failed(_)) {
+                    told.insert(event.component.clone());
+                }
+                events::show(&event);
+            }
+            Polled::Notice(Notice::Settled { failed }) => return Ok(settled(&failed, &told)),
+            Polled::Notice(Notice::Over { code }) => return Ok(code),
+            Polled::End => return Ok(0),
+            Polled::Empty => {
+                let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+                if left == Some(Duration::ZERO) {
+                    let seconds = limit.unwrap_or_default().as_secs();
+                    let message = format!("wait until everything is healthy: it is not after {seconds} s");
+                    return Err(Failure::new(message, "what was started goes on: ctst ps, ctst logs".to_owned()));
+                }
+                wait(&[PollFd::new(session, PollFlags::IN)], left)?;
+            }
+        }
+    }
+}
+
+/// Tells of what was not told by an event, and gives the exit code.
+fn settled(failed: &[(String, Report)], told: &HashSet<String>) -> i32 {
+    for (component, report) in failed.iter().filter(|(component, _)| !told.contains(component)) {
+        failure::tell(report, component);
+    }
+    failed.first().map_or(0, |(_, report)| if report.exit == 0 { TOOL } else { report.exit })
+}
+
+/// Shows logs and events until everything is over. Ctrl-C stops, a second one kills.
+fn foreground(session: &mut Session, printer: &mut Printer) -> Outcome {
+    let signals = Signals::take(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+    let mut stopping = false;
+    let mut broken = None;
+    let code = loop {
+        match session.poll_event()? {
+            Polled::Notice(Notice::Over { code }) => break code,
+            Polled::End => break 0,
+            Polled::Notice(Notice::Event(event)) => {
+                // What it printed before belongs before.
+                show(printer, &mut broken)?;
+                events::show(&event);
+                continue;
+            }
+            Polled::Notice(Notice::Settled { .. }) => continue,
+            Polled::Empty => {}
+        }
+        while let Some(signal) = signals.next()? {
+            if std::mem::replace(&mut stopping, true) {
+                anstream::eprintln!("killing");
+                session.kill()?;
+            } else {
+                let again = if signal == Signal::SIGINT { " (Ctrl-C again kills)" } else { "" };
+                anstream::eprintln!("stopping{again}");
+                session.stop(GRACE)?;
+            }
+        }
+        show(printer, &mut broken)?;
+        if broken.is_some() && !std::mem::replace(&mut stopping, true) {
+            session.stop(GRACE)?;
+        }
+        wait(&[PollFd::new(session, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)], Some(POLL))?;
+    };
+    show(printer, &mut broken)?;
+    match broken {
+        Some(failure) => Err(failure),
+        None => printer.finish().map(|()| code),
+    }
+}
+
+/// Prints until nobody reads what we print: then containers that run in our foreground are to stop, not to be left.
+fn show(printer: &mut Printer, broken: &mut Option<Failure>) -> Result<(), Failure> {
+    if broken.is_none() {
+        match printer.drain() {
+            Err(Failure::BrokenPipe) => *broken = Some(Failure::BrokenPipe),
+            other => return other,
+        }
+    }
+    Ok(())
+}
+
+fn wait(fds: &[PollFd<'_>], within: Option<Duration>) -> Result<(), Failure> {
+    let timeout = within.and_then(|within| within.try_into().ok());
+    match poll(&mut fds.to_vec(), timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(Failure::io("wait for the project's supervisor", e)),
+    }
+}

@@ -1,0 +1,24 @@
+//! `ctst stop`
+
+use std::path::Path;
+use std::time::Duration;
+
+use containust_sdk::{Client, Project};
+
+use super::select;
+use crate::args::Stop;
+use crate::events;
+use crate::failure::Outcome;
+
+pub(crate) fn run(args: &Stop, file: Option<&Path>) -> Outcome {
+    let project = Project::locate(file)?;
+    // A name that does not exist is an error even if nothing runs.
+    select(&args.components, &project.status()?)?;
+    match Client::connect(&project)? {
+        None => anstream::eprintln!("nothing is running"),
+        Some(mut client) => {
+            client.stop(&args.components, Duration::from_secs(args.time), &mut |event| events::show(event))?;
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,51 @@
+//! What happens to components, told on standard error.
+
+use anstyle::Style;
+use containust_sdk::logs::escape;
+use containust_sdk::{Event, EventKind};
+
+use crate::failure;
+use crate::output::{BAD, BOLD, DIM, GOOD, WARN};
+
+/// Tells of one event.
+pub(crate) fn show(event: &Event) {
+    let (style, text) = match &event.kind {
+        EventKind::Failed(report) => return failure::tell(report, &event.component),
+        EventKind::Waiting { on } => (DIM, format!("waits for {}", on.join(", "))),
+        EventKind::Starting => (DIM, "starting".to_owned()),
+        EventKind::Started => (Style::new(), "started".to_owned()),
+        EventKind::Healthy => (GOOD, "healthy".to_owned()),
+        EventKind::Unhealthy { output } => (BAD, format!("unhealthy: {}", first_line(output))),
+        EventKind::Exited { code: 0 } => (Style::new(), "ended".to_owned()),
+        EventKind::Exited { code } => (BAD, format!("ended with {code}{}", signal_name(*code))),
+        EventKind::Restarting { after, count } => {
+            (WARN, format!("starts again in {:.1} s (restart {count})", after.as_secs_f64()))
+        }
+        EventKind::Stopping => (DIM, "stopping".to_owned()),
+        EventKind::Stopped { .. } => (Style::new(), "stopped".to_owned()),
+        EventKind::Removed => (DIM, "removed".to_owned()),
+    };
+    anstream::eprintln!("{BOLD}{}{BOLD:#} {style}{}{style:#}", event.component, escape(text.as_bytes()));
+}
+
+fn first_line(text: &str) -> &str {
+    text.trim().lines().next().unwrap_or("no output")
+}
+
+/// ` (SIGKILL)` for 137.
+fn signal_name(code: i32) -> String {
+    let signal = nix::sys::signal::Signal::try_from(code - 128);
+    signal.map(|signal| format!(" ({signal})")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names() {
+        assert_eq!(signal_name(137), " (SIGKILL)");
+        assert_eq!(signal_name(1), "");
+        assert_eq!(signal_name(i32::MIN + 200), "");
+    }
+}

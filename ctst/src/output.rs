@@ -1,0 +1,135 @@
+//! Small things that several commands show: data on standard output, tables, sizes and times.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anstyle::{AnsiColor, Color, Style};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Colours for components: they can be told apart on dark and light backgrounds, and none of them means an error.
+const COLORS: [AnsiColor; 6] =
+    [AnsiColor::Cyan, AnsiColor::Yellow, AnsiColor::Green, AnsiColor::Magenta, AnsiColor::Blue, AnsiColor::BrightCyan];
+
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const GOOD: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Green)));
+pub(crate) const WARN: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));
+pub(crate) const BAD: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Red)));
+
+/// Style of the component at this place among the project's names in alphabetical order, so that it is the same in every
+/// command.
+pub(crate) fn component_style(place: usize) -> Style {
+    COLORS[place % COLORS.len()].on_default()
+}
+
+/// Writes text to standard output at once, without styles where they are not wanted.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = anstream::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Writes `value` as JSON and a newline.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<(), Failure> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::from)?;
+    text.push(b'\n');
+    Ok(io::stdout().lock().write_all(&text)?)
+}
+
+/// A cell of a table.
+pub(crate) struct Cell(pub(crate) String, pub(crate) Style);
+
+impl<S: Into<String>> From<S> for Cell {
+    fn from(text: S) -> Self {
+        Self(text.into(), Style::new())
+    }
+}
+
+/// Columns padded to their widest cell, below a dimmed header.
+pub(crate) fn table<const N: usize>(header: [&str; N], rows: &[[Cell; N]]) -> String {
+    let length = |text: &str| text.chars().count();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter().map(|row| length(&row[column].0)).chain([length(header[column])]).max().unwrap_or(0)
+    });
+    let header = header.map(|title| Cell(title.to_owned(), DIM));
+    let mut text = String::new();
+    for row in std::iter::once(&header).chain(rows) {
+        for (column, Cell(cell, style)) in row.iter().enumerate() {
+            let pad = if column + 1 == N { 0 } else { widths[column] - length(cell) + 2 };
+            // Writing to a string cannot fail.
+            write!(text, "{style}{cell}{style:#}{:pad$}", "").ok();
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+/// `517.3 MB`, in powers of 1000 as disks are sold.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1000.0;
+    let mut unit = 0;
+    // 999.95 would be shown as 1000.0.
+    while value >= 999.95 {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `5s`, `12m`, `3h 20m`, `8d 4h`: the two largest units from an hour on.
+pub(crate) fn span(millis: u64) -> String {
+    let seconds = millis / 1000;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match () {
+        () if days > 0 => format!("{days}d {}h", hours % 24),
+        () if hours > 0 => format!("{hours}h {}m", minutes % 60),
+        () if minutes > 0 => format!("{minutes}m"),
+        () => format!("{seconds}s"),
+    }
+}
+
+/// The first digits of a digest, enough to tell images apart.
+pub(crate) fn short_digest(digest: &str) -> &str {
+    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+    hex.get(..12).unwrap_or(hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_spans() {
+        let sizes = [0, 999, 1000, 999_949, 999_950, 517_300_000, u64::MAX].map(size);
+        assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "517.3 MB", "18.4 EB"]);
+        let spans = [0, 59_999, 60_000, 3_599_000, 12_000_000, 90_000_000, 705_600_000].map(span);
+        assert_eq!(spans, ["0s", "59s", "1m", "59m", "3h 20m", "1d 1h", "8d 4h"]);
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let rows = [["web".into(), "running".into(), "".into()], ["database".into(), "up".into(), "x".into()]];
+        let text = anstream::adapter::strip_str(&table(["NAME", "STATE", "PORTS"], &rows)).to_string();
+        assert_eq!(text, "NAME      STATE    PORTS\nweb       running\ndatabase  up       x\n");
+    }
+
+    #[test]
+    fn digests() {
+        assert_eq!(short_digest("sha256:0123456789abcdef"), "0123456789ab");
+        assert_eq!(short_digest("odd"), "odd");
+    }
+}

@@ -1,0 +1,77 @@
+//! Imports of images, told on standard error: on one line that changes, on a terminal; else when one begins and ends.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use containust_sdk::Progress as Step;
+use containust_sdk::image;
+use containust_sdk::logs::escape;
+
+use crate::output::{BOLD, DIM, WARN, size};
+
+/// A line that changes more often cannot be read, and slows the import.
+const PERIOD: Duration = Duration::from_millis(50);
+
+pub(crate) struct Progress {
+    terminal: bool,
+    /// Something stands in the line.
+    open: bool,
+    shown: Option<Instant>,
+    /// Of which component the beginning was told.
+    begun: Option<String>,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self { terminal: io::stderr().is_terminal(), open: false, shown: None, begun: None }
+    }
+
+    pub(crate) fn show(&mut self, step: &Step) {
+        match step {
+            Step::Importing { component, reference, detail } => {
+                let what = format!("{BOLD}{component}{BOLD:#} importing {}", escape(reference.as_bytes()));
+                let first = self.begun.as_ref() != Some(component);
+                if first {
+                    self.begun = Some(component.clone());
+                    if !self.terminal {
+                        anstream::eprintln!("{what}");
+                    }
+                }
+                if self.terminal && (first || self.shown.is_none_or(|at| at.elapsed() >= PERIOD)) {
+                    self.shown = Some(Instant::now());
+                    self.open = true;
+                    // Not through anstream, which takes escapes away where no colours are wanted.
+                    eprint!("\r\x1b[K");
+                    anstream::eprint!("{what} {DIM}{}{DIM:#}", progress(detail));
+                    io::stderr().flush().ok();
+                }
+            }
+            Step::Imported { component, reference, notes, .. } => {
+                self.clear();
+                self.begun = None;
+                anstream::eprintln!("{BOLD}{component}{BOLD:#} imported {}", escape(reference.as_bytes()));
+                for note in notes {
+                    anstream::eprintln!("  {WARN}note{WARN:#}: {}", escape(note.as_bytes()));
+                }
+            }
+        }
+    }
+
+    /// Makes the line free for something else.
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.open) {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+fn progress(detail: &image::Progress) -> String {
+    match detail {
+        image::Progress::Copying { bytes_done, bytes_total, .. } if *bytes_total > 0 => {
+            let percent = bytes_done.saturating_mul(100) / bytes_total;
+            format!("{percent}% of {}", size(*bytes_total))
+        }
+        image::Progress::Syncing => "writing to disk".to_owned(),
+        _ => "looking".to_owned(),
+    }
+}
