@@ -58,7 +58,7 @@ fn fifty_megabytes_of_comments_are_fine() {
 fn a_large_body() {
     let mut source = String::from("COMPONENT a { image = \"host:///bin/true\" env {");
     for number in 0..500_000 {
-        write!(source, "A{number} = {number}\n").expect("a string can be written to");
+        writeln!(source, "A{number} = {number}").expect("a string can be written to");
     }
     source.push_str("} }");
     let composition = run(source.as_bytes()).composition.expect("a composition");

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use petgraph::algo::kosaraju_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
+
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
 use crate::model::{Network, When};
@@ -130,72 +133,61 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Reports each circle once. What is left after all that waits for nothing was taken away, again and again, waits
-    /// for something that is left too, so that following it must come round.
+    /// Reports one circle of every set of components that all wait for each other.
     fn circles(&mut self) {
-        let count = self.declared.len();
-        let mut waits = vec![0usize; count];
-        let mut waited_for_by: Vec<Vec<usize>> = vec![Vec::new(); count];
+        let mut graph = DiGraph::<(), ()>::with_capacity(self.declared.len(), self.edges.len());
+        let nodes: Vec<NodeIndex> = self.declared.iter().map(|_| graph.add_node(())).collect();
         for edge in &self.edges {
-            waits[edge.from] += 1;
-            waited_for_by[edge.to].push(edge.from);
+            graph.add_edge(nodes[edge.from], nodes[edge.to], ());
         }
-        let mut free: Vec<usize> = (0..count).filter(|&index| waits[index] == 0).collect();
-        while let Some(index) = free.pop() {
-            for &waiting in &waited_for_by[index] {
-                waits[waiting] -= 1;
-                if waits[waiting] == 0 {
-                    free.push(waiting);
-                }
-            }
+        // Kosaraju's algorithm, because petgraph's other one recurses as deep as the longest chain.
+        let mut set_of = vec![0; nodes.len()];
+        let sets = kosaraju_scc(&graph);
+        for (number, set) in sets.iter().enumerate() {
+            set.iter().for_each(|node| set_of[node.index()] = number);
         }
-        let mut next: Vec<Option<usize>> = vec![None; count];
+        let mut next: Vec<Option<usize>> = vec![None; nodes.len()];
         for (number, edge) in self.edges.iter().enumerate() {
-            if waits[edge.from] > 0 && waits[edge.to] > 0 {
+            if set_of[edge.from] == set_of[edge.to] {
                 next[edge.from].get_or_insert(number);
             }
         }
-        // The walk that a component was first met on.
-        let mut walk: Vec<Option<usize>> = vec![None; count];
-        for start in 0..count {
-            let mut at = start;
-            while walk[at].is_none() {
-                let Some(edge) = next[at] else { break };
-                walk[at] = Some(start);
-                at = self.edges[edge].to;
-            }
-            if walk[at] == Some(start) && waits[start] > 0 && !self.report.full() {
-                self.circle(at, &next, &mut walk);
+        for set in sets {
+            let first = set.iter().map(|node| node.index()).min();
+            if let Some(first) = first.filter(|_| !self.report.full()) {
+                self.circle(first, &next);
             }
         }
     }
 
-    fn circle(&mut self, start: usize, next: &[Option<usize>], walk: &mut [Option<usize>]) {
+    /// Follows the connections within a set, which must come round, unless it is one component that waits for none.
+    fn circle(&mut self, start: usize, next: &[Option<usize>]) {
         const SHOWN: usize = 12;
+        let mut met = HashMap::new();
         let mut edges = Vec::new();
         let mut at = start;
-        while let Some(number) = next[at] {
-            // No later walk may take this circle for one of its own.
-            walk[at] = Some(usize::MAX);
+        let begin = loop {
+            if let Some(&position) = met.get(&at) {
+                break position;
+            }
+            let Some(number) = next[at] else { return };
+            met.insert(at, edges.len());
             edges.push(number);
             at = self.edges[number].to;
-            if at == start {
-                break;
-            }
-        }
+        };
+        let circle: Vec<&Edge> = edges[begin..].iter().map(|&number| &self.edges[number]).collect();
         let mut names: Vec<&str> =
-            edges.iter().take(SHOWN).map(|&number| self.declared[self.edges[number].from].name.as_ref()).collect();
-        if edges.len() > SHOWN {
+            circle.iter().take(SHOWN).map(|edge| self.declared[edge.from].name.as_ref()).collect();
+        if circle.len() > SHOWN {
             names.push("…");
         }
-        names.push(self.declared[start].name.as_ref());
+        names.push(self.declared[at].name.as_ref());
         let message = format!("the components wait for each other in a circle: {}", names.join(" -> "));
-        let related: Vec<Span> = edges.iter().skip(1).take(SHOWN).map(|&number| self.edges[number].span).collect();
-        let first = edges.first().map(|&number| self.edges[number].span).unwrap_or_default();
+        let spans: Vec<Span> = circle.iter().take(SHOWN).map(|edge| edge.span).collect();
         let finding = self
-            .finding(Code::Circle, first, message)
+            .finding(Code::Circle, spans.first().copied().unwrap_or_default(), message)
             .label("begins here")
             .help("remove one of these connections; a reference such as `${name.host}` wires without ordering");
-        related.into_iter().fold(finding, |finding, span| finding.related(span, "goes on here"));
+        spans.into_iter().skip(1).fold(finding, |finding, span| finding.related(span, "goes on here"));
     }
 }

@@ -227,3 +227,60 @@ impl Checker<'_, '_> {
             .help_if(compose.or_else(spelling));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codes::Code;
+
+    const PAGE: &str = include_str!("../../LANGUAGE.md");
+
+    #[test]
+    fn the_reference_knows_every_property() {
+        for property in COMPONENT.iter().chain(HEALTHCHECK) {
+            assert!(PAGE.contains(&format!("`{}`", property.name)), "{} is not described", property.name);
+            let (word, _) = property.example.split_once(' ').unwrap_or_default();
+            assert_eq!(word, property.name, "the example is for another property");
+        }
+        for name in LATER {
+            assert!(PAGE.contains(&format!("`{name}`")), "{name} is not listed");
+        }
+    }
+
+    fn codes(source: &str) -> Vec<Code> {
+        crate::check("f", source.as_bytes(), "p", &|_| None).diagnostics.iter().map(|found| found.code).collect()
+    }
+
+    #[test]
+    fn the_examples_in_messages_are_right() {
+        for Property { name, example, .. } in COMPONENT {
+            let image = match *name {
+                "image" => "command = \"x\"",
+                _ => "image = \"host:///bin/x\"",
+            };
+            let port = if name.starts_with("port") { "" } else { "port = 80" };
+            assert_eq!(codes(&format!("COMPONENT a {{ {image} {port} {example} }}")), [], "{example}");
+        }
+        for Property { name, example, .. } in HEALTHCHECK {
+            let probe = match *name {
+                "command" | "http" | "tcp" => "",
+                _ => "http = \"/\"",
+            };
+            let source =
+                format!("COMPONENT a {{ image = \"host:///bin/x\" port = 1 healthcheck {{ {probe} {example} }} }}");
+            assert_eq!(codes(&source), [], "{example}");
+        }
+    }
+
+    #[test]
+    fn what_comes_later_is_not_unknown() {
+        for name in LATER {
+            assert_eq!(
+                codes(&format!("COMPONENT a {{ image = \"host:///bin/x\" {name} = 1 }}")),
+                [Code::NotSupported],
+                "{name}"
+            );
+        }
+        assert_eq!(codes("COMPONENT a { image = \"host:///bin/x\" later = 1 }"), [Code::UnknownProperty]);
+    }
+}

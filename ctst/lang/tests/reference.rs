@@ -1,0 +1,43 @@
+//! The examples of LANGUAGE.md do what the page says.
+
+use containust_lang::{Code, Severity, check, render};
+
+const PAGE: &str = include_str!("../LANGUAGE.md");
+
+fn examples(kind: &str) -> Vec<&'static str> {
+    let fence = format!("```{kind}\n");
+    let found: Vec<&str> =
+        PAGE.split(&fence).skip(1).map(|after| after.split("```").next().expect("text after a fence")).collect();
+    assert!(!found.is_empty(), "no example of the kind {kind}");
+    found
+}
+
+#[test]
+fn examples_are_carried_out() {
+    for example in examples("ctst") {
+        let outcome = check("LANGUAGE.md", example.as_bytes(), "example", &|_| None);
+        let said = render(&outcome.diagnostics, example.as_bytes(), false);
+        assert!(outcome.composition.is_some() && said.is_empty(), "{example}\n{said}");
+    }
+}
+
+#[test]
+fn what_is_refused_is_refused_as_not_supported() {
+    for example in examples("ctst refused") {
+        let outcome = check("LANGUAGE.md", example.as_bytes(), "example", &|_| None);
+        let said = render(&outcome.diagnostics, example.as_bytes(), false);
+        let errors: Vec<Code> = outcome
+            .diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == Severity::Error)
+            .map(|diagnostic| diagnostic.code)
+            .collect();
+        assert!(outcome.composition.is_none() && errors.iter().all(|code| *code == Code::NotSupported), "{said}");
+        for (number, line) in example.lines().enumerate() {
+            assert!(
+                outcome.diagnostics.iter().any(|diagnostic| diagnostic.at.line == number + 1),
+                "nothing about {line}"
+            );
+        }
+    }
+}
