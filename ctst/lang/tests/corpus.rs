@@ -113,3 +113,23 @@ fn every_code_has_an_example() {
         .collect();
     assert!(missing.is_empty(), "no example of {missing:?}");
 }
+
+/// What `--format json` shows of a finding.
+#[test]
+fn diagnostics_are_data() {
+    let source = b"COMPONENT web {\n    image = \"host:///bin/true\"\n    restart = \"alway\"\n}\n";
+    let outcome = check("stack.ctst", source, "project", &environment);
+    let found = serde_json::to_value(&outcome.diagnostics).expect("diagnostics can be serialised");
+    let expected = serde_json::json!([{
+        "file": "stack.ctst",
+        "line": 3, "column": 15, "end_line": 3, "end_column": 22,
+        "code": "E0302",
+        "severity": "error",
+        "message": "`\"alway\"` is no value of `restart`",
+        "label": "unknown value",
+        "expected": "`never`, `on-failure`, `always` or `unless-stopped` in quotes",
+        "help": "did you mean `\"always\"`?",
+        "related": [],
+    }]);
+    assert_eq!(found, expected);
+}
