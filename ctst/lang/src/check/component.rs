@@ -62,7 +62,7 @@ impl Checker<'_, '_> {
             readonly,
             workdir,
             user,
-            hostname: declared.hostname.take()?,
+            hostname: declared.hostname.clone()?,
             restart,
             network: declared.network?,
             healthcheck,

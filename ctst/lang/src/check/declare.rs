@@ -218,7 +218,7 @@ impl<'a> Checker<'a, '_> {
                 continue;
             }
             prefixes.insert(prefix, index);
-            let hosts_of = [Some(declared.host()), declared.hostname.clone()];
+            let hosts_of = [Some(declared.name.replace('_', "-")), declared.hostname.clone()];
             for (host, at) in hosts_of.into_iter().flatten().zip([span, own.unwrap_or(span)]) {
                 let other = *hosts.entry(host.to_ascii_lowercase()).or_insert(index);
                 if other != index {

@@ -67,7 +67,7 @@ struct Declared<'a> {
 impl Declared<'_> {
     /// The host name that the others reach it by.
     fn host(&self) -> String {
-        self.name.replace('_', "-")
+        self.hostname.clone().unwrap_or_else(|| self.name.replace('_', "-"))
     }
 }
 
