@@ -24,6 +24,7 @@ test:
 # The demo once more, on Debian's kernel, in a machine of its own.
 test-vm:
 	. tests/setup.sh
+	packages python3
 	tests/vm/vmtest --prepare
 	prepare_demo
 	"$${as[@]}" "$${demo%/*}/stack/fetch"
