@@ -1,8 +1,10 @@
 //! What a run would do. Planning reads and never writes.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use containust_image::model::Image;
 use serde::{Deserialize, Serialize};
 
 /// What `ctst run` would do now.
@@ -18,6 +20,9 @@ pub struct Plan {
     pub ids: String,
     /// What a person should know before it runs.
     pub notes: Vec<String>,
+    /// The images that are in the store, by component: what was shown is what a run uses.
+    #[serde(skip)]
+    pub(crate) found: BTreeMap<String, Image>,
 }
 
 impl Plan {

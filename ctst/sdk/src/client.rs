@@ -1,0 +1,358 @@
+//! Talking to a project's supervisor.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustix::process::{PidfdFlags, getuid, pidfd_open};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::error::{During, Error, Result};
+use crate::event::Event;
+use crate::fdpass;
+use crate::ipc::{Connection, Hello, Incoming, Reply, Request, VERSION};
+use crate::project::Project;
+use crate::run::{ExecRequest, PAUSE, Session};
+use crate::status::{ContainerStatus, Stats};
+use crate::supervisor;
+
+/// A supervisor answers a greeting at once; one that does not within this is stopped or stuck.
+const GREETING: Duration = Duration::from_secs(10);
+/// How often a client that met a supervisor on its way out looks again.
+const ATTEMPTS: u32 = 500;
+
+/// Version of this program, as told to supervisors and clients.
+pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+pub(crate) fn lost(project: &Project) -> Error {
+    Error::Lost { log: project.supervisor_log() }
+}
+
+/// A connected socket and the process behind it; `None`: nothing listens.
+pub(crate) fn dial(project: &Project) -> Result<Option<(OwnedFd, u32)>> {
+    for path in project.sockets() {
+        let what = || format!("connect to {}", path.display());
+        let address = SocketAddrUnix::new(&path).during(what)?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(what)?;
+        // Whatever refuses (nobody there, not listening, not ours to enter): there is no supervisor of ours.
+        if connect(&socket, &address).is_ok() {
+            let peer = sockopt::socket_peercred(&socket).during(what)?;
+            if peer.uid != getuid() {
+                let problem = format!("user {} listens there", peer.uid.as_raw());
+                return Err(Error::Untrusted { path, problem });
+            }
+            return Ok(Some((socket, peer.pid.as_raw_nonzero().get().unsigned_abs())));
+        }
+    }
+    Ok(None)
+}
+
+/// A greeted or about-to-be-greeted connection.
+pub(crate) struct Link {
+    pub(crate) connection: Connection,
+    /// The supervisor, where it was started for this connection.
+    pub(crate) child: Option<Child>,
+    pid: Option<u32>,
+    project: Project,
+    hello: Request,
+}
+
+impl Link {
+    /// Connects to the project's supervisor, or starts one. `run` is the number of components to come.
+    pub(crate) fn open(project: &Project, run: Option<usize>) -> Result<Self> {
+        if let Some((socket, pid)) = dial(project)? {
+            return Ok(Self::over(project, socket, pid, run));
+        }
+        let (ours, theirs) = fdpass::pair(SocketType::STREAM).during(|| "make a socket pair".to_owned())?;
+        let (connection, hello) = (Connection::new(ours), hello(project, run));
+        connection.send(&hello, &[])?;
+        let child = Some(spawn(project, theirs)?);
+        Ok(Self { connection, child, pid: None, project: project.clone(), hello })
+    }
+
+    /// Greets who listens. That he ends right now is noticed by the answer.
+    fn over(project: &Project, socket: OwnedFd, pid: u32, run: Option<usize>) -> Self {
+        let (connection, hello) = (Connection::new(socket), hello(project, run));
+        connection.send(&hello, &[]).ok();
+        Self { connection, child: None, pid: Some(pid), project: project.clone(), hello }
+    }
+
+    /// Waits for the answer to the greeting. `false`: the supervisor was ending.
+    pub(crate) fn greet(&mut self) -> Result<bool> {
+        for _ in 0..ATTEMPTS {
+            if !readable(&self.connection, GREETING)? {
+                return Err(Error::protocol("the supervisor does not answer; it may be stopped or stuck"));
+            }
+            match self.connection.wait::<Reply>() {
+                Ok(Some((Reply::Hello { version, build }, _))) if version == VERSION && build == BUILD => {
+                    return Ok(true);
+                }
+                Ok(Some((Reply::Hello { build, .. }, _))) => {
+                    return Err(Error::OtherVersion { theirs: build, ours: BUILD.to_owned() });
+                }
+                // Two were started at once, and this one was second.
+                Ok(Some((Reply::Busy { .. }, _))) => {
+                    reap(&mut self.child);
+                    match dial(&self.project)? {
+                        Some((socket, pid)) => {
+                            self.connection = Connection::new(socket);
+                            self.pid = Some(pid);
+                            self.connection.send(&self.hello, &[]).ok();
+                        }
+                        None => std::thread::sleep(PAUSE),
+                    }
+                }
+                Ok(Some((Reply::Refused(report), _))) => {
+                    reap(&mut self.child);
+                    return Err(Error::Reported(report));
+                }
+                Ok(None) if self.child.is_none() => return Ok(false),
+                Ok(None) => return Err(lost(&self.project)),
+                Err(Error::Io { .. }) if self.child.is_none() => return Ok(false),
+                Ok(Some((other, _))) => return Err(Error::protocol(format!("unexpected {other:?}"))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn hello(project: &Project, run: Option<usize>) -> Request {
+    Request::Hello(Hello { version: VERSION, build: BUILD.to_owned(), project: project.identity(), run })
+}
+
+fn reap(child: &mut Option<Child>) {
+    if let Some(mut child) = child.take() {
+        // It has said its last word, so that this does not wait for long; a failure would leave a zombie of ours only.
+        child.wait().ok();
+    }
+}
+
+/// Starts this executable again as the project's supervisor, with `channel` as its standard input.
+fn spawn(project: &Project, channel: OwnedFd) -> Result<Child> {
+    // A descriptor that a shell or CI left open in us would stay open as long as the project runs, and who waits for its
+    // end would wait as long.
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
+    Command::new("/proc/self/exe")
+        .arg(supervisor::VERB)
+        .arg(project.file())
+        .stdin(channel)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .during(|| "start the project's supervisor".to_owned())
+}
+
+fn readable(socket: &impl AsFd, within: Duration) -> Result<bool> {
+    let timeout = within.try_into().ok();
+    loop {
+        match poll(&mut [PollFd::new(socket, PollFlags::IN)], timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other.during(|| "wait for the project's supervisor".to_owned())? > 0),
+        }
+    }
+}
+
+/// A connection to the supervisor of a project that runs.
+#[derive(Debug)]
+pub struct Client {
+    connection: Connection,
+    pid: Option<u32>,
+    project: Project,
+}
+
+impl Client {
+    /// Connects; `None`: nothing of the project runs.
+    ///
+    /// # Errors
+    /// [`Error::OtherVersion`], [`Error::Untrusted`], [`Error::Protocol`].
+    pub fn connect(project: &Project) -> Result<Option<Self>> {
+        for _ in 0..ATTEMPTS {
+            let Some((socket, pid)) = dial(project)? else { return Ok(None) };
+            let mut link = Link::over(project, socket, pid, None);
+            if link.greet()? {
+                return Ok(Some(Self { connection: link.connection, pid: link.pid, project: project.clone() }));
+            }
+            // It is ending; soon nobody listens.
+            std::thread::sleep(PAUSE);
+        }
+        Err(lost(project))
+    }
+
+    /// Stops components, dependents first, and returns when they are gone: SIGTERM, and SIGKILL after `grace`. No names:
+    /// all, and the supervisor too.
+    ///
+    /// # Errors
+    /// [`Error::Reported`] for a name that does not run.
+    pub fn stop(&mut self, names: &[String], grace: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+        self.connection.send(&Request::Attach, &[])?;
+        self.connection.send(&Request::Stop { names: names.to_vec(), grace }, &[])?;
+        loop {
+            match self.connection.wait::<Reply>()? {
+                Some((Reply::Event(event), _)) => on_event(&event),
+                Some((Reply::Done, _)) if !names.is_empty() => return Ok(()),
+                Some((Reply::Done, _)) => {}
+                Some((Reply::Over { .. }, _)) | None => break,
+                Some((Reply::Refused(report), _)) => return Err(Error::Reported(report)),
+                Some((other, _)) => return Err(Error::protocol(format!("unexpected {other:?}"))),
+            }
+        }
+        self.wait_gone()
+    }
+
+    /// Starts a process in a container. With a terminal the three descriptors are not used.
+    ///
+    /// # Errors
+    /// [`Error::Reported`]: the component does not run, or the program is not there (127) or not executable (126).
+    pub fn exec(self, request: &ExecRequest, stdio: [BorrowedFd<'_>; 3]) -> Result<ExecSession> {
+        let fds: &[BorrowedFd<'_>] = if request.tty.is_some() { &[] } else { &stdio };
+        let mut connection = self.connection;
+        connection.send(&Request::Exec(request.clone()), fds)?;
+        match connection.wait::<Reply>()? {
+            Some((Reply::ExecStarted, fds)) => {
+                let master = fds.into_iter().next();
+                if let (Some(master), Some((rows, columns))) = (&master, request.tty) {
+                    resize(master, rows, columns)?;
+                }
+                Ok(ExecSession { connection, master, code: None })
+            }
+            Some((Reply::Refused(report), _)) => Err(Error::Reported(report)),
+            Some((other, _)) => Err(Error::protocol(format!("unexpected {other:?}"))),
+            None => Err(lost(&self.project)),
+        }
+    }
+
+    /// What every running container uses, in the file's order.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn stats(&mut self) -> Result<Vec<Stats>> {
+        self.connection.send(&Request::Stats, &[])?;
+        match self.connection.wait::<Reply>()? {
+            Some((Reply::Stats(stats), _)) => Ok(stats),
+            Some((other, _)) => Err(Error::protocol(format!("unexpected {other:?}"))),
+            None => Err(lost(&self.project)),
+        }
+    }
+
+    /// The containers as the supervisor knows them.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn status(&mut self) -> Result<Vec<ContainerStatus>> {
+        self.connection.send(&Request::Status, &[])?;
+        match self.connection.wait::<Reply>()? {
+            Some((Reply::Status(status), _)) => Ok(status),
+            Some((other, _)) => Err(Error::protocol(format!("unexpected {other:?}"))),
+            None => Err(lost(&self.project)),
+        }
+    }
+
+    /// Watches what runs.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn attach(self) -> Result<Session> {
+        self.connection.send(&Request::Attach, &[])?;
+        Ok(Session::attached(self.connection, self.project.supervisor_log()))
+    }
+
+    /// Waits until the process is gone, so that a look at the process table after a stop finds nothing.
+    fn wait_gone(&self) -> Result<()> {
+        let Some(pid) = self.pid.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)) else {
+            return Ok(());
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => readable(&pidfd, GREETING).map(drop),
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(e) => Err(Error::io("wait for the project's supervisor", e)),
+        }
+    }
+}
+
+/// A process started by [`Client::exec`]. Dropping it before its end sends it SIGHUP, as a terminal that goes away does.
+#[derive(Debug)]
+pub struct ExecSession {
+    connection: Connection,
+    master: Option<OwnedFd>,
+    code: Option<i32>,
+}
+
+impl AsFd for ExecSession {
+    /// Readable when the process may have ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+impl ExecSession {
+    /// The terminal's master side, where one was asked for.
+    #[must_use]
+    pub fn master(&self) -> Option<&OwnedFd> {
+        self.master.as_ref()
+    }
+
+    /// Tells the terminal its size.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
+        self.master.as_ref().map_or(Ok(()), |master| resize(master, rows, columns))
+    }
+
+    /// Sends a signal to the process.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the supervisor is gone.
+    pub fn signal(&mut self, signal: i32) -> Result<()> {
+        self.connection.send(&Request::Signal(signal), &[])
+    }
+
+    /// Waits for the end of the process and returns its exit code, as shells give it.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`].
+    pub fn wait(&mut self) -> Result<i32> {
+        loop {
+            if let Some(code) = self.code {
+                return Ok(code);
+            }
+            let reply = self.connection.wait::<Reply>()?.map(|(reply, _)| reply);
+            self.take(reply)?;
+        }
+    }
+
+    /// The same without waiting; `None`: it runs.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`].
+    pub fn try_wait(&mut self) -> Result<Option<i32>> {
+        while self.code.is_none() {
+            match self.connection.poll::<Reply>()? {
+                Incoming::Frame(reply, _) => self.take(Some(reply))?,
+                Incoming::End => self.take(None)?,
+                Incoming::Empty => break,
+            }
+        }
+        Ok(self.code)
+    }
+
+    fn take(&mut self, reply: Option<Reply>) -> Result<()> {
+        match reply {
+            Some(Reply::ExecEnded { code }) => self.code = Some(code),
+            // The supervisor was killed, and the container with it.
+            None => self.code = Some(containust_shared::exit::SIGNAL_BASE + 9),
+            Some(Reply::Over { .. }) => {}
+            Some(other) => return Err(Error::protocol(format!("unexpected {other:?}"))),
+        }
+        Ok(())
+    }
+}
+
+fn resize(master: &OwnedFd, rows: u16, columns: u16) -> Result<()> {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(master, size).map_err(|e| Error::io("resize the terminal", io::Error::from(e)))
+}

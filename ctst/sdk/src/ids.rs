@@ -1,0 +1,174 @@
+//! How the user ids of a project's containers map to the host's, and by whose leave.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use containust_image::model::Ownership;
+use containust_shared::protocol::IdMap;
+use rustix::process::getuid;
+
+use crate::error::{Error, Result};
+
+/// First host id for containers of root: above the range of `systemd-nspawn`, which ends at 0x6fffffff.
+const ROOT_FIRST: u32 = 0x7000_0000;
+const ROOT_COUNT: u32 = 65_536;
+/// Ids of an image beyond this are rare, and a host may grant more than anything needs.
+const MAX_COUNT: u32 = 65_536;
+
+/// A part of the host's ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+/// How ids are mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ids {
+    /// Only root inside, who is the caller outside. The text says why not more.
+    Single(String),
+    /// The caller's subordinate ids, by the helpers at these paths.
+    Helper { uids: Range, gids: Range, newuidmap: PathBuf, newgidmap: PathBuf },
+    /// For root.
+    Root(Range),
+}
+
+impl fmt::Display for Ids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Single(why) => write!(f, "single ({why})"),
+            Self::Helper { uids: Range { first, count }, .. } | Self::Root(Range { first, count }) => {
+                write!(f, "range ({count} ids from {first})")
+            }
+        }
+    }
+}
+
+impl Ids {
+    /// What this caller on this host gets. `CTST_IDS=single` in the environment asks for the least.
+    pub(crate) fn detect() -> Result<Self> {
+        let single = match std::env::var_os("CTST_IDS") {
+            None => false,
+            Some(value) if value.is_empty() => false,
+            Some(value) if value == "single" => true,
+            Some(value) => {
+                return Err(Error::Sandbox(format!("map user ids: CTST_IDS is `{}`, not `single`", value.display())));
+            }
+        };
+        let uid = getuid().as_raw();
+        if uid == 0 {
+            if single {
+                return Err(Error::Sandbox("map user ids: CTST_IDS=single would make root inside root outside".to_owned()));
+            }
+            return Ok(Self::Root(Range { first: ROOT_FIRST, count: ROOT_COUNT }));
+        }
+        if single {
+            return Ok(Self::Single("CTST_IDS".to_owned()));
+        }
+        Ok(subordinate(uid, Path::new("/etc")))
+    }
+
+    pub(crate) fn map(&self) -> IdMap {
+        match self {
+            Self::Single(_) => IdMap::Single,
+            Self::Helper { .. } => IdMap::Helper,
+            Self::Root(Range { first, count }) => IdMap::Range { first: *first, count: *count },
+        }
+    }
+
+    pub(crate) fn ownership(&self) -> Ownership {
+        match self {
+            Self::Single(_) | Self::Helper { .. } => Ownership::Caller,
+            Self::Root(Range { first, count }) => Ownership::Shifted { base: *first, count: *count },
+        }
+    }
+
+    /// Why a container cannot run as `user`, where it cannot.
+    pub(crate) fn refuses(&self, user: &str) -> Option<String> {
+        let Self::Single(why) = self else { return None };
+        let root = user.is_empty() || user.split(':').all(|part| matches!(part, "root" | "0"));
+        (!root).then(|| format!("run as user `{user}`: only root's id is mapped ({why})"))
+    }
+}
+
+fn subordinate(uid: u32, etc: &Path) -> Ids {
+    let name = user_name(uid, &etc.join("passwd"));
+    let uids = granted(&etc.join("subuid"), uid, name.as_deref());
+    let gids = granted(&etc.join("subgid"), uid, name.as_deref());
+    let (Some(uids), Some(gids)) = (uids, gids) else {
+        return Ids::Single("no ids in /etc/subuid and /etc/subgid".to_owned());
+    };
+    match (which::which("newuidmap"), which::which("newgidmap")) {
+        (Ok(newuidmap), Ok(newgidmap)) => Ids::Helper { uids, gids, newuidmap, newgidmap },
+        _ => Ids::Single("newuidmap not found; install uidmap".to_owned()),
+    }
+}
+
+/// The name of `uid` in `passwd(5)`. Not by NSS, which a static program cannot use.
+fn user_name(uid: u32, passwd: &Path) -> Option<String> {
+    let content = std::fs::read(passwd).ok()?;
+    content.split(|b| *b == b'\n').find_map(|line| {
+        let mut fields = line.split(|b| *b == b':');
+        let name = fields.next()?;
+        let id = std::str::from_utf8(fields.nth(1)?).ok()?;
+        (id.parse() == Ok(uid)).then(|| String::from_utf8_lossy(name).into_owned())
+    })
+}
+
+/// The first usable range of `subuid(5)` for this user; root's own id is never one.
+fn granted(file: &Path, uid: u32, name: Option<&str>) -> Option<Range> {
+    let content = std::fs::read_to_string(file).ok()?;
+    let number = uid.to_string();
+    content.lines().find_map(|line| {
+        let mut fields = line.trim().split(':');
+        let owner = fields.next()?;
+        let first: u32 = fields.next()?.parse().ok()?;
+        let count: u32 = fields.next()?.parse().ok()?;
+        let ours = owner == number || Some(owner) == name;
+        let usable = first != 0 && count != 0 && first.checked_add(count).is_some();
+        (ours && usable && fields.next().is_none()).then_some(Range { first, count: count.min(MAX_COUNT - 1) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_subordinate_ids() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("subuid");
+        let get = |content: &str, name: Option<&str>| {
+            std::fs::write(&file, content).unwrap();
+            granted(&file, 1000, name).map(|r| (r.first, r.count))
+        };
+        assert_eq!(get("other:1:2\nann:100000:65536\n", Some("ann")), Some((100_000, 65_535)));
+        assert_eq!(get("1000:200000:1000", None), Some((200_000, 1000)));
+        for bad in ["", "ann", "ann:", "ann:x:1", "ann:1:", "ann:0:5", "ann:5:0", "ann:4294967295:2", "ann:1:2:3", "bob:1:2"] {
+            assert_eq!(get(bad, Some("ann")), None, "{bad}");
+        }
+        assert_eq!(get("ann:1:2:3\nann:7:9", Some("ann")), Some((7, 9)));
+        assert_eq!(granted(&dir.path().join("none"), 1000, None), None);
+    }
+
+    #[test]
+    fn names_come_from_passwd() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("passwd");
+        std::fs::write(&file, b"root:x:0:0::/:/bin/sh\n\xff:y\nann:x:1000:1000:Ann:/home/ann:/bin/sh\n").unwrap();
+        assert_eq!(user_name(1000, &file).as_deref(), Some("ann"));
+        assert_eq!(user_name(1001, &file), None);
+    }
+
+    #[test]
+    fn single_runs_root_only() {
+        let single = Ids::Single("why".into());
+        for root in ["", "0", "root", "0:0", "root:root"] {
+            assert_eq!(single.refuses(root), None, "{root}");
+        }
+        for other in ["1000", "redis", "0:5", "daemon:0", ":"] {
+            assert!(single.refuses(other).is_some(), "{other}");
+        }
+        assert_eq!(Ids::Root(Range { first: 1, count: 1 }).refuses("redis"), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! Components' images, from the project's store.
+
+use std::path::PathBuf;
+
+use containust_image::model::Image;
+use containust_image::{Request, Source, Store};
+use containust_lang::model::{Component, Image as Reference};
+
+use crate::error::{Error, Result};
+use crate::ids::Ids;
+use crate::plan::Plan;
+use crate::project::Project;
+
+/// What happens to images before a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// One is being imported.
+    Importing {
+        /// The first component that needs it.
+        component: String,
+        /// Its reference.
+        reference: String,
+        /// How far.
+        detail: containust_image::Progress,
+    },
+    /// One was imported.
+    Imported {
+        /// The first component that needs it.
+        component: String,
+        /// Its reference.
+        reference: String,
+        /// `sha256:…` of its content.
+        digest: String,
+        /// What a person should know, such as owners that were flattened.
+        notes: Vec<String>,
+    },
+}
+
+/// What a component asks of the store.
+pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids) -> Request<'a> {
+    let (source, pin) = match &component.image {
+        Reference::File { path, sha256 } => (Source::File(project.folder().join(path).components().collect()), sha256),
+        Reference::Host { programs, include, sha256 } => {
+            let programs = programs.iter().map(PathBuf::from).collect();
+            (Source::Host { programs, include: include.clone() }, sha256)
+        }
+    };
+    Request { source, ownership: ids.ownership(), pin: pin.as_deref() }
+}
+
+/// The image as it is in the store; `None`: it must be imported. Reads only.
+pub(crate) fn find(project: &Project, component: &Component, ids: &Ids) -> Result<(String, Option<Image>)> {
+    let request = request(project, component, ids);
+    let image = project.store().find(&request).map_err(|e| error(component, &e))?;
+    Ok((request.source.to_string(), image))
+}
+
+/// The image that the plan found, or else imports it.
+pub(crate) fn ensure(
+    project: &Project,
+    component: &Component,
+    plan: &Plan,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(String, Image)> {
+    let request = request(project, component, &Ids::detect()?);
+    let reference = request.source.to_string();
+    if let Some(image) = plan.found.get(&component.name) {
+        return Ok((reference, image.clone()));
+    }
+    let image = project
+        .store()
+        .import(&request, &mut |detail| {
+            progress(Progress::Importing {
+                component: component.name.clone(),
+                reference: reference.clone(),
+                detail,
+            });
+        })
+        .map_err(|e| error(component, &e))?;
+    progress(Progress::Imported {
+        component: component.name.clone(),
+        reference: reference.clone(),
+        digest: image.digest.clone(),
+        notes: image.notes.clone(),
+    });
+    Ok((reference, image))
+}
+
+fn error(component: &Component, error: &containust_image::Error) -> Error {
+    Error::Image { component: component.name.clone(), problem: error.to_string(), help: error.help() }
+}
+
+impl Project {
+    /// The project's images.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        Store::at(&self.state_dir().join("images"))
+    }
+}

@@ -1,0 +1,254 @@
+//! A project: a `.ctst` file and the folder beside it in which its state lives.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use containust_lang::Outcome;
+use containust_shared::names;
+use rustix::process::getuid;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{During, Error, Result};
+
+/// A composition longer than this is a mistake: ten thousand components take 4.4 MB.
+const MAX_FILE: u64 = 64 << 20;
+/// The longest path that fits `sockaddr_un` (`unix(7)`), its zero byte not counted.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// What a project is, however it is called: device and inode of its folder. A copy is another project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// `st_dev`.
+    pub dev: u64,
+    /// `st_ino`.
+    pub ino: u64,
+}
+
+/// A project on disk.
+#[derive(Debug, Clone)]
+pub struct Project {
+    file: PathBuf,
+    folder: PathBuf,
+    identity: Identity,
+}
+
+/// A file that was read and checked.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The file's name as messages show it.
+    pub name: String,
+    /// Its bytes, for rendering diagnostics.
+    pub source: Vec<u8>,
+    /// The composition, or why there is none.
+    pub outcome: Outcome,
+}
+
+impl Project {
+    /// Finds the project of `file`, or that of the current folder: `stack.ctst`, `containust.ctst`, or the only file
+    /// that ends in `.ctst`. Does not read it.
+    ///
+    /// # Errors
+    /// [`Error::NoFile`], [`Error::ManyFiles`], and [`Error::Io`] for a file that is not there.
+    pub fn locate(file: Option<&Path>) -> Result<Self> {
+        let file = match file {
+            Some(file) => file.to_owned(),
+            None => default_file(&std::env::current_dir().during(|| "find the current folder".to_owned())?)?,
+        };
+        let whole = file.canonicalize().during(|| format!("open {}", file.display()))?;
+        let folder = whole.parent().map(Path::to_owned).ok_or_else(|| {
+            Error::io(format!("open {}", file.display()), io::Error::from(io::ErrorKind::IsADirectory))
+        })?;
+        let meta = folder.metadata().during(|| format!("open {}", folder.display()))?;
+        Ok(Self { file: whole, folder, identity: Identity { dev: meta.dev(), ino: meta.ino() } })
+    }
+
+    /// The file, absolute and canonical.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The file's folder: relative paths of the composition start here.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What distinguishes it from its copies.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// `.containust` beside the file. It need not exist.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join(".containust")
+    }
+
+    /// Where a component's log files are.
+    #[must_use]
+    pub fn log_dir(&self, component: &str) -> PathBuf {
+        self.containers_dir().join(component)
+    }
+
+    /// The supervisor's own talk.
+    #[must_use]
+    pub fn supervisor_log(&self) -> PathBuf {
+        self.state_dir().join("supervisor.log")
+    }
+
+    /// Reads and checks the file. A file with errors is a success here: see the outcome's diagnostics.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::TooLarge`].
+    pub fn load(&self) -> Result<Loaded> {
+        let name = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let what = || format!("read {}", self.file.display());
+        let meta = self.file.metadata().during(what)?;
+        if !meta.is_file() {
+            return Err(Error::io(what(), io::Error::other("not a regular file")));
+        }
+        if meta.len() > MAX_FILE {
+            return Err(Error::TooLarge { path: self.file.clone(), size: meta.len(), limit: MAX_FILE });
+        }
+        let source = std::fs::read(&self.file).during(what)?;
+        let project = self.default_name();
+        let outcome = containust_lang::check(&name, &source, &project, &|variable| std::env::var(variable).ok());
+        Ok(Loaded { name, source, outcome })
+    }
+
+    /// The folder's name as a project's name; `project` where it cannot be one.
+    fn default_name(&self) -> String {
+        let folder = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        let name: String = folder.chars().map(|c| if c == '.' || c == ' ' { '-' } else { c }).collect();
+        if names::is_name(&name) { name } else { "project".to_owned() }
+    }
+
+    pub(crate) fn containers_dir(&self) -> PathBuf {
+        self.state_dir().join("containers")
+    }
+
+    pub(crate) fn container_dir(&self, component: &str) -> PathBuf {
+        self.containers_dir().join(component)
+    }
+
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.state_dir().join("supervisor.lock")
+    }
+
+    /// Makes the state folder, for the caller only and invisible to git; refuses one that is somebody else's.
+    pub(crate) fn create_state_dir(&self) -> Result<()> {
+        let dir = self.state_dir();
+        match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => std::fs::write(dir.join(".gitignore"), "*\n").during(|| format!("write into {}", dir.display())),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => check_private(&dir),
+            Err(e) => Err(Error::io(format!("create {}", dir.display()), e)),
+        }
+    }
+
+    /// Sixteen digits that stand for the project and its user in the name of a socket.
+    pub(crate) fn socket_name(&self) -> String {
+        let Identity { dev, ino } = self.identity;
+        let hash = Sha256::digest(format!("{dev}:{ino}:{}", getuid().as_raw()));
+        let digits: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("{digits}.sock")
+    }
+
+    /// Where a supervisor may listen, the preferred place first. A client looks in all of them, because a shell of cron
+    /// or of `su` has another environment than that of a login.
+    pub(crate) fn sockets(&self) -> Vec<PathBuf> {
+        let uid = getuid().as_raw();
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let mut dirs: Vec<_> = runtime.into_iter().map(|dir| dir.join("ctst")).collect();
+        dirs.push(format!("/run/user/{uid}/ctst").into());
+        dirs.push(format!("/tmp/ctst-{uid}").into());
+        dirs.dedup();
+        let name = self.socket_name();
+        dirs.into_iter()
+            .map(|dir| dir.join(&name))
+            .filter(|path| path.as_os_str().len() <= MAX_SOCKET_PATH)
+            .collect()
+    }
+}
+
+/// Whether `dir` belongs to the caller and to nobody else.
+pub(crate) fn check_private(dir: &Path) -> Result<()> {
+    let meta = dir.symlink_metadata().during(|| format!("open {}", dir.display()))?;
+    let uid = getuid().as_raw();
+    let problem = if !meta.is_dir() {
+        "it is not a folder".to_owned()
+    } else if meta.uid() != uid {
+        format!("it belongs to user {}, and this is user {uid}", meta.uid())
+    } else if meta.mode() & 0o077 != 0 {
+        format!("its mode is {:o}, and others must have no access (0700)", meta.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Untrusted { path: dir.to_owned(), problem })
+}
+
+fn default_file(folder: &Path) -> Result<PathBuf> {
+    for name in ["stack.ctst", "containust.ctst"] {
+        if folder.join(name).is_file() {
+            return Ok(folder.join(name));
+        }
+    }
+    let list = std::fs::read_dir(folder).during(|| format!("list {}", folder.display()))?;
+    let mut names: Vec<_> = list
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "ctst") && path.is_file())
+        .collect();
+    names.sort();
+    match names.as_slice() {
+        [] => Err(Error::NoFile { folder: folder.to_owned() }),
+        [one] => Ok(one.clone()),
+        many => Err(Error::ManyFiles {
+            folder: folder.to_owned(),
+            names: many.iter().map(|p| p.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect(),
+        }),
+    }
+}
+
+/// Now, in milliseconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn finds_the_file_of_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(default_file(dir.path()), Err(Error::NoFile { .. })));
+        std::fs::write(dir.path().join("b.ctst"), "").unwrap();
+        assert_eq!(default_file(dir.path()).unwrap(), dir.path().join("b.ctst"));
+        std::fs::write(dir.path().join("a.ctst"), "").unwrap();
+        assert!(matches!(default_file(dir.path()), Err(Error::ManyFiles { names, .. }) if names == ["a.ctst", "b.ctst"]));
+        std::fs::write(dir.path().join("stack.ctst"), "").unwrap();
+        assert_eq!(default_file(dir.path()).unwrap(), dir.path().join("stack.ctst"));
+        assert!(Project::locate(Some(&dir.path().join("none.ctst"))).is_err());
+    }
+
+    #[test]
+    fn state_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.ctst");
+        std::fs::write(&file, "").unwrap();
+        let project = Project::locate(Some(&file)).unwrap();
+        project.create_state_dir().unwrap();
+        assert_eq!(std::fs::read_to_string(project.state_dir().join(".gitignore")).unwrap(), "*\n");
+        project.create_state_dir().unwrap();
+        std::fs::set_permissions(project.state_dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(project.create_state_dir(), Err(Error::Untrusted { .. })));
+        assert!(check_private(&file).is_err());
+    }
+}

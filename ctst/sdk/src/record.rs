@@ -1,0 +1,278 @@
+//! What is known of a container between runs: one JSON file in its folder.
+//!
+//! A record is written by the project's supervisor only, to a temporary file that is then renamed. It is not synced:
+//! after a crash of the host nothing runs, and whatever the file says then is recognised as untrue or unreadable.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{During, Error, Report, Result};
+use crate::project::Identity;
+use crate::spec::ContainerSpec;
+use crate::status::{ContainerStatus, Health, Published, State};
+
+/// Version of [`Record`]. An older one would be migrated here; a newer one is refused.
+const SCHEMA: u64 = 1;
+/// No honest record is larger: the spec's process must fit one message of 64 KiB.
+const MAX_RECORD: u64 = 4 << 20;
+
+/// A container's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) schema: u64,
+    pub(crate) project: Identity,
+    pub(crate) hash: String,
+    pub(crate) spec: ContainerSpec,
+    pub(crate) published: Vec<Published>,
+    pub(crate) state: State,
+    pub(crate) health: Option<Health>,
+    pub(crate) last_probe: Option<String>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) started: Option<u64>,
+    pub(crate) finished: Option<u64>,
+    pub(crate) restarts: u32,
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) ids: String,
+    pub(crate) failure: Option<Report>,
+    pub(crate) supervisor: Incarnation,
+}
+
+/// One process among all that ever have its pid: field 22 of `proc_pid_stat(5)` beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Incarnation {
+    pub(crate) pid: u32,
+    pub(crate) start: u64,
+}
+
+impl Incarnation {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the command in parentheses and may hold anything.
+        let end = stat.iter().rposition(|b| *b == b')')?;
+        let start = stat.get(end + 2..)?.split(|b| *b == b' ').nth(19)?;
+        Some(Self { pid, start: std::str::from_utf8(start).ok()?.parse().ok()? })
+    }
+
+    pub(crate) fn lives(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+}
+
+/// What a record's file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stored {
+    Record(Box<Record>),
+    /// Cut off, garbage, or of another project: nothing can be said, and the next start replaces it.
+    Unknown(String),
+}
+
+impl Record {
+    pub(crate) fn new(project: Identity, spec: ContainerSpec, ids: String, supervisor: Incarnation) -> Self {
+        Self {
+            schema: SCHEMA,
+            project,
+            hash: spec.hash(),
+            spec,
+            published: Vec::new(),
+            state: State::Waiting,
+            health: None,
+            last_probe: None,
+            pid: None,
+            exit_code: None,
+            started: None,
+            finished: None,
+            restarts: 0,
+            address: None,
+            ids,
+            failure: None,
+            supervisor,
+        }
+    }
+
+    /// Replaces the record in `dir`.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        let json = serde_json::to_vec(self).map_err(|e| Error::protocol(e.to_string()))?;
+        let (temporary, place) = (dir.join("record.tmp"), dir.join("record.json"));
+        std::fs::write(&temporary, json)
+            .and_then(|()| std::fs::rename(&temporary, &place))
+            .during(|| format!("write {}", place.display()))
+    }
+
+    /// As a person sees it, if the record is true.
+    pub(crate) fn status(&self) -> ContainerStatus {
+        ContainerStatus {
+            component: self.spec.name.clone(),
+            state: self.state,
+            health: self.health,
+            last_probe: self.last_probe.clone(),
+            pid: self.pid,
+            exit_code: self.exit_code,
+            started: self.started,
+            finished: self.finished,
+            restarts: self.restarts,
+            image: self.spec.image.clone(),
+            digest: self.spec.digest.clone(),
+            command: self.spec.argv.clone(),
+            address: self.address,
+            ports: self.published.clone(),
+            ids: self.ids.clone(),
+            failure: self.failure.clone(),
+        }
+    }
+
+    /// The same where its supervisor is gone.
+    pub(crate) fn dead(&self) -> ContainerStatus {
+        let mut status = self.status();
+        if status.state.is_live() {
+            status.state = State::Dead;
+            (status.health, status.pid, status.address) = (None, None, None);
+        }
+        status
+    }
+}
+
+/// Reads the record in `dir`; `None`: there is none.
+///
+/// # Errors
+/// [`Error::NewerState`], and [`Error::Io`] where reading is refused.
+pub(crate) fn read(dir: &Path, project: Identity) -> Result<Option<Stored>> {
+    let path = dir.join("record.json");
+    let bytes = match std::fs::metadata(&path) {
+        Ok(meta) if meta.len() > MAX_RECORD || !meta.is_file() => {
+            return Ok(Some(Stored::Unknown("its record is not one".to_owned())));
+        }
+        Ok(_) => std::fs::read(&path).during(|| format!("read {}", path.display()))?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(format!("read {}", path.display()), e)),
+    };
+    parse(&bytes, &path, project).map(Some)
+}
+
+fn parse(bytes: &[u8], path: &Path, project: Identity) -> Result<Stored> {
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: u64,
+    }
+    let damaged = |e: serde_json::Error| Ok(Stored::Unknown(format!("its record cannot be read ({e})")));
+    match serde_json::from_slice::<Schema>(bytes) {
+        Ok(Schema { schema }) if schema > SCHEMA => {
+            return Err(Error::NewerState { path: path.to_owned(), found: schema, known: SCHEMA });
+        }
+        Ok(_) => {}
+        Err(e) => return damaged(e),
+    }
+    match serde_json::from_slice::<Record>(bytes) {
+        Ok(record) if record.project != project => {
+            Ok(Stored::Unknown("its record was copied from another place".to_owned()))
+        }
+        Ok(record) => Ok(Stored::Record(Box::new(record))),
+        Err(e) => damaged(e),
+    }
+}
+
+/// The containers of a project, by folder, in alphabetical order. A missing folder is an empty one.
+pub(crate) fn list(containers: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(containers) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(format!("list {}", containers.display()), e)),
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| containust_shared::names::is_name(name))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use containust_lang::model::{Healthcheck, Network, Probe, Restart};
+    use std::time::Duration;
+
+    use super::*;
+
+    pub(crate) const PROJECT: Identity = Identity { dev: 1, ino: 2 };
+
+    pub(crate) fn spec(name: &str) -> ContainerSpec {
+        ContainerSpec {
+            name: name.into(),
+            hostname: name.into(),
+            image: "file:///srv".into(),
+            digest: "sha256:0".into(),
+            layers: vec!["/srv".into()],
+            argv: vec!["/bin/true".into()],
+            env: vec!["A=é\n\"".into()],
+            cwd: String::new(),
+            user: String::new(),
+            readonly: true,
+            network: Network::Bridge,
+            volumes: vec![],
+            tmpfs: vec![],
+            restart: Restart::Never,
+            healthcheck: Some(Healthcheck {
+                probe: Probe::Tcp(1),
+                interval: Duration::from_millis(1500),
+                timeout: Duration::from_secs(1),
+                retries: 3,
+                start_period: Duration::ZERO,
+            }),
+            after: vec![],
+        }
+    }
+
+    fn record() -> Record {
+        let mut record = Record::new(PROJECT, spec("web"), "single".into(), Incarnation { pid: 1, start: 2 });
+        record.state = State::Running;
+        record.address = Some(Ipv4Addr::new(10, 89, 1, 2));
+        record
+    }
+
+    #[test]
+    fn survives_truncation_at_every_byte_and_garbage() {
+        let json = serde_json::to_vec(&record()).unwrap();
+        for end in 0..json.len() {
+            let stored = parse(&json[..end], Path::new("r"), PROJECT).unwrap();
+            assert!(matches!(stored, Stored::Unknown(_)), "{end}");
+        }
+        for (at, byte) in json.iter().enumerate() {
+            let mut bad = json.clone();
+            bad[at] = byte ^ 0x15;
+            // A flipped bit may leave a valid record or a newer schema, but never a panic.
+            drop(parse(&bad, Path::new("r"), PROJECT));
+        }
+        assert_eq!(parse(&json, Path::new("r"), PROJECT).unwrap(), Stored::Record(Box::new(record())));
+    }
+
+    #[test]
+    fn refuses_newer_and_foreign_records() {
+        let newer = br#"{"schema": 2, "whatever": []}"#;
+        assert!(matches!(parse(newer, Path::new("r"), PROJECT), Err(Error::NewerState { found: 2, .. })));
+        let json = serde_json::to_vec(&record()).unwrap();
+        let elsewhere = parse(&json, Path::new("r"), Identity { dev: 1, ino: 3 }).unwrap();
+        assert!(matches!(elsewhere, Stored::Unknown(why) if why.contains("copied")));
+    }
+
+    #[test]
+    fn writes_and_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path(), PROJECT).unwrap(), None);
+        record().write(dir.path()).unwrap();
+        assert_eq!(read(dir.path(), PROJECT).unwrap(), Some(Stored::Record(Box::new(record()))));
+        assert_eq!(record().dead().state, State::Dead);
+        std::fs::remove_file(dir.path().join("record.json")).unwrap();
+        std::fs::create_dir(dir.path().join("record.json")).unwrap();
+        assert!(matches!(read(dir.path(), PROJECT).unwrap(), Some(Stored::Unknown(_))));
+    }
+
+    #[test]
+    fn knows_processes_apart() {
+        let own = Incarnation::of(std::process::id()).unwrap();
+        assert!(own.lives());
+        assert!(!Incarnation { start: own.start + 1, ..own }.lives());
+    }
+}

@@ -1,0 +1,295 @@
+//! Bringing a composition up and watching it.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use containust_lang::model::{Component, Composition, Network};
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::{Link, lost};
+use crate::error::{Error, Report, Result};
+use crate::event::{Event, EventListener};
+use crate::graph::GraphResolver;
+use crate::images::{self, Progress};
+use crate::ipc::{Connection, Incoming, Reply, Request};
+use crate::plan::Plan;
+use crate::project::Project;
+use crate::spec::{self, Wanted};
+use crate::status::Published;
+
+/// How often a run tries again when the supervisor that it reached was just ending, and how long it pauses then.
+const ATTEMPTS: u32 = 200;
+pub(crate) const PAUSE: Duration = Duration::from_millis(10);
+
+/// How a composition is brought up.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// [`Notice::Settled`] waits until what has a health check is healthy and what ends by itself has ended, instead of
+    /// until everything was started.
+    pub wait: bool,
+    /// Only these components and what they need; components that the file no longer has are left alone. Empty: all.
+    pub only: Vec<String>,
+}
+
+/// A process to start in a container that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// The component.
+    pub component: String,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Added to the component's environment.
+    pub env: Vec<(String, String)>,
+    /// Instead of the component's user.
+    pub user: Option<String>,
+    /// Instead of the component's working directory.
+    pub workdir: Option<String>,
+    /// Rows and columns of a new terminal; none: the caller's streams.
+    pub tty: Option<(u16, u16)>,
+}
+
+/// What a session tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Something happened to a component.
+    Event(Event),
+    /// Everything asked for is up, or failed. Told once.
+    Settled {
+        /// What is not up, and why.
+        failed: Vec<(String, Report)>,
+    },
+    /// The last container is gone. Nothing follows.
+    Over {
+        /// The exit code of the first component in the file's order whose program or start failed by itself; else 0.
+        code: i32,
+    },
+}
+
+/// What a session has to tell now.
+#[derive(Debug)]
+pub enum Polled {
+    /// This.
+    Notice(Notice),
+    /// Nothing yet.
+    Empty,
+    /// Nothing any more.
+    End,
+}
+
+/// A connection to the supervisor that runs the composition. Dropping it leaves everything running.
+#[derive(Debug)]
+pub struct Session {
+    link: Connection,
+    over: bool,
+    /// Reaped when the session ends, where it was we who started it.
+    supervisor: Option<std::process::Child>,
+    log: std::path::PathBuf,
+}
+
+/// Brings `composition` up as `plan` says: imports what is missing, starts the project's supervisor unless it runs, and
+/// hands the composition over.
+///
+/// # Errors
+/// Everything that is found before a container is started; what fails later is told by the session.
+pub fn up(
+    project: &Project,
+    composition: &Composition,
+    plan: &Plan,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Session> {
+    let graph = GraphResolver::new(composition)?;
+    let names: Vec<&str> = if options.only.is_empty() {
+        composition.components.iter().map(|c| c.name.as_str()).collect()
+    } else {
+        graph.closure(&options.only)?
+    };
+    let chosen: Vec<&Component> = composition.components.iter().filter(|c| names.contains(&c.name.as_str())).collect();
+    let published = published(composition)?;
+    project.create_state_dir()?;
+    // First, so that the sandbox is being made while the images are looked after.
+    let mut link = Link::open(project, Some(composition.components.len()))?;
+    let mut wanted = Vec::with_capacity(chosen.len());
+    for component in &chosen {
+        let (reference, image) = images::ensure(project, component, plan, progress)?;
+        let published = published.get(component.name.as_str()).cloned().unwrap_or_default();
+        let spec = spec::resolve(project.folder(), component, &reference, &image)?;
+        wanted.push(Wanted { spec, published });
+    }
+    let request = Request::Run {
+        name: composition.name.clone(),
+        wanted,
+        prune: options.only.is_empty(),
+        wait: options.wait,
+    };
+    for _ in 0..ATTEMPTS {
+        if let Some(link) = hand_over(link, &request)? {
+            return Ok(Session {
+                link: link.connection,
+                over: false,
+                supervisor: link.child,
+                log: project.supervisor_log(),
+            });
+        }
+        std::thread::sleep(PAUSE);
+        link = Link::open(project, Some(composition.components.len()))?;
+    }
+    Err(lost(project))
+}
+
+/// `None`: the supervisor was ending.
+fn hand_over(mut link: Link, request: &Request) -> Result<Option<Link>> {
+    if !link.greet()? {
+        return Ok(None);
+    }
+    if link.connection.send(request, &[]).is_err() {
+        return Ok(None);
+    }
+    match link.connection.wait::<Reply>() {
+        Ok(Some((Reply::Accepted, _))) => Ok(Some(link)),
+        Ok(Some((Reply::Refused(report), _))) => Err(Error::Reported(report)),
+        Ok(None | Some((Reply::Over { .. }, _))) => Ok(None),
+        Ok(Some((other, _))) => Err(Error::protocol(format!("unexpected {other:?}"))),
+        Err(error) => Err(error),
+    }
+}
+
+/// The ports to publish, by component.
+pub(crate) fn published(composition: &Composition) -> Result<BTreeMap<&str, Vec<Published>>> {
+    let mut by_component: BTreeMap<&str, Vec<Published>> = BTreeMap::new();
+    for exposure in &composition.exposures {
+        let component = composition.components.iter().find(|c| c.name == exposure.component);
+        let Some(component) = component else {
+            let known = composition.components.iter().map(|c| c.name.clone()).collect();
+            return Err(Error::UnknownComponent { name: exposure.component.clone(), known });
+        };
+        if component.network == Network::None {
+            let problem = format!("publish port {}: it has `network = none`", exposure.port);
+            return Err(Error::Invalid { component: component.name.clone(), problem });
+        }
+        by_component.entry(&component.name).or_default().push(Published {
+            address: exposure.address,
+            host_port: exposure.host_port,
+            port: exposure.port,
+        });
+    }
+    Ok(by_component)
+}
+
+impl AsFd for Session {
+    /// Readable when there may be something to tell.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+}
+
+impl Session {
+    pub(crate) fn attached(link: Connection, log: std::path::PathBuf) -> Self {
+        Self { link, over: false, supervisor: None, log }
+    }
+
+    /// Waits for the next notice; `None` after [`Notice::Over`].
+    ///
+    /// # Errors
+    /// [`Error::Lost`] where the supervisor was killed: the project's containers are gone with it.
+    pub fn next_event(&mut self) -> Result<Option<Notice>> {
+        if self.over {
+            return Ok(None);
+        }
+        loop {
+            let Some((reply, _)) = self.link.wait::<Reply>()? else { return Err(self.lost()) };
+            if let Some(notice) = self.notice(reply)? {
+                return Ok(Some(notice));
+            }
+        }
+    }
+
+    /// The same without waiting. To be called until [`Polled::Empty`] whenever the descriptor is readable, and once
+    /// before the first wait.
+    ///
+    /// # Errors
+    /// As [`Session::next_event`].
+    pub fn poll_event(&mut self) -> Result<Polled> {
+        if self.over {
+            return Ok(Polled::End);
+        }
+        loop {
+            match self.link.poll::<Reply>()? {
+                Incoming::Frame(reply, _) => {
+                    if let Some(notice) = self.notice(reply)? {
+                        return Ok(Polled::Notice(notice));
+                    }
+                }
+                Incoming::Empty => return Ok(Polled::Empty),
+                Incoming::End => return Err(self.lost()),
+            }
+        }
+    }
+
+    /// Tells `listener` of every event until everything is over, and returns the exit code of [`Notice::Over`].
+    ///
+    /// # Errors
+    /// As [`Session::next_event`].
+    pub fn listen(&mut self, listener: &mut dyn EventListener) -> Result<i32> {
+        loop {
+            match self.next_event()? {
+                Some(Notice::Event(event)) => listener.on_event(&event),
+                Some(Notice::Settled { .. }) => {}
+                Some(Notice::Over { code }) => return Ok(code),
+                None => return Ok(0),
+            }
+        }
+    }
+
+    /// Asks to stop everything, dependents first: SIGTERM, and SIGKILL after `grace`. Returns at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the supervisor is gone.
+    pub fn stop(&mut self, grace: Duration) -> Result<()> {
+        self.link.send(&Request::Stop { names: Vec::new(), grace }, &[])
+    }
+
+    /// Asks to kill everything at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the supervisor is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.stop(Duration::ZERO)
+    }
+
+    fn notice(&mut self, reply: Reply) -> Result<Option<Notice>> {
+        Ok(Some(match reply {
+            Reply::Event(event) => Notice::Event(event),
+            Reply::Settled { failed } => Notice::Settled { failed },
+            Reply::Over { code } => {
+                self.over = true;
+                Notice::Over { code }
+            }
+            Reply::Refused(report) => return Err(Error::Reported(report)),
+            // The answer to `stop`; the events tell the same.
+            Reply::Done => return Ok(None),
+            other => return Err(Error::protocol(format!("unexpected {other:?}"))),
+        }))
+    }
+
+    fn lost(&mut self) -> Error {
+        self.over = true;
+        Error::Lost { log: self.log.clone() }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.supervisor
+            && self.over
+        {
+            // It said that it ends; a program that embeds us keeps no zombie.
+            let end = Instant::now() + Duration::from_secs(1);
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}

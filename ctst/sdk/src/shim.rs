@@ -1,0 +1,181 @@
+//! The caller's side of `ctst-shim`: finding it, starting it, and typed messages with it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use containust_shared::protocol::{CHANNEL_FD, Failure};
+use containust_shared::wire::{self, MAX_MESSAGE, Message};
+use rustix::net::SocketType;
+
+use crate::error::{During, Error, Result};
+use crate::fdpass;
+
+const INSTALLED: &str = "/usr/libexec/ctst/ctst-shim";
+/// Bookkeeping of the kernel for one record and its descriptors comes on top of the record.
+const BUFFER: usize = 2 * MAX_MESSAGE;
+
+/// The helper beside this executable, else the installed one.
+pub(crate) fn locate() -> Result<PathBuf> {
+    let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
+    let beside = exe.with_file_name("ctst-shim");
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    let installed = Path::new(INSTALLED);
+    if installed.is_file() { Ok(installed.to_owned()) } else { Err(Error::NoShim { beside }) }
+}
+
+/// Starts the helper and returns it with our end of its sandbox channel.
+pub(crate) fn spawn() -> Result<(Child, Channel)> {
+    let path = locate()?;
+    let (ours, theirs) = seqpacket()?;
+    let mapping = FdMapping { parent_fd: theirs, child_fd: CHANNEL_FD };
+    let mut command = Command::new(&path);
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command
+        .fd_mappings(vec![mapping])
+        .map_err(|e| Error::Sandbox(e.to_string()))?
+        .spawn()
+        .during(|| format!("start {}", path.display()))?;
+    Ok((child, Channel::new(ours)))
+}
+
+/// A pair of which each end takes the longest message.
+pub(crate) fn seqpacket() -> Result<(OwnedFd, OwnedFd)> {
+    let what = || "make a socket pair".to_owned();
+    let (a, b) = fdpass::pair(SocketType::SEQPACKET).during(what)?;
+    fdpass::want_buffer(&a, BUFFER).during(what)?;
+    fdpass::want_buffer(&b, BUFFER).during(what)?;
+    Ok((a, b))
+}
+
+/// One end of a channel to the helper. Sends what fits and keeps the rest for [`Channel::flush`].
+#[derive(Debug)]
+pub(crate) struct Channel {
+    socket: OwnedFd,
+    queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+}
+
+/// What came in.
+#[derive(Debug)]
+pub(crate) enum Received<T> {
+    Message(T, Vec<OwnedFd>),
+    /// Nothing now.
+    Empty,
+    /// The other end is closed.
+    End,
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Channel {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self { socket, queue: VecDeque::new() }
+    }
+
+    /// A peer that is gone is no error here: its end is received.
+    pub(crate) fn send<T: Message>(&mut self, message: &T, fds: Vec<OwnedFd>) -> Result<()> {
+        let bytes = wire::encode(message).map_err(|e| Error::Sandbox(format!("describe the container: {e}")))?;
+        self.queue.push_back((bytes, fds));
+        self.flush()
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        while let Some((bytes, fds)) = self.queue.front() {
+            let rights: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            match fdpass::send(&self.socket, bytes, &rights) {
+                Ok(_) => drop(self.queue.pop_front()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    self.queue.clear();
+                }
+                Err(e) => return Err(Error::io("write to ctst-shim", e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next message, without waiting. `buffer` has room for [`MAX_MESSAGE`] bytes.
+    pub(crate) fn receive<T: Message>(&self, buffer: &mut [u8]) -> Result<Received<T>> {
+        let mut fds = Vec::new();
+        received(fdpass::receive(&self.socket, buffer, &mut fds), buffer, fds)
+    }
+
+    /// The next message.
+    pub(crate) fn wait<T: Message>(&self) -> Result<Received<T>> {
+        let (mut buffer, mut fds) = (vec![0; MAX_MESSAGE], Vec::new());
+        received(fdpass::receive_waiting(&self.socket, &mut buffer, &mut fds), &buffer, fds)
+    }
+}
+
+fn received<T: Message>(result: io::Result<usize>, buffer: &[u8], fds: Vec<OwnedFd>) -> Result<Received<T>> {
+    match result {
+        Ok(0) => Ok(Received::End),
+        Ok(n) => match wire::decode(&buffer[..n]) {
+            Ok(message) => Ok(Received::Message(message, fds)),
+            Err(e) => Err(Error::Sandbox(format!("understand ctst-shim: {e}"))),
+        },
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Received::Empty),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(Received::End),
+        Err(e) => Err(Error::io("read from ctst-shim", e)),
+    }
+}
+
+/// A failure in words.
+pub(crate) fn describe(failure: &Failure) -> String {
+    let mut text = failure.step.clone();
+    if !failure.subject.is_empty() {
+        text.push(' ');
+        text.extend(failure.subject.utf8_chunks().flat_map(|chunk| {
+            let bytes = chunk.invalid().iter().map(|b| format!("\\x{b:02x}"));
+            [chunk.valid().escape_debug().to_string()].into_iter().chain(bytes)
+        }));
+    }
+    if failure.errno != 0 {
+        let kernel = io::Error::from_raw_os_error(failure.errno).to_string();
+        let words = kernel.split(" (os error").next().unwrap_or_default().to_owned();
+        text.push_str(": ");
+        text.push_str(&words);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use containust_shared::protocol::{FromShim, ToSandbox};
+
+    use super::*;
+
+    #[test]
+    fn describes() {
+        let failure = Failure { step: "open".into(), subject: b"/a\xffb\n".to_vec(), errno: 2 };
+        assert_eq!(describe(&failure), "open /a\\xffb\\n: No such file or directory");
+        assert_eq!(describe(&Failure { step: "x".into(), subject: vec![], errno: 0 }), "x");
+    }
+
+    #[test]
+    fn takes_the_longest_message_and_knows_the_end() {
+        let (a, b) = seqpacket().unwrap();
+        let (mut a, b) = (Channel::new(a), Channel::new(b));
+        let mut buffer = vec![0; MAX_MESSAGE];
+        assert!(matches!(b.receive::<FromShim>(&mut buffer), Ok(Received::Empty)));
+        let long = FromShim::Failed(Failure { step: "x".repeat(65_000), subject: vec![], errno: 0 });
+        a.send(&long, vec![tempfile::tempfile().unwrap().into()]).unwrap();
+        let Ok(Received::Message(got, fds)) = b.wait::<FromShim>() else { panic!("no message") };
+        assert!(got == long && fds.len() == 1);
+        a.send(&ToSandbox::Dial { count: 1 }, vec![]).unwrap();
+        assert!(b.receive::<FromShim>(&mut buffer).is_err());
+        let too_long = FromShim::Failed(Failure { step: "x".repeat(MAX_MESSAGE), subject: vec![], errno: 0 });
+        assert!(a.send(&too_long, vec![]).is_err());
+        drop(a);
+        assert!(matches!(b.receive::<FromShim>(&mut buffer), Ok(Received::End)));
+    }
+}

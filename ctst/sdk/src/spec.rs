@@ -1,0 +1,342 @@
+//! A component with everything looked up: what a container is made from, and what decides whether it must be made anew.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use containust_image::model::Image;
+use containust_lang::model::{Component, Dependency, Healthcheck, Network, Restart, Tmpfs};
+use containust_shared::protocol::{Address, Mount, Plan, Process, Source};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::status::Published;
+
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What programs expect to be able to write, whatever the root file system is.
+const WRITABLE: [(&str, u32); 3] = [("/run", 0o755), ("/tmp", 0o1777), ("/var/tmp", 0o1777)];
+
+/// A component with everything looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ContainerSpec {
+    pub(crate) name: String,
+    pub(crate) hostname: String,
+    /// Reference of the image, for people.
+    pub(crate) image: String,
+    pub(crate) digest: String,
+    pub(crate) layers: Vec<PathBuf>,
+    pub(crate) argv: Vec<String>,
+    /// `NAME=value`, each name once.
+    pub(crate) env: Vec<String>,
+    /// Absolute; empty for `/`.
+    pub(crate) cwd: String,
+    pub(crate) user: String,
+    pub(crate) readonly: bool,
+    pub(crate) network: Network,
+    pub(crate) volumes: Vec<Bind>,
+    pub(crate) tmpfs: Vec<Tmpfs>,
+    pub(crate) restart: Restart,
+    pub(crate) healthcheck: Option<Healthcheck>,
+    pub(crate) after: Vec<Dependency>,
+}
+
+/// A host path mounted inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bind {
+    /// Canonical.
+    pub(crate) source: PathBuf,
+    pub(crate) target: String,
+    pub(crate) readonly: bool,
+}
+
+/// What a run wants of one component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    pub(crate) spec: ContainerSpec,
+    /// Not a part of the spec: ports are published and withdrawn while the container runs.
+    pub(crate) published: Vec<Published>,
+}
+
+/// Looks a component's volumes up.
+pub(crate) fn volumes(folder: &Path, component: &Component) -> Result<Vec<Bind>> {
+    component
+        .volumes
+        .iter()
+        .map(|volume| {
+            let path = folder.join(&volume.source);
+            let source = path
+                .canonicalize()
+                .map_err(|source| Error::Source { component: component.name.clone(), path, source })?;
+            if source.to_str().is_none() {
+                let problem = format!("mount {}: its name is not UTF-8", source.display());
+                return Err(Error::Invalid { component: component.name.clone(), problem });
+            }
+            Ok(Bind { source, target: volume.target.clone(), readonly: volume.readonly })
+        })
+        .collect()
+}
+
+/// Joins a component with its image, as docker does: an entrypoint of the component's own drops the image's default
+/// command; variables of the component win.
+pub(crate) fn resolve(folder: &Path, component: &Component, reference: &str, image: &Image) -> Result<ContainerSpec> {
+    let config = &image.config;
+    let argv: Vec<String> = match (&component.entrypoint, &component.command) {
+        (Some(entrypoint), command) => entrypoint.iter().chain(command.iter().flatten()).cloned().collect(),
+        (None, Some(command)) => config.entrypoint.iter().chain(command).cloned().collect(),
+        (None, None) => config.entrypoint.iter().chain(&config.command).cloned().collect(),
+    };
+    if argv.is_empty() {
+        let problem = "start it: neither it nor its image says a command; add `command = [ … ]`".to_owned();
+        return Err(Error::Invalid { component: component.name.clone(), problem });
+    }
+    let mut env = vec![PATH.to_owned()];
+    let own = component.env.iter().map(|(name, value)| format!("{name}={value}"));
+    for entry in config.env.iter().cloned().chain(own) {
+        set(&mut env, entry);
+    }
+    if !env.iter().any(|entry| entry.starts_with("HOSTNAME=")) {
+        env.push(format!("HOSTNAME={}", component.hostname));
+    }
+    let workdir = component.workdir.as_deref().or(config.workdir.as_deref()).unwrap_or_default();
+    let workdir = workdir.trim_matches('/');
+    Ok(ContainerSpec {
+        name: component.name.clone(),
+        hostname: component.hostname.clone(),
+        image: reference.to_owned(),
+        digest: image.digest.clone(),
+        layers: image.layers.clone(),
+        argv,
+        env,
+        cwd: if workdir.is_empty() { String::new() } else { format!("/{workdir}") },
+        user: component.user.clone().or_else(|| config.user.clone()).unwrap_or_default(),
+        readonly: component.readonly,
+        network: component.network,
+        volumes: volumes(folder, component)?,
+        tmpfs: component.tmpfs.clone(),
+        restart: component.restart,
+        healthcheck: component.healthcheck.clone(),
+        after: component.after.clone(),
+    })
+}
+
+/// Sets `NAME=value` in an environment.
+pub(crate) fn set(env: &mut Vec<String>, entry: String) {
+    let name = |e: &str| e.split('=').next().unwrap_or_default().to_owned();
+    let wanted = name(&entry);
+    match env.iter_mut().find(|e| name(e) == wanted) {
+        Some(old) => *old = entry,
+        None => env.push(entry),
+    }
+}
+
+impl ContainerSpec {
+    /// SHA-256 of the spec as JSON, in hexadecimal digits.
+    pub(crate) fn hash(&self) -> String {
+        // A spec is made of strings and numbers, so that serialising cannot fail.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Which fields differ from `old`, for a person; never what an environment variable holds.
+    pub(crate) fn differences(&self, old: &Self) -> Vec<String> {
+        let (Ok(serde_json::Value::Object(new)), Ok(serde_json::Value::Object(was))) =
+            (serde_json::to_value(self), serde_json::to_value(old))
+        else {
+            return Vec::new();
+        };
+        let mut causes = Vec::new();
+        for (field, value) in &new {
+            if was.get(field) == Some(value) {
+                continue;
+            }
+            match field.as_str() {
+                "env" => causes.extend(env_differences(&self.env, &old.env)),
+                "digest" => causes.push("the image's content changed".to_owned()),
+                // Follows from the digest; alone it says that ids are mapped in another way.
+                "layers" if self.digest != old.digest => {}
+                "layers" => causes.push("the image's files belong to other ids".to_owned()),
+                "argv" => causes.push("command changed".to_owned()),
+                "cwd" => causes.push("workdir changed".to_owned()),
+                _ => causes.push(format!("{field} changed")),
+            }
+        }
+        causes
+    }
+
+    pub(crate) fn bridged(&self) -> bool {
+        self.network == Network::Bridge
+    }
+
+    /// What C needs, and the descriptors that keep the inodes of its sources from being reused until it has started.
+    pub(crate) fn plan(&self, dir: &Path, address: Option<Address>) -> Result<(Plan, Vec<OwnedFd>)> {
+        let mut held = Vec::new();
+        let mut open = |path: &Path| -> Result<Source> {
+            let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let fd = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how);
+            let stat = fd.and_then(|fd| fstat(&fd).map(|stat| (fd, stat)));
+            let (fd, stat) = stat.map_err(|source| Error::Source {
+                component: self.name.clone(),
+                path: path.to_owned(),
+                source: source.into(),
+            })?;
+            held.push(fd);
+            Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: stat.st_dev, ino: stat.st_ino })
+        };
+        let mut mounts = Vec::new();
+        for (file, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname")] {
+            if !self.mounts_at(target) {
+                let source = open(&dir.join(file))?;
+                mounts.push(Mount::Bind { source, target: target.into(), readonly: true });
+            }
+        }
+        for (target, mode) in WRITABLE {
+            if self.readonly && !self.mounts_at(target) {
+                mounts.push(Mount::Tmpfs { target: target.into(), size: 0, mode });
+            }
+        }
+        for tmpfs in &self.tmpfs {
+            let target = tmpfs.target.clone().into_bytes();
+            mounts.push(Mount::Tmpfs { target, size: tmpfs.size.unwrap_or(0), mode: tmpfs.mode });
+        }
+        for Bind { source, target, readonly } in &self.volumes {
+            mounts.push(Mount::Bind { source: open(source)?, target: target.clone().into(), readonly: *readonly });
+        }
+        // Stable, so that the author's order stands where it matters.
+        mounts.sort_by_key(|mount| depth(target(mount)));
+
+        let plan = Plan {
+            hostname: self.hostname.clone().into_bytes(),
+            layers: self.layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?,
+            upper: Some(open(&dir.join("upper"))?),
+            work: Some(open(&dir.join("work"))?),
+            readonly: self.readonly,
+            mounts,
+            address,
+            capabilities: containust_policy::capabilities::DEFAULT,
+            rlimits: Vec::new(),
+            process: self.process(self.argv.clone()),
+        };
+        Ok((plan, held))
+    }
+
+    /// A process with the component's environment, user and working directory.
+    pub(crate) fn process(&self, argv: Vec<String>) -> Process {
+        Process {
+            argv: argv.into_iter().map(String::into_bytes).collect(),
+            env: self.env.iter().map(|entry| entry.clone().into_bytes()).collect(),
+            cwd: self.cwd.clone().into_bytes(),
+            user: self.user.clone().into_bytes(),
+            tty: false,
+        }
+    }
+
+    fn mounts_at(&self, path: &str) -> bool {
+        let mut targets = self.volumes.iter().map(|v| &v.target).chain(self.tmpfs.iter().map(|t| &t.target));
+        targets.any(|target| target.trim_end_matches('/') == path)
+    }
+}
+
+fn target(mount: &Mount) -> &[u8] {
+    match mount {
+        Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } => target,
+    }
+}
+
+fn depth(path: &[u8]) -> usize {
+    path.split(|b| *b == b'/').filter(|part| !part.is_empty()).count()
+}
+
+fn env_differences(new: &[String], old: &[String]) -> Vec<String> {
+    let names: BTreeSet<&str> = new
+        .iter()
+        .chain(old)
+        .filter(|entry| new.contains(entry) != old.contains(entry))
+        .filter_map(|entry| entry.split('=').next())
+        .collect();
+    if names.is_empty() {
+        return vec!["order of env changed".to_owned()];
+    }
+    names.into_iter().map(|name| format!("env {name} changed")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use containust_image::model::Config;
+    use containust_lang::model::Image as Reference;
+
+    use super::*;
+    use crate::builder::ContainerBuilder;
+
+    fn builder() -> ContainerBuilder {
+        ContainerBuilder::new("web", Reference::File { path: "/srv".into(), sha256: None })
+    }
+
+    fn image() -> Image {
+        Image {
+            digest: "sha256:00".into(),
+            layers: vec!["/".into()],
+            config: Config {
+                entrypoint: vec!["/entry".into()],
+                command: vec!["serve".into()],
+                env: vec!["A=image".into(), "B=image".into()],
+                user: Some("daemon".into()),
+                workdir: Some("app".into()),
+            },
+            size: 0,
+            notes: vec![],
+        }
+    }
+
+    fn resolved(builder: ContainerBuilder) -> ContainerSpec {
+        resolve(Path::new("/"), &builder.build().unwrap(), "file:///srv", &image()).unwrap()
+    }
+
+    #[test]
+    fn joins_with_the_image_as_docker_does() {
+        assert_eq!(resolved(builder()).argv, ["/entry", "serve"]);
+        assert_eq!(resolved(builder().command(["x"])).argv, ["/entry", "x"]);
+        assert_eq!(resolved(builder().entrypoint(["/e"])).argv, ["/e"]);
+        assert_eq!(resolved(builder().entrypoint(["/e"]).command(["x"])).argv, ["/e", "x"]);
+        let spec = resolved(builder().env("B", "own").env("C", "1"));
+        assert_eq!(spec.env, [PATH, "A=image", "B=own", "C=1", "HOSTNAME=web"]);
+        assert_eq!((spec.user.as_str(), spec.cwd.as_str()), ("daemon", "/app"));
+        assert_eq!(resolved(builder().workdir("/").user("0")).cwd, "");
+        let mut empty = image();
+        empty.config = Config::default();
+        assert!(resolve(Path::new("/"), &builder().build().unwrap(), "", &empty).is_err());
+    }
+
+    #[test]
+    fn tells_what_differs_without_values() {
+        let old = resolved(builder().env("SECRET", "hunter2"));
+        assert_eq!(old.differences(&old), Vec::<String>::new());
+        let new = resolved(builder().env("SECRET", "hunter3").command(["x"]).readonly(false));
+        assert_eq!(new.differences(&old), ["command changed", "env SECRET changed", "readonly changed"]);
+        assert_ne!(new.hash(), old.hash());
+    }
+
+    #[test]
+    fn mounts_parents_first_and_leaves_the_authors_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        for name in ["upper", "work", "data"] {
+            std::fs::create_dir(dir.join(name)).unwrap();
+        }
+        for name in ["hosts", "hostname"] {
+            std::fs::write(dir.join(name), "").unwrap();
+        }
+        let data = dir.join("data").to_str().unwrap().to_owned();
+        let spec = resolved(
+            builder().volume(&data, "/srv/a/b", true).tmpfs("/srv", Some(5)).tmpfs("/tmp/", None).volume(&data, "/etc", true),
+        );
+        let (plan, held) = spec.plan(&dir, None).unwrap();
+        let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
+        assert_eq!(targets, ["/run", "/srv", "/tmp/", "/etc", "/etc/hosts", "/etc/hostname", "/var/tmp", "/srv/a/b"]);
+        assert_eq!(held.len(), 7);
+        std::fs::remove_dir(dir.join("data")).unwrap();
+        assert!(matches!(spec.plan(&dir, None), Err(Error::Source { path, .. }) if path == dir.join("data")));
+    }
+}

@@ -1,0 +1,322 @@
+//! What clients want done: running, stopping.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::time::Duration;
+
+use containust_shared::{exit, names};
+
+use super::container::{Container, Then};
+use super::poller::Cid;
+use super::{Port, Supervisor};
+use crate::error::{During, Error, Report, Result};
+use crate::event::{Event, EventKind};
+use crate::ipc::Reply;
+use crate::project::now;
+use crate::record::{self, Record, Stored};
+use crate::spec::Wanted;
+use crate::status::{Published, State};
+
+/// From SIGTERM to SIGKILL where nobody says otherwise.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+impl Supervisor {
+    /// Brings the wanted components up. Everything that can be refused is, before anything is touched. Returns whom the
+    /// client waits for.
+    pub(super) fn run_wanted(&mut self, wanted: Vec<Wanted>, prune: bool) -> Result<Vec<Cid>> {
+        if let Some(report) = &self.broken {
+            return Err(Error::Reported(report.clone()));
+        }
+        for Wanted { spec, .. } in &wanted {
+            let problem = if names::is_name(&spec.name) { self.ids.refuses(&spec.user) } else { Some("no name".into()) };
+            if let Some(problem) = problem {
+                return Err(Error::Invalid { component: spec.name.clone(), problem });
+            }
+        }
+        let on_disk = record::list(&self.project.containers_dir())?;
+        let mut stored = Vec::with_capacity(wanted.len());
+        for Wanted { spec, .. } in &wanted {
+            let known = self.names.contains_key(&spec.name);
+            let dir = self.project.container_dir(&spec.name);
+            stored.push(if known { None } else { record::read(&dir, self.project.identity())? });
+        }
+        let cids: Vec<Cid> = wanted.iter().map(|w| self.number(&w.spec.name)).collect();
+        if let Err(error) = self.publish_all(&cids, &wanted) {
+            self.names.retain(|_, cid| self.containers.contains_key(cid));
+            return Err(error);
+        }
+        self.sweep();
+
+        let keep: HashSet<String> = wanted.iter().map(|w| w.spec.name.clone()).collect();
+        for ((wanted, stored), &cid) in wanted.into_iter().zip(stored).zip(&cids) {
+            self.want(cid, wanted, stored);
+        }
+        if prune {
+            let surplus: Vec<(String, Cid)> =
+                self.names.iter().filter(|(n, _)| !keep.contains(*n)).map(|(n, c)| (n.clone(), *c)).collect();
+            for (_, cid) in &surplus {
+                self.request_stop(*cid, GRACE, Then::Remove);
+            }
+            for name in on_disk {
+                if !keep.contains(&name) && !surplus.iter().any(|(n, _)| *n == name) {
+                    self.discard_folder(&name);
+                }
+            }
+        }
+        self.dirty = true;
+        Ok(cids)
+    }
+
+    fn number(&mut self, name: &str) -> Cid {
+        if let Some(&cid) = self.names.get(name) {
+            return cid;
+        }
+        let cid = self.new_id();
+        self.names.insert(name.to_owned(), cid);
+        cid
+    }
+
+    fn want(&mut self, cid: Cid, wanted: Wanted, stored: Option<Stored>) {
+        let hash = wanted.spec.hash();
+        let result = match self.containers.get_mut(&cid) {
+            Some(container) if container.is_active() => {
+                let same = container.record.hash == hash;
+                match &mut container.stop {
+                    None if same => {
+                        container.record.published = wanted.published;
+                        self.save(cid);
+                    }
+                    Some(stop) => {
+                        stop.then = Then::Start { wanted: Box::new(wanted), anew: !same };
+                    }
+                    None => self.request_stop(cid, GRACE, Then::Start { wanted: Box::new(wanted), anew: true }),
+                }
+                Ok(())
+            }
+            Some(container) => {
+                let anew = container.record.hash != hash;
+                self.adopt(cid, wanted, anew)
+            }
+            None => {
+                let same = matches!(stored, Some(Stored::Record(record)) if record.hash == hash);
+                self.adopt(cid, wanted, !same)
+            }
+        };
+        if let Err(error) = result {
+            self.fail(cid, error.report());
+        }
+    }
+
+    /// Makes a container of what is wanted, to be started when its dependencies are up. `anew`: without the writable
+    /// layer, log and record that may be there.
+    pub(super) fn adopt(&mut self, cid: Cid, wanted: Wanted, anew: bool) -> Result<()> {
+        let Wanted { spec, published } = wanted;
+        let (name, bridged, after) = (spec.name.clone(), spec.bridged(), spec.after.clone());
+        let dir = self.project.container_dir(&name);
+        let old = self.containers.remove(&cid);
+        let record = Record::new(self.project.identity(), spec, self.ids.to_string(), self.own);
+        let mut container = Container::new(record, dir.clone());
+        container.host = old.and_then(|old| old.host);
+        if bridged != container.host.is_some() {
+            self.hosts = None;
+            match container.host.take() {
+                Some(host) => self.subnet.release(host),
+                None => container.host = self.subnet.take(),
+            }
+        }
+        let full = bridged && container.host.is_none();
+        self.containers.insert(cid, container);
+        self.dirty = true;
+        if anew {
+            self.retire(&dir)?;
+        }
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.during(|| format!("create {}", dir.display()))?;
+        if full {
+            let problem = "give it an address: the project's network is full; stop the project to get a larger one";
+            return Err(Error::Invalid { component: name, problem: problem.to_owned() });
+        }
+        self.publish(cid, &name, &published)?;
+        let on: Vec<String> = after.into_iter().map(|d| d.on).filter(|on| !self.is_up(on)).collect();
+        if !on.is_empty() {
+            self.event(cid, EventKind::Waiting { on });
+            self.save(cid);
+        }
+        Ok(())
+    }
+
+    fn is_up(&self, name: &str) -> bool {
+        self.names.get(name).and_then(|cid| self.containers.get(cid)).is_some_and(Container::is_running)
+    }
+
+    /// Takes the ports of all that are wanted, or none of them.
+    fn publish_all(&mut self, cids: &[Cid], wanted: &[Wanted]) -> Result<()> {
+        let before: HashSet<_> = self.ports.keys().copied().collect();
+        for (cid, wanted) in cids.iter().zip(wanted) {
+            if let Err(error) = self.listen(*cid, &wanted.spec.name, &wanted.published) {
+                let new: Vec<_> = self.ports.keys().filter(|key| !before.contains(key)).copied().collect();
+                for key in new {
+                    self.unlisten(key);
+                }
+                return Err(error);
+            }
+        }
+        // What is no longer wanted of them, or belongs to another now.
+        for (cid, wanted) in cids.iter().zip(wanted) {
+            self.publish(*cid, &wanted.spec.name, &wanted.published)?;
+        }
+        Ok(())
+    }
+
+    /// Makes `published` the container's ports.
+    fn publish(&mut self, cid: Cid, name: &str, published: &[Published]) -> Result<()> {
+        self.listen(cid, name, published)?;
+        for wanted in published {
+            if let Some(port) = self.ports.get_mut(&(wanted.address, wanted.host_port)) {
+                (port.owner, port.port) = (cid, wanted.port);
+            }
+        }
+        let wanted = |key: &(std::net::IpAddr, u16)| published.iter().any(|p| (p.address, p.host_port) == *key);
+        let surplus: Vec<_> =
+            self.ports.iter().filter(|(key, port)| port.owner == cid && !wanted(key)).map(|(key, _)| *key).collect();
+        for key in surplus {
+            self.unlisten(key);
+        }
+        if let Some(container) = self.containers.get_mut(&cid) {
+            container.record.published = published.to_vec();
+        }
+        self.retarget(cid);
+        Ok(())
+    }
+
+    /// Takes ports that are not taken for the project yet.
+    fn listen(&mut self, cid: Cid, name: &str, published: &[Published]) -> Result<()> {
+        for wanted in published {
+            let key = (wanted.address, wanted.host_port);
+            if self.ports.contains_key(&key) {
+                continue;
+            }
+            let id = self.next_port;
+            self.next_port += 1;
+            let address = SocketAddr::from(key);
+            self.forwarder()?.listen(id, address).map_err(|error| Error::Reported(port_report(name, address, &error)))?;
+            self.ports.insert(key, Port { id, owner: cid, port: wanted.port });
+        }
+        Ok(())
+    }
+
+    fn unlisten(&mut self, key: (std::net::IpAddr, u16)) {
+        if let (Some(port), Some(forwarder)) = (self.ports.remove(&key), &self.forwarder) {
+            forwarder.unlisten(port.id);
+        }
+    }
+
+    /// Asks the named containers to stop, or all. Returns whom the client waits for.
+    pub(super) fn stop_named(&mut self, names: &[String], grace: Duration) -> Result<Vec<Cid>> {
+        let mut cids = Vec::new();
+        for name in names {
+            match self.names.get(name) {
+                Some(&cid) => cids.push(cid),
+                None if self.project.container_dir(name).is_dir() && names::is_name(name) => {}
+                None => {
+                    let known = self.containers.values().map(|c| c.name().to_owned()).collect();
+                    return Err(Error::UnknownComponent { name: name.clone(), known });
+                }
+            }
+        }
+        if names.is_empty() {
+            cids = self.containers.keys().copied().collect();
+        }
+        for &cid in &cids {
+            self.request_stop(cid, grace, Then::Rest);
+        }
+        Ok(cids)
+    }
+
+    pub(super) fn stop_all(&mut self, grace: Duration) {
+        let cids: Vec<Cid> = self.containers.keys().copied().collect();
+        for cid in cids {
+            self.request_stop(cid, grace, Then::Rest);
+        }
+        // Nothing that is still to come from a client counts any more.
+        for client in self.clients.values_mut() {
+            client.expected = false;
+        }
+    }
+
+    /// Forgets a container and removes what is on disk of it.
+    pub(super) fn discard(&mut self, cid: Cid) {
+        self.withdraw(cid);
+        let Some(container) = self.containers.get(&cid) else { return };
+        let dir = container.dir.clone();
+        if let Err(error) = self.retire(&dir) {
+            super::say(&format!("{error}"));
+        }
+        self.event(cid, EventKind::Removed);
+        if let Some(container) = self.containers.remove(&cid) {
+            self.names.remove(container.name());
+            if let Some(host) = container.host {
+                self.subnet.release(host);
+                self.hosts = None;
+            }
+        }
+    }
+
+    /// The same for one that only the disk knows.
+    fn discard_folder(&mut self, name: &str) {
+        let dir = self.project.container_dir(name);
+        if let Err(error) = self.retire(&dir) {
+            return super::say(&format!("{error}"));
+        }
+        let reply = Reply::Event(Event { at: now(), component: name.to_owned(), kind: EventKind::Removed });
+        let ids: Vec<u64> = self.clients.iter().filter(|(_, c)| c.attached).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.tell(id, &reply, Vec::new());
+        }
+    }
+
+    /// Whether what a run wanted of a container is reached; if it failed, why.
+    pub(super) fn outcome(&self, cid: Cid, wait: bool) -> Option<Result<(), Report>> {
+        let Some(container) = self.containers.get(&cid) else { return Some(Ok(())) };
+        let record = &container.record;
+        let name = container.name();
+        let failed = |message: String| Report { code: "S0504".to_owned(), message, help: Some(format!("see what it says: ctst logs {name}")), exit: exit::TOOL };
+        match record.state {
+            State::Failed => Some(Err(record.failure.clone().unwrap_or_else(|| failed(format!("start {name}"))))),
+            State::Stopped | State::Dead | State::Unknown => Some(Ok(())),
+            State::Exited => match record.exit_code {
+                Some(code) if wait && code != 0 => Some(Err(failed(format!("wait for {name}: it exited with {code}")))),
+                _ => Some(Ok(())),
+            },
+            State::Running if wait && record.spec.healthcheck.is_some() => match record.health {
+                Some(crate::Health::Healthy) => Some(Ok(())),
+                Some(crate::Health::Unhealthy) => {
+                    let output = record.last_probe.as_deref().unwrap_or_default().trim();
+                    Some(Err(failed(format!("wait for {name} to be healthy: it is unhealthy; its last probe: {output}"))))
+                }
+                Some(crate::Health::Starting) | None => None,
+            },
+            State::Running => Some(Ok(())),
+            State::Restarting if !wait => Some(Ok(())),
+            State::Waiting | State::Starting | State::Stopping | State::Restarting => None,
+        }
+    }
+}
+
+fn port_report(name: &str, address: SocketAddr, error: &io::Error) -> Report {
+    let help = match error.kind() {
+        io::ErrorKind::AddrInUse => format!("stop what listens on {address} (ss -ltnp shows it), or publish another port"),
+        io::ErrorKind::PermissionDenied => {
+            "publish a port from 1024 on, or lower net.ipv4.ip_unprivileged_port_start".to_owned()
+        }
+        _ => "publish an address of this host".to_owned(),
+    };
+    Report {
+        code: "S0501".to_owned(),
+        message: format!("publish {address} for {name}: {error}"),
+        help: Some(help),
+        exit: exit::TOOL,
+    }
+}

@@ -1,0 +1,305 @@
+//! Connections of `ctst` to the supervisor.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use containust_shared::protocol::ToContainer;
+use mio::Token;
+use rustix::net::sockopt;
+use rustix::process::getuid;
+
+use super::container::{Asked, Exec};
+use super::poller::{Cid, Source};
+use super::{Supervisor, say};
+use crate::error::{During, Error, Result};
+use crate::ipc::{Connection, Hello, Incoming, Reply, Request};
+use crate::run::ExecRequest;
+use crate::spec::set;
+use crate::status::Stats;
+
+/// Connections of one user at one time.
+const MAX_CLIENTS: usize = 1024;
+/// Frames of one client before others have their turn.
+const TURN: usize = 64;
+const SIGHUP: i32 = 1;
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) connection: Connection,
+    token: Token,
+    greeted: bool,
+    /// It said that a run follows, for which we stay.
+    pub(super) expected: bool,
+    /// It is sent events.
+    pub(super) attached: bool,
+    /// What its run wanted, until that is reached.
+    settling: Option<(Vec<Cid>, bool)>,
+    /// What its stop wanted, until that is gone.
+    stopping: Option<Vec<Cid>>,
+    /// Its process: container, launch, exec.
+    exec: Option<(Cid, u32, u32)>,
+    /// Containers still to answer, and the answers.
+    stats: Option<(usize, Vec<(Cid, Stats)>)>,
+}
+
+impl Supervisor {
+    pub(super) fn on_listener(&mut self) {
+        while let Some((listener, _, _)) = &self.listener {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    let own = sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid == getuid());
+                    if !own || self.clients.len() >= MAX_CLIENTS {
+                        continue;
+                    }
+                    if let Err(error) = self.admit(Connection::new(stream.into()), false) {
+                        say(&format!("{error}"));
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => return say(&format!("accept a client: {error}")),
+            }
+        }
+    }
+
+    /// Serves a connection; the first, whose greeting is answered, is expected to send a run.
+    pub(super) fn admit(&mut self, connection: Connection, first: bool) -> Result<()> {
+        let id = self.next_client;
+        self.next_client += 1;
+        let token = self.poller.add(&connection, Source::Client(id)).during(|| "watch a client".to_owned())?;
+        let client = Client {
+            connection,
+            token,
+            greeted: first,
+            expected: first,
+            attached: false,
+            settling: None,
+            stopping: None,
+            exec: None,
+            stats: None,
+        };
+        self.clients.insert(id, client);
+        Ok(())
+    }
+
+    pub(super) fn on_client(&mut self, id: u64) {
+        for _ in 0..TURN {
+            let Some(client) = self.clients.get_mut(&id) else { return };
+            let incoming = client.connection.flush().and_then(|()| client.connection.poll::<Request>());
+            let done = match incoming {
+                Ok(Incoming::Empty) => return,
+                Ok(Incoming::End) => return self.lose(id),
+                Ok(Incoming::Frame(request, fds)) => self.on_request(id, request, fds),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
+                say(&format!("serve a client: {error}"));
+                return self.lose(id);
+            }
+        }
+        if let Some(client) = self.clients.get(&id) {
+            self.poller.again(client.token);
+        }
+    }
+
+    /// What is refused is answered; an error here ends the connection.
+    fn on_request(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) -> Result<()> {
+        let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
+        match request {
+            Request::Hello(hello) if !client.greeted => return self.on_hello(id, &hello),
+            _ if !client.greeted => return Err(Error::protocol("a request came before the greeting")),
+            Request::Hello(_) => return Err(Error::protocol("a second greeting")),
+            Request::Run { name: _, wanted, prune, wait } => {
+                (client.expected, client.attached) = (false, true);
+                self.tell(id, &Reply::Accepted, Vec::new());
+                match self.run_wanted(wanted, prune) {
+                    Ok(cids) => self.with(id, |client| client.settling = Some((cids, wait))),
+                    Err(error) => self.refuse(id, &error),
+                }
+            }
+            Request::Attach => client.attached = true,
+            Request::Stop { names, grace } => match self.stop_named(&names, grace) {
+                Ok(cids) => self.with(id, |client| client.stopping = Some(cids)),
+                Err(error) => self.refuse(id, &error),
+            },
+            Request::Exec(request) => {
+                if let Err(error) = self.exec(id, &request, fds) {
+                    self.refuse(id, &error);
+                }
+            }
+            Request::Signal(signal) => {
+                if let Some((cid, launch, exec)) = client.exec {
+                    self.signal(cid, launch, exec, signal);
+                }
+            }
+            Request::Stats => self.ask_stats(id),
+            Request::Status => {
+                let status = self.containers.values().map(|container| container.record.status()).collect();
+                self.tell(id, &Reply::Status(status), Vec::new());
+            }
+        }
+        Ok(())
+    }
+
+    fn on_hello(&mut self, id: u64, hello: &Hello) -> Result<()> {
+        let Some(mut client) = self.clients.remove(&id) else { return Ok(()) };
+        let greeted = self.greet(&mut client.connection, hello);
+        client.greeted = true;
+        client.expected = hello.run.is_some() && greeted.is_ok();
+        self.clients.insert(id, client);
+        greeted
+    }
+
+    fn with(&mut self, id: u64, change: impl FnOnce(&mut Client)) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            change(client);
+        }
+    }
+
+    /// Sends to a client; one that cannot be sent to is lost.
+    pub(super) fn tell(&mut self, id: u64, reply: &Reply, fds: Vec<OwnedFd>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if client.connection.post(reply, fds).is_err() {
+            self.lose(id);
+        }
+    }
+
+    fn refuse(&mut self, id: u64, error: &Error) {
+        self.tell(id, &Reply::Refused(error.report()), Vec::new());
+    }
+
+    fn lose(&mut self, id: u64) {
+        let Some(client) = self.clients.remove(&id) else { return };
+        self.poller.remove(&client.connection, client.token);
+        if let Some((cid, launch, exec)) = client.exec {
+            self.signal(cid, launch, exec, SIGHUP);
+        }
+    }
+
+    fn exec(&mut self, client: u64, request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<()> {
+        let known = || self.containers.values().map(|c| c.name().to_owned()).collect();
+        let name = &request.component;
+        let Some(&cid) = self.names.get(name) else {
+            return Err(Error::UnknownComponent { name: name.clone(), known: known() });
+        };
+        let invalid = |problem: String| Error::Invalid { component: name.clone(), problem };
+        let user = request.user.as_deref().unwrap_or_default();
+        if let Some(problem) = self.ids.refuses(user) {
+            return Err(invalid(problem));
+        }
+        let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
+        let state = container.record.state;
+        let spec = &container.record.spec;
+        let mut environment = spec.clone();
+        for (name, value) in &request.env {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return Err(invalid(format!("environment variable `{}` cannot be set", name.escape_debug())));
+            }
+            set(&mut environment.env, format!("{name}={value}"));
+        }
+        let mut process = environment.process(request.argv.clone());
+        if let Some(user) = &request.user {
+            process.user = user.clone().into_bytes();
+        }
+        if let Some(workdir) = &request.workdir {
+            process.cwd = workdir.clone().into_bytes();
+        }
+        process.tty = request.tty.is_some();
+        if fds.len() != if process.tty { 0 } else { 3 } || request.argv.is_empty() {
+            return Err(Error::protocol("an exec needs a command, and three descriptors or a terminal"));
+        }
+        let live = container.live.as_mut().filter(|live| live.started.is_some());
+        let Some((live, true)) = live.map(|live| (live, !state.is_live() || container.stop.is_none())) else {
+            return Err(invalid(format!("run a command in it: it is {}", state.name())));
+        };
+        let id = live.exec_id();
+        let launch = live.id;
+        let Some((channel, _)) = &mut live.channel else {
+            return Err(invalid("run a command in it: it is ending".to_owned()));
+        };
+        channel.send(&ToContainer::Exec { id, process }, fds)?;
+        live.execs.insert(id, Exec::Client(client));
+        self.with(client, |client| client.exec = Some((cid, launch, id)));
+        Ok(())
+    }
+
+    fn signal(&mut self, cid: Cid, launch: u32, exec: u32, signal: i32) {
+        let Some(live) = self.containers.get_mut(&cid).and_then(|c| c.launch(launch)) else { return };
+        // An unknown number would end the container: C takes nothing that we should not have sent.
+        if !(1..=64).contains(&signal) || !live.execs.contains_key(&exec) {
+            return;
+        }
+        if let Some((channel, _)) = &mut live.channel
+            && let Err(error) = channel.send(&ToContainer::Signal { id: exec, signal }, Vec::new())
+        {
+            say(&format!("{error}"));
+        }
+    }
+
+    fn ask_stats(&mut self, client: u64) {
+        let mut asked = 0;
+        for container in self.containers.values_mut().filter(|c| c.is_running()) {
+            let Some(live) = &mut container.live else { continue };
+            let Some((channel, _)) = &mut live.channel else { continue };
+            if channel.send(&ToContainer::Stat, Vec::new()).is_ok() {
+                live.asked.push_back(Asked::Stat(client));
+                asked += 1;
+            }
+        }
+        self.with(client, |client| client.stats = Some((asked, Vec::new())));
+        self.answer_stats(client);
+    }
+
+    /// One container's answer; none where it ended instead.
+    pub(super) fn on_stat(&mut self, cid: Cid, client: u64, answer: Option<(u32, u64, u64)>) {
+        let name = self.containers.get(&cid).map(|c| c.name().to_owned()).unwrap_or_default();
+        self.with(client, |client| {
+            if let Some((pending, answers)) = &mut client.stats {
+                *pending = pending.saturating_sub(1);
+                if let Some((processes, resident, cpu_ms)) = answer {
+                    answers.push((cid, Stats { component: name, processes, resident, cpu_ms }));
+                }
+            }
+        });
+        self.answer_stats(client);
+    }
+
+    fn answer_stats(&mut self, id: u64) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if let Some((_, mut answers)) = client.stats.take_if(|(pending, _)| *pending == 0) {
+            answers.sort_by_key(|(cid, _)| *cid);
+            self.tell(id, &Reply::Stats(answers.into_iter().map(|(_, stats)| stats).collect()), Vec::new());
+        }
+    }
+
+    /// Tells clients whose run or stop has reached its end. When the supervisor ends, that is said instead of a stop's end.
+    pub(super) fn answer_waiting(&mut self) {
+        let ids: Vec<u64> =
+            self.clients.iter().filter(|(_, c)| c.settling.is_some() || c.stopping.is_some()).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(client) = self.clients.get(&id) else { continue };
+            if let Some((cids, wait)) = &client.settling {
+                let outcomes: Option<Vec<_>> =
+                    cids.iter().map(|cid| self.outcome(*cid, *wait).map(|outcome| (*cid, outcome))).collect();
+                if let Some(outcomes) = outcomes {
+                    let failed = outcomes
+                        .into_iter()
+                        .filter_map(|(cid, outcome)| Some((self.containers.get(&cid)?.name().to_owned(), outcome.err()?)))
+                        .collect();
+                    self.with(id, |client| client.settling = None);
+                    self.tell(id, &Reply::Settled { failed }, Vec::new());
+                }
+            }
+            let Some(client) = self.clients.get(&id) else { continue };
+            if let Some(cids) = &client.stopping
+                && !self.ending
+                && !cids.iter().any(|cid| self.containers.get(cid).is_some_and(|c| c.live.is_some()))
+            {
+                self.with(id, |client| client.stopping = None);
+                self.tell(id, &Reply::Done, Vec::new());
+            }
+        }
+    }
+}
+

@@ -1,0 +1,153 @@
+//! One container as the supervisor sees it.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mio::Token;
+
+use super::health::Check;
+use crate::error::Report;
+use crate::logs;
+use crate::record::Record;
+use crate::shim::Channel;
+use crate::spec::Wanted;
+use crate::status::State;
+
+/// First pause before a restart; doubled each time up to [`BACKOFF_MAX`].
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A container that ran this long starts over with [`BACKOFF_MIN`].
+pub(super) const BACKOFF_RESET: Duration = Duration::from_secs(10);
+
+/// A container of the project.
+#[derive(Debug)]
+pub(super) struct Container {
+    /// What is on disk of it, and most of what is known.
+    pub(super) record: Record,
+    pub(super) dir: PathBuf,
+    /// Its processes, from LAUNCH until the last is gone.
+    pub(super) live: Option<Live>,
+    /// It is to be stopped, or being stopped.
+    pub(super) stop: Option<Stop>,
+    /// Number in the subnet.
+    pub(super) host: Option<u32>,
+    pub(super) backoff: Duration,
+    /// When it was last begun to start.
+    pub(super) began: Option<Instant>,
+    /// Its program ran since the last `run` that wanted it.
+    pub(super) was_up: bool,
+    pub(super) check: Check,
+    /// When it will be looked at again while it waits.
+    pub(super) look: Option<Instant>,
+    /// What a foreground run returns for it: the exit code of an end that nobody asked for.
+    pub(super) result: i32,
+}
+
+/// A stop under way.
+#[derive(Debug)]
+pub(super) struct Stop {
+    pub(super) grace: Duration,
+    /// SIGTERM was sent; before that, its dependents are waited for.
+    pub(super) begun: bool,
+    pub(super) then: Then,
+}
+
+/// What follows a stop.
+#[derive(Debug)]
+pub(super) enum Then {
+    Rest,
+    Remove,
+    /// Start with what another run wants; anew, or with the writable layer that is there.
+    Start { wanted: Box<Wanted>, anew: bool },
+}
+
+/// Processes of a container.
+#[derive(Debug)]
+pub(super) struct Live {
+    /// Id of its LAUNCH.
+    pub(super) id: u32,
+    /// None once it closed, or was closed to end the container.
+    pub(super) channel: Option<(Channel, Token)>,
+    /// Of C, once S told.
+    pub(super) pidfd: Option<(OwnedFd, Token)>,
+    pub(super) output: [Option<(OwnedFd, Token)>; 2],
+    pub(super) log: logs::Writer,
+    /// Keeps the inodes of mount sources until C has opened them.
+    pub(super) held: Vec<OwnedFd>,
+    pub(super) started: Option<Instant>,
+    /// Exit code of the main process.
+    pub(super) ended: Option<i32>,
+    pub(super) failure: Option<Report>,
+    /// Requests that C answers in order.
+    pub(super) asked: VecDeque<Asked>,
+    pub(super) execs: HashMap<u32, Exec>,
+    pub(super) next_exec: u32,
+}
+
+/// What was asked of C.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// By this client.
+    Stat(u64),
+    /// By the probe with this number.
+    Dial(u64),
+}
+
+/// A process started by EXEC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exec {
+    /// For this client.
+    Client(u64),
+    /// The command of the probe with this number.
+    Probe(u64),
+}
+
+impl Container {
+    pub(super) fn new(record: Record, dir: PathBuf) -> Self {
+        Self {
+            record,
+            dir,
+            live: None,
+            stop: None,
+            host: None,
+            backoff: BACKOFF_MIN,
+            began: None,
+            was_up: false,
+            check: Check::default(),
+            look: None,
+            result: 0,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.record.spec.name
+    }
+
+    /// Whether it runs, or will without anybody's doing.
+    pub(super) fn is_active(&self) -> bool {
+        self.live.is_some() || self.record.state.is_live()
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.record.state == State::Running
+    }
+
+    /// The launch that runs now, if it is this one.
+    pub(super) fn launch(&mut self, id: u32) -> Option<&mut Live> {
+        self.live.as_mut().filter(|live| live.id == id)
+    }
+}
+
+impl Live {
+    /// An id for an exec; [`containust_shared::protocol::MAIN`] is never one.
+    pub(super) fn exec_id(&mut self) -> u32 {
+        loop {
+            self.next_exec = self.next_exec.wrapping_add(1).max(1);
+            if !self.execs.contains_key(&self.next_exec) {
+                return self.next_exec;
+            }
+        }
+    }
+}

@@ -1,0 +1,710 @@
+//! From LAUNCH to the last process of a container.
+
+use std::fs::Permissions;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::Path;
+use std::time::Instant;
+
+use containust_lang::model::{Restart, When};
+use containust_shared::exit;
+use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, ToContainer};
+use mio::Token;
+use rustix::fs::OFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Exec, Live, Stop, Then};
+use super::poller::{Cid, Source, Timer};
+use super::{Supervisor, network, say};
+use crate::error::{During, Error, Report, Result};
+use crate::event::EventKind;
+use crate::ids::{Ids, Range};
+use crate::ipc::Reply;
+use crate::logs::{self, Stream};
+use crate::project::now;
+use crate::shim::{self, Channel, Received, describe};
+use crate::status::{Health, State};
+
+/// Bytes read from one container before others have their turn.
+const OUTPUT_TURN: usize = 256 * 1024;
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+
+/// Whether a dependency lets its dependent start.
+enum Dependency {
+    Met,
+    /// Not yet; and not after this.
+    Pending(Option<Instant>),
+    Failed(Report),
+}
+
+impl Supervisor {
+    /// Starts and stops what can be, now.
+    pub(super) fn advance(&mut self) {
+        let cids: Vec<Cid> = self.containers.keys().copied().collect();
+        for &cid in &cids {
+            self.advance_stop(cid);
+        }
+        for cid in cids {
+            let waiting = |c: &super::Container| c.record.state == State::Waiting && c.stop.is_none();
+            if self.containers.get(&cid).is_some_and(waiting) {
+                self.advance_start(cid);
+            }
+        }
+    }
+
+    fn advance_start(&mut self, cid: Cid) {
+        if let Some(report) = self.broken.clone() {
+            return self.fail(cid, report);
+        }
+        let Some(container) = self.containers.get(&cid) else { return };
+        let mut deadline = None;
+        let mut waits = false;
+        for dependency in container.record.spec.after.clone() {
+            match self.dependency(&dependency.on, dependency.when, dependency.timeout) {
+                Dependency::Met => {}
+                Dependency::Pending(until) => {
+                    waits = true;
+                    deadline = deadline.into_iter().chain(until).min();
+                }
+                Dependency::Failed(report) => return self.fail(cid, report),
+            }
+        }
+        if !waits {
+            return self.begin(cid);
+        }
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        if deadline != container.look
+            && let Some(deadline) = deadline
+        {
+            container.look = Some(deadline);
+            self.poller.at(deadline, Timer::Look);
+        }
+    }
+
+    fn dependency(&self, on: &str, when: When, timeout: std::time::Duration) -> Dependency {
+        let failed = |message: String, exit: i32| {
+            let help = Some(format!("see what it says: ctst logs {on}"));
+            Dependency::Failed(Report { code: "S0503".to_owned(), message, help, exit })
+        };
+        let Some(container) = self.names.get(on).and_then(|cid| self.containers.get(cid)) else {
+            return failed(format!("wait for {on}: it was not started"), exit::TOOL);
+        };
+        let record = &container.record;
+        let probe = || match &record.last_probe {
+            Some(output) => format!("; its last probe: {}", output.trim()),
+            None => String::new(),
+        };
+        let healthy = when == When::Healthy && record.spec.healthcheck.is_some();
+        match record.state {
+            State::Running if !healthy || record.health == Some(Health::Healthy) => return Dependency::Met,
+            State::Running if record.health == Some(Health::Unhealthy) => {
+                return failed(format!("wait for {on} to be healthy: it is unhealthy{}", probe()), exit::TOOL);
+            }
+            State::Exited if !healthy && container.was_up => return Dependency::Met,
+            State::Exited => {
+                let code = record.exit_code.unwrap_or_default();
+                return failed(format!("wait for {on}: it exited with {code}{}", probe()), exit::TOOL);
+            }
+            State::Failed => {
+                let why = record.failure.as_ref().map_or("it failed", |report| report.message.as_str());
+                return failed(format!("wait for {on}: {why}"), exit::TOOL);
+            }
+            State::Stopped | State::Dead | State::Unknown => {
+                return failed(format!("wait for {on}: it was stopped"), exit::TOOL);
+            }
+            State::Stopping => {
+                let again = container.stop.as_ref().is_some_and(|stop| matches!(stop.then, Then::Start { .. }));
+                if !again {
+                    return failed(format!("wait for {on}: it is being stopped"), exit::TOOL);
+                }
+                return Dependency::Pending(None);
+            }
+            State::Waiting | State::Starting | State::Running | State::Restarting => {}
+        }
+        let deadline = container.began.and_then(|began| began.checked_add(timeout));
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            let what = if healthy { "healthy" } else { "started" };
+            return failed(format!("wait for {on}: not {what} within {timeout:?}{}", probe()), exit::TOOL);
+        }
+        Dependency::Pending(deadline)
+    }
+
+    /// Starts a container whose dependencies are up.
+    pub(super) fn begin(&mut self, cid: Cid) {
+        if let Some(container) = self.containers.get_mut(&cid) {
+            container.began.get_or_insert_with(Instant::now);
+            container.record.state = State::Starting;
+        }
+        self.event(cid, EventKind::Starting);
+        if let Err(error) = self.try_begin(cid) {
+            self.fail(cid, error.report());
+        }
+    }
+
+    fn try_begin(&mut self, cid: Cid) -> Result<()> {
+        let id = self.new_id();
+        let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
+        let address = container.host.map(|host| self.subnet.address(host));
+        container.record.address = container.host.map(|host| self.subnet.ip(host));
+        prepare(&container.dir, &self.ids)?;
+        write_in_place(&container.dir.join("hostname"), &format!("{}\n", container.record.spec.hostname))?;
+        self.write_hosts(cid)?;
+
+        let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
+        let (plan, held) = container.record.spec.plan(&container.dir, address)?;
+        let (ours, theirs) = shim::seqpacket()?;
+        let mut channel = Channel::new(ours);
+        let null: OwnedFd = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .during(|| "open /dev/null".to_owned())?
+            .into();
+        let (out, out_end) = log_pipe()?;
+        let (err, err_end) = log_pipe()?;
+        let log = logs::Writer::open(&container.dir, logs::Limits::default())
+            .during(|| format!("open the log in {}", container.dir.display()))?;
+        // The plan waits in the channel for C to come and read it, which saves a round.
+        channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
+        self.sandbox.launch(id, container.record.spec.bridged(), theirs)?;
+
+        let what = || "watch a container".to_owned();
+        let token = self.poller.add(&channel, Source::Channel(cid)).during(what)?;
+        let out_token = self.poller.add_reader(&out, Source::Output(cid, Stream::Out)).during(what)?;
+        let err_token = self.poller.add_reader(&err, Source::Output(cid, Stream::Err)).during(what)?;
+        container.live = Some(Live {
+            id,
+            channel: Some((channel, token)),
+            pidfd: None,
+            output: [Some((out, out_token)), Some((err, err_token))],
+            log,
+            held,
+            started: None,
+            ended: None,
+            failure: None,
+            asked: std::collections::VecDeque::new(),
+            execs: std::collections::HashMap::new(),
+            next_exec: 0,
+        });
+        self.launches.insert(id, cid);
+        let record = &mut container.record;
+        record.supervisor = self.own;
+        record.ids = self.ids.to_string();
+        (record.pid, record.exit_code, record.health, record.failure) = (None, None, None, None);
+        self.save(cid);
+        Ok(())
+    }
+
+    /// Writes the hosts file of `cid`; where names came or went, those of all that run too. In place, because it is the
+    /// inode that is mounted.
+    fn write_hosts(&mut self, cid: Cid) -> Result<()> {
+        let changed = self.hosts.is_none();
+        let bridged = self.containers.values().filter_map(|c| {
+            let spec = &c.record.spec;
+            c.host.map(|host| (self.subnet.ip(host), spec.name.as_str(), spec.hostname.as_str()))
+        });
+        let shared = self.hosts.get_or_insert_with(|| network::hosts(None, bridged));
+        for (id, container) in &self.containers {
+            let path = container.dir.join("hosts");
+            if container.host.is_some() && (*id == cid || changed && container.live.is_some()) {
+                write_in_place(&path, shared)?;
+            } else if *id == cid {
+                let own = network::hosts(Some(&container.record.spec.hostname), std::iter::empty());
+                write_in_place(&path, &own)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_launched(&mut self, id: u32, pidfd: OwnedFd) {
+        if self.workers.contains_key(&id) {
+            return self.on_worker_launched(id, pidfd);
+        }
+        let Some(&cid) = self.launches.get(&id) else { return };
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let Some(live) = container.live.as_mut().filter(|live| live.id == id) else { return };
+        match self.poller.add_reader(&pidfd, Source::Pid(cid)) {
+            Ok(token) => {
+                if live.channel.is_none() {
+                    // It was given up meanwhile.
+                    pidfd_send_signal(&pidfd, Signal::KILL).ok();
+                }
+                live.pidfd = Some((pidfd, token));
+            }
+            Err(error) => {
+                say(&format!("watch {}: {error}", container.record.spec.name));
+                pidfd_send_signal(&pidfd, Signal::KILL).ok();
+                self.on_gone(cid);
+            }
+        }
+    }
+
+    pub(super) fn on_launch_failed(&mut self, id: u32, failure: &Failure) {
+        let report = Error::Sandbox(describe(failure)).report();
+        if self.workers.contains_key(&id) {
+            return self.on_worker_failed(id, &report.message);
+        }
+        let Some(&cid) = self.launches.get(&id) else { return };
+        if let Some(live) = self.containers.get_mut(&cid).and_then(|c| c.launch(id)) {
+            live.failure = Some(report);
+            self.on_gone(cid);
+        }
+    }
+
+    pub(super) fn on_channel(&mut self, cid: Cid) {
+        loop {
+            let Some(live) = self.containers.get_mut(&cid).and_then(|c| c.live.as_mut()) else { return };
+            let Some((channel, token)) = &mut live.channel else { return };
+            let received = channel.flush().and_then(|()| channel.receive::<FromContainer>(&mut self.buffer));
+            match received {
+                Ok(Received::Message(message, fds)) => self.on_message(cid, message, fds),
+                Ok(Received::Empty) => return,
+                end => {
+                    if let Err(error) = end {
+                        say(&format!("{error}"));
+                    }
+                    // C is gone or about to be; its pidfd tells when all of the container is.
+                    self.poller.remove(channel, *token);
+                    live.channel = None;
+                    if let Some((pidfd, _)) = &live.pidfd {
+                        pidfd_send_signal(pidfd, Signal::KILL).ok();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, cid: Cid, message: FromContainer, fds: Vec<OwnedFd>) {
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let Some(live) = container.live.as_mut() else { return };
+        match message {
+            FromContainer::Started { id: MAIN, .. } => self.on_started(cid),
+            FromContainer::Exited { id: MAIN, ended } => live.ended = Some(ended.code()),
+            FromContainer::Failed { id: MAIN, code, failure } => {
+                live.failure = Some(start_failure(container.record.spec.name.as_str(), code, &failure));
+            }
+            FromContainer::Started { id, .. } => {
+                if let Some(Exec::Client(client)) = live.execs.get(&id).copied() {
+                    self.tell(client, &Reply::ExecStarted, fds);
+                }
+            }
+            FromContainer::Exited { id, ended } => match live.execs.remove(&id) {
+                Some(Exec::Client(client)) => self.tell(client, &Reply::ExecEnded { code: ended.code() }, Vec::new()),
+                Some(Exec::Probe(number)) => self.on_probe_exit(cid, number, Ok(ended)),
+                None => {}
+            },
+            FromContainer::Failed { id, code, failure } => match live.execs.remove(&id) {
+                Some(Exec::Client(client)) => {
+                    let report = exec_failure(code, &failure);
+                    self.tell(client, &Reply::Refused(report), Vec::new());
+                }
+                Some(Exec::Probe(number)) => self.on_probe_exit(cid, number, Err(describe(&failure))),
+                None => {}
+            },
+            FromContainer::Stat { processes, resident, cpu_ms } => {
+                if let Some(Asked::Stat(client)) = live.asked.pop_front() {
+                    self.on_stat(cid, client, Some((processes, resident, cpu_ms)));
+                }
+            }
+            FromContainer::Dialed => {
+                if let Some(Asked::Dial(number)) = live.asked.pop_front() {
+                    self.on_probe_dialed(cid, number, Ok(fds));
+                }
+            }
+            FromContainer::Refused(failure) => match live.asked.pop_front() {
+                Some(Asked::Dial(number)) => self.on_probe_dialed(cid, number, Err(failure)),
+                Some(Asked::Stat(client)) => self.on_stat(cid, client, None),
+                None => {}
+            },
+        }
+    }
+
+    fn on_started(&mut self, cid: Cid) {
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let Some(live) = container.live.as_mut() else { return };
+        live.started = Some(Instant::now());
+        live.held = Vec::new();
+        let launch = live.id;
+        let pid = live.pidfd.as_ref().and_then(|(pidfd, _)| pid_of(pidfd));
+        let record = &mut container.record;
+        record.pid = pid;
+        (record.started, record.finished) = (Some(now()), None);
+        container.was_up = true;
+        let stopping = container.stop.is_some();
+        if !stopping {
+            record.state = State::Running;
+        }
+        let checked = record.spec.healthcheck.is_some();
+        record.health = checked.then_some(Health::Starting);
+        container.check.restart();
+        self.retarget(cid);
+        self.event(cid, EventKind::Started);
+        self.save(cid);
+        if checked && !stopping {
+            self.probe(cid, launch);
+        }
+        self.dirty = true;
+    }
+
+    pub(super) fn on_output(&mut self, cid: Cid, stream: Stream, token: Token) {
+        if self.read_output(cid, stream, OUTPUT_TURN) {
+            self.poller.again(token);
+        }
+    }
+
+    /// Moves output to the log; `true`: there may be more.
+    fn read_output(&mut self, cid: Cid, stream: Stream, turn: usize) -> bool {
+        let Some(live) = self.containers.get_mut(&cid).and_then(|c| c.live.as_mut()) else { return false };
+        let slot = &mut live.output[stream as usize];
+        let mut total = 0;
+        while let Some((pipe, token)) = slot {
+            match rustix::io::read(&*pipe, &mut self.buffer[..]) {
+                Ok(0) => {
+                    self.poller.remove(pipe, *token);
+                    *slot = None;
+                }
+                Ok(n) => {
+                    if let Err(error) = live.log.write(stream, &self.buffer[..n]) {
+                        say(&format!("write a log: {error}"));
+                    }
+                    total += n;
+                    if total >= turn {
+                        return true;
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    /// The last process of a container is gone.
+    pub(super) fn on_gone(&mut self, cid: Cid) {
+        self.on_channel(cid);
+        for stream in [Stream::Out, Stream::Err] {
+            // No process is left that could write, so that this ends.
+            while self.read_output(cid, stream, OUTPUT_TURN) {}
+        }
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let Some(live) = container.live.take() else { return };
+        self.launches.remove(&live.id);
+        let started = live.started;
+        let (ended, failure) = (live.ended, live.failure.clone());
+        self.bury(cid, live);
+        self.finish(cid, started, ended, failure);
+    }
+
+    /// Lets go of everything that belonged to the processes.
+    fn bury(&mut self, cid: Cid, live: Live) {
+        let Live { channel, pidfd, output, log, asked, execs, .. } = live;
+        if let Some((channel, token)) = channel {
+            self.poller.remove(&channel, token);
+        }
+        if let Some((pidfd, token)) = pidfd {
+            self.poller.remove(&pidfd, token);
+        }
+        for (pipe, token) in output.into_iter().flatten() {
+            self.poller.remove(&pipe, token);
+        }
+        if let Err(error) = log.close() {
+            say(&format!("write a log: {error}"));
+        }
+        self.cancel_probe(cid);
+        for exec in execs.into_values() {
+            if let Exec::Client(client) = exec {
+                let code = Ended::Signaled(SIGKILL).code();
+                self.tell(client, &Reply::ExecEnded { code }, Vec::new());
+            }
+        }
+        for asked in asked {
+            if let Asked::Stat(client) = asked {
+                self.on_stat(cid, client, None);
+            }
+        }
+    }
+
+    /// Decides what follows the end of a container's processes.
+    fn finish(&mut self, cid: Cid, started: Option<Instant>, ended: Option<i32>, failure: Option<Report>) {
+        self.dirty = true;
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let record = &mut container.record;
+        (record.pid, record.health, record.finished) = (None, None, Some(now()));
+        let code = started.map(|_| ended.unwrap_or_else(|| Ended::Signaled(SIGKILL).code()));
+        record.exit_code = code;
+        if let Some(stop) = container.stop.take() {
+            record.state = State::Stopped;
+            self.event(cid, EventKind::Stopped { code: ended });
+            self.save(cid);
+            return self.after_stop(cid, stop.then);
+        }
+        let Some(code) = code else {
+            let report = failure.unwrap_or_else(|| {
+                Error::Sandbox(format!("start {}: its container was killed", record.spec.name)).report()
+            });
+            return self.fail(cid, report);
+        };
+        container.result = code;
+        self.event(cid, EventKind::Exited { code });
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let again = match container.record.spec.restart {
+            Restart::Never => false,
+            Restart::OnFailure => code != 0,
+            Restart::Always | Restart::UnlessStopped => true,
+        };
+        if !again || self.broken.is_some() || !self.sandbox.lives() {
+            container.record.state = State::Exited;
+            self.withdraw(cid);
+            return self.save(cid);
+        }
+        if started.is_some_and(|started| started.elapsed() >= BACKOFF_RESET) {
+            container.backoff = BACKOFF_MIN;
+        }
+        let pause = container.backoff;
+        container.backoff = (pause * 2).min(BACKOFF_MAX);
+        container.record.state = State::Restarting;
+        container.record.restarts += 1;
+        let count = container.record.restarts;
+        self.retarget(cid);
+        self.event(cid, EventKind::Restarting { after: pause, count });
+        self.save(cid);
+        self.poller.after(pause, Timer::Restart(cid, count));
+    }
+
+    pub(super) fn on_restart(&mut self, cid: Cid, count: u32) {
+        let due = |c: &super::Container| c.record.state == State::Restarting && c.record.restarts == count;
+        if self.containers.get(&cid).is_some_and(due) {
+            self.begin(cid);
+        }
+    }
+
+    /// A container cannot be started.
+    pub(super) fn fail(&mut self, cid: Cid, report: Report) {
+        self.dirty = true;
+        if let Some(live) = self.containers.get_mut(&cid).and_then(|c| c.live.take()) {
+            self.launches.remove(&live.id);
+            self.bury(cid, live);
+        }
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        container.record.state = State::Failed;
+        container.record.failure = Some(report.clone());
+        container.result = report.exit;
+        self.withdraw(cid);
+        self.event(cid, EventKind::Failed(report));
+        self.save(cid);
+        if let Some(stop) = self.containers.get_mut(&cid).and_then(|c| c.stop.take()) {
+            self.after_stop(cid, stop.then);
+        }
+    }
+
+    /// The sandbox is gone, and the container with it.
+    pub(super) fn on_swept_away(&mut self, cid: Cid, report: &Report) {
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        if let Some(live) = &mut container.live {
+            live.failure.get_or_insert_with(|| report.clone());
+            return self.on_gone(cid);
+        }
+        match container.record.state {
+            State::Waiting | State::Starting => self.fail(cid, report.clone()),
+            State::Restarting => {
+                container.record.state = State::Exited;
+                self.withdraw(cid);
+                self.save(cid);
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks a container to stop, once nothing that depends on it is left of those that stop too.
+    pub(super) fn request_stop(&mut self, cid: Cid, grace: std::time::Duration, then: Then) {
+        self.dirty = true;
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        if container.live.is_none() {
+            if container.record.state.is_live() {
+                container.record.state = State::Stopped;
+                self.withdraw(cid);
+                self.event(cid, EventKind::Stopped { code: None });
+                self.save(cid);
+            }
+            return self.after_stop(cid, then);
+        }
+        if let Some(stop) = &mut container.stop {
+            // The later wish counts; a shorter grace too, also when the first has begun.
+            stop.then = then;
+            if stop.begun && grace < stop.grace {
+                stop.grace = grace;
+                self.arm(cid, grace);
+            }
+            return;
+        }
+        container.stop = Some(Stop { grace, begun: false, then });
+        container.record.state = State::Stopping;
+        self.event(cid, EventKind::Stopping);
+        self.withdraw(cid);
+        self.save(cid);
+    }
+
+    fn advance_stop(&mut self, cid: Cid) {
+        let Some(container) = self.containers.get(&cid) else { return };
+        if container.stop.as_ref().is_none_or(|stop| stop.begun) {
+            return;
+        }
+        let name = container.name();
+        let blocked = self.containers.values().any(|other| {
+            other.stop.is_some() && other.live.is_some() && other.record.spec.after.iter().any(|d| d.on == name)
+        });
+        if blocked {
+            return;
+        }
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let (Some(stop), Some(live)) = (&mut container.stop, &mut container.live) else { return };
+        stop.begun = true;
+        let grace = stop.grace;
+        match &mut live.channel {
+            Some((channel, _)) if live.started.is_some() && !grace.is_zero() => {
+                if let Err(error) = channel.send(&ToContainer::Signal { id: MAIN, signal: SIGTERM }, Vec::new()) {
+                    say(&format!("{error}"));
+                }
+                self.arm(cid, grace);
+            }
+            _ => self.kill(cid),
+        }
+    }
+
+    fn arm(&mut self, cid: Cid, grace: std::time::Duration) {
+        if let Some(live) = self.containers.get(&cid).and_then(|c| c.live.as_ref()) {
+            self.poller.after(grace, Timer::Kill(cid, live.id));
+        }
+    }
+
+    /// Ends a container at once. What is left of it is told by its pidfd.
+    pub(super) fn kill(&mut self, cid: Cid) {
+        let Some(live) = self.containers.get_mut(&cid).and_then(|c| c.live.as_mut()) else { return };
+        if let Some((channel, token)) = live.channel.take() {
+            self.poller.remove(&channel, token);
+        }
+        if let Some((pidfd, _)) = &live.pidfd {
+            // It may have ended by itself.
+            pidfd_send_signal(pidfd, Signal::KILL).ok();
+        }
+    }
+
+    fn after_stop(&mut self, cid: Cid, then: Then) {
+        match then {
+            Then::Rest => {}
+            Then::Remove => self.discard(cid),
+            Then::Start { wanted, anew } => {
+                if let Err(error) = self.adopt(cid, *wanted, anew) {
+                    self.fail(cid, error.report());
+                }
+            }
+        }
+    }
+
+    /// Points the container's published ports to where it is now, or nowhere.
+    pub(super) fn retarget(&mut self, cid: Cid) {
+        let Some(container) = self.containers.get(&cid) else { return };
+        let Some(forwarder) = &self.forwarder else { return };
+        let running = container.is_running();
+        for port in self.ports.values().filter(|port| port.owner == cid) {
+            let address = container.record.address.filter(|_| running);
+            forwarder.target(port.id, address.map(|ip| SocketAddr::from((ip, port.port))));
+        }
+    }
+
+    /// Ends publishing the container's ports.
+    pub(super) fn withdraw(&mut self, cid: Cid) {
+        if let Some(forwarder) = &self.forwarder {
+            for port in self.ports.values().filter(|port| port.owner == cid) {
+                forwarder.unlisten(port.id);
+            }
+        }
+        self.ports.retain(|_, port| port.owner != cid);
+        if let Some(container) = self.containers.get_mut(&cid) {
+            container.record.published.clear();
+        }
+    }
+
+    /// Writes a container's record. Failing to is not a reason to stop anything: `ps` asks who lives.
+    pub(super) fn save(&mut self, cid: Cid) {
+        if let Some(container) = self.containers.get(&cid)
+            && let Err(error) = container.record.write(&container.dir)
+        {
+            say(&format!("{error}"));
+        }
+    }
+}
+
+/// The folders that an overlay needs. Of root's containers they belong to root inside.
+fn prepare(dir: &Path, ids: &Ids) -> Result<()> {
+    for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
+        let path = dir.join(name);
+        match std::fs::DirBuilder::new().mode(mode).create(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+            result => result.during(|| format!("create {}", path.display()))?,
+        }
+        let what = || format!("set up {}", path.display());
+        // The caller's umask must not decide what is readable inside.
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).during(what)?;
+        if let Ids::Root(Range { first, .. }) = ids {
+            chown(&path, Some(*first), Some(*first)).during(what)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file without a moment in which it is empty, and without giving it a new inode.
+fn write_in_place(path: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let what = || format!("write {}", path.display());
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(path).during(what)?;
+    file.set_permissions(Permissions::from_mode(0o644)).during(what)?;
+    file.write_all_at(text.as_bytes(), 0).during(what)?;
+    file.set_len(text.len() as u64).during(what)
+}
+
+/// A pipe of which our end does not wait.
+pub(super) fn log_pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let what = || "make a pipe".to_owned();
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).during(what)?;
+    rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK).during(what)?;
+    Ok((ours, theirs))
+}
+
+/// The pid behind a pidfd, in our pid namespace (`pidfd_open(2)`, `proc_pid_fdinfo(5)`).
+fn pid_of(pidfd: &OwnedFd) -> Option<u32> {
+    use std::os::fd::AsRawFd;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+}
+
+fn start_failure(name: &str, code: i32, failure: &Failure) -> Report {
+    Report {
+        code: failure_code(code),
+        message: format!("start {name}: {}", describe(failure)),
+        help: match code {
+            exit::NOT_FOUND => Some("correct its command, or put the program into its image".to_owned()),
+            exit::NOT_EXECUTABLE => Some("make it executable in the image (chmod +x), and see that its interpreter is there".to_owned()),
+            _ => None,
+        },
+        exit: code,
+    }
+}
+
+fn exec_failure(code: i32, failure: &Failure) -> Report {
+    Report { code: failure_code(code), message: describe(failure), help: None, exit: code }
+}
+
+fn failure_code(code: i32) -> String {
+    match code {
+        exit::NOT_FOUND => "S0404",
+        exit::NOT_EXECUTABLE => "S0403",
+        _ => "S0405",
+    }
+    .to_owned()
+}

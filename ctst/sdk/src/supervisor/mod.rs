@@ -1,0 +1,537 @@
+//! The supervisor: one unprivileged process per project, gone with its last container.
+//!
+//! One thread and one loop. Nothing in it waits for a single container: each has a state, every message, exit and time
+//! moves one of them on, and [`Supervisor::advance`] then starts and stops what this made possible.
+
+mod apply;
+mod clients;
+mod container;
+mod health;
+mod life;
+mod network;
+mod poller;
+mod retire;
+mod sandbox;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use containust_shared::exit;
+use containust_shared::wire::MAX_MESSAGE;
+use mio::Token;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use self::clients::Client;
+use self::container::Container;
+use self::network::Subnet;
+use self::poller::{Cid, Poller, Source, Timer};
+use self::retire::{Removed, Worker};
+use self::sandbox::{Sandbox, Told};
+use crate::client;
+use crate::error::{During, Error, Report, Result};
+use crate::event::{Event, EventKind};
+use crate::forward::Forwarder;
+use crate::ids::Ids;
+use crate::ipc::{Connection, Hello, Reply, Request, VERSION};
+use crate::project::{Project, check_private, now};
+use crate::record::Incarnation;
+use crate::shim;
+
+/// The hidden verb of this executable.
+pub(crate) const VERB: &str = "supervise";
+/// The supervisor's own log starts over when it is longer.
+const MAX_LOG: u64 = 1 << 20;
+
+/// Runs as the supervisor of the project of `file`, for the client on standard input. Returns the exit code.
+pub(crate) fn main(file: &Path) -> i32 {
+    let connection = match take_channel() {
+        Ok(connection) => connection,
+        Err(error) => {
+            eprintln!("ctst: {error}; `{VERB}` is started by ctst itself");
+            return exit::TOOL;
+        }
+    };
+    let mut connection = connection;
+    match start(file, &mut connection) {
+        Ok(Started::Serve(supervisor)) => supervisor.run(connection),
+        Ok(Started::Busy(socket)) => {
+            let busy = Reply::Busy { socket: socket.display().to_string() };
+            // A client that is gone needs no answer.
+            connection.send(&busy, &[]).ok();
+            0
+        }
+        Err(error) => {
+            say(&format!("{error}"));
+            connection.send(&Reply::Refused(error.report()), &[]).ok();
+            exit::TOOL
+        }
+    }
+}
+
+/// The client's socket, which came as standard input; /dev/null takes its place there.
+fn take_channel() -> Result<Connection> {
+    let what = || "take over standard input".to_owned();
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).during(what)?;
+    rustix::net::sockopt::socket_type(&socket).during(what)?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null").during(what)?).during(what)?;
+    Ok(Connection::new(socket))
+}
+
+enum Started {
+    Serve(Box<Supervisor>),
+    Busy(PathBuf),
+}
+
+fn start(file: &Path, connection: &mut Connection) -> Result<Started> {
+    // From here on the client's terminal cannot signal us. That we lead a group already is the only possible refusal.
+    rustix::process::setsid().ok();
+    let Some((Request::Hello(hello), _)) = connection.wait::<Request>()? else {
+        return Err(Error::protocol("the client did not greet"));
+    };
+    let project = Project::locate(Some(file))?;
+    if hello.project != project.identity() {
+        return Err(Error::protocol("the project's folder was replaced just now"));
+    }
+    project.create_state_dir()?;
+    let lock = match lock(&project)? {
+        Lock::Ours(lock) => lock,
+        Lock::Theirs(socket) => return Ok(Started::Busy(socket)),
+    };
+    let subnet = Subnet::new(project.identity(), hello.run.unwrap_or(0));
+    // Before anything else, because it takes longest: the sandbox is being made while we set up the rest.
+    let ids = Ids::detect()?;
+    let sandbox = Sandbox::start(shim::spawn()?, ids.clone(), subnet.bridge())?;
+
+    open_log(&project);
+    rustix::process::chdir("/").during(|| "leave the project's folder".to_owned())?;
+    raise_limit();
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGTERM);
+    mask.add(Signal::SIGINT);
+    mask.thread_block().map_err(std::io::Error::from).during(|| "block signals".to_owned())?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(std::io::Error::from)
+        .during(|| "make a signalfd".to_owned())?;
+    let (listener, socket) = listen(&project)?;
+    let mut poller = Poller::new().during(|| "make an epoll".to_owned())?;
+    let what = || "watch a descriptor".to_owned();
+    let sandbox = sandbox.watch(&mut poller)?;
+    poller.add_reader(&signals, Source::Signals).during(what)?;
+    let listening = poller.add_reader(&listener, Source::Listener).during(what)?;
+    let own = Incarnation::of(std::process::id())
+        .ok_or_else(|| Error::Sandbox("find this process in /proc: it is not mounted".to_owned()))?;
+    let (removals, removed) = mpsc::channel();
+    let mut supervisor = Supervisor {
+        project,
+        own,
+        ids,
+        subnet,
+        hosts: None,
+        sandbox,
+        signals,
+        listener: Some((listener, listening, socket)),
+        _lock: lock,
+        waker: None,
+        forwarder: None,
+        dialing: false,
+        hungry: false,
+        ports: HashMap::new(),
+        next_port: 0,
+        containers: BTreeMap::new(),
+        names: HashMap::new(),
+        launches: HashMap::new(),
+        next_id: 0,
+        clients: HashMap::new(),
+        next_client: 0,
+        workers: HashMap::new(),
+        swept: false,
+        removing: 0,
+        removals,
+        removed,
+        buffer: vec![0; MAX_MESSAGE],
+        poller,
+        dirty: false,
+        broken: None,
+        ending: false,
+    };
+    supervisor.greet(connection, &hello)?;
+    Ok(Started::Serve(Box::new(supervisor)))
+}
+
+enum Lock {
+    /// Held until this file is closed.
+    Ours(File),
+    /// Another supervisor serves the project on this socket.
+    Theirs(PathBuf),
+}
+
+/// Takes the project's lock. Who holds it listens, or is about to listen or to end: neither takes long.
+fn lock(project: &Project) -> Result<Lock> {
+    let path = project.lock_file();
+    let what = || format!("lock {}", path.display());
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).during(what)?;
+    let end = Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Lock::Ours(file)),
+            Err(std::fs::TryLockError::WouldBlock) => {}
+            Err(std::fs::TryLockError::Error(e)) => return Err(Error::io(what(), e)),
+        }
+        if client::dial(project)?.is_some() {
+            return Ok(Lock::Theirs(project.sockets().into_iter().next().unwrap_or_default()));
+        }
+        if Instant::now() > end {
+            let problem = "another supervisor holds it and does not listen; end that process".to_owned();
+            return Err(Error::Untrusted { path, problem });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// Listens at the first place that can be used. Whoever holds the lock may replace what is left there.
+fn listen(project: &Project) -> Result<(UnixListener, PathBuf)> {
+    let mut last = Error::protocol("no place for a socket: every path is too long");
+    for path in project.sockets() {
+        match listen_at(&path) {
+            Ok(listener) => return Ok((listener, path)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn listen_at(path: &Path) -> Result<UnixListener> {
+    let what = || format!("listen on {}", path.display());
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::io(what(), e)),
+        Ok(()) | Err(_) => check_private(dir)?,
+    }
+    if let Err(e) = std::fs::remove_file(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(Error::io(what(), e));
+    }
+    let listener = UnixListener::bind(path).during(what)?;
+    listener.set_nonblocking(true).during(what)?;
+    Ok(listener)
+}
+
+/// Standard error becomes the project's supervisor.log, for what has no other place: panics and lost clients.
+fn open_log(project: &Project) {
+    let path = project.supervisor_log();
+    let long = path.metadata().is_ok_and(|meta| meta.len() > MAX_LOG);
+    let mut options = File::options();
+    options.create(true).mode(0o600);
+    let options = if long { options.write(true).truncate(true) } else { options.append(true) };
+    // Without a log it works as well.
+    if let Ok(file) = options.open(&path) {
+        rustix::stdio::dup2_stderr(file).ok();
+    }
+}
+
+/// A line for supervisor.log.
+fn say(text: &str) {
+    eprintln!("{} ctst[{}]: {text}", jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_default(), std::process::id());
+}
+
+/// Each container takes about six descriptors. What it started with stays the limit of the containers, because the
+/// sandbox has been started before.
+fn raise_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).ok();
+}
+
+/// A port that is published.
+#[derive(Debug)]
+struct Port {
+    /// The forwarder's name for it.
+    id: u64,
+    owner: Cid,
+    /// Of the container.
+    port: u16,
+}
+
+struct Supervisor {
+    project: Project,
+    own: Incarnation,
+    ids: Ids,
+    subnet: Subnet,
+    /// /etc/hosts of every bridged container, until a name comes or goes.
+    hosts: Option<String>,
+    sandbox: Sandbox,
+    signals: SignalFd,
+    listener: Option<(UnixListener, Token, PathBuf)>,
+    /// Released by the end of this process.
+    _lock: File,
+    waker: Option<std::sync::Arc<mio::Waker>>,
+    forwarder: Option<Forwarder>,
+    /// Sockets for the forwarder are on their way.
+    dialing: bool,
+    /// It asked for more meanwhile.
+    hungry: bool,
+    ports: HashMap<(IpAddr, u16), Port>,
+    next_port: u64,
+    containers: BTreeMap<Cid, Container>,
+    names: HashMap<String, Cid>,
+    /// By id of LAUNCH.
+    launches: HashMap<u32, Cid>,
+    /// For containers, launches, workers and probes alike.
+    next_id: u32,
+    clients: HashMap<u64, Client>,
+    next_client: u64,
+    workers: HashMap<u32, Worker>,
+    /// What an earlier supervisor left was looked for.
+    swept: bool,
+    /// Removals under way.
+    removing: usize,
+    removals: mpsc::Sender<Removed>,
+    removed: mpsc::Receiver<Removed>,
+    buffer: Vec<u8>,
+    poller: Poller,
+    /// Something changed that others may wait for.
+    dirty: bool,
+    /// Why there is no sandbox.
+    broken: Option<Report>,
+    ending: bool,
+}
+
+impl Supervisor {
+    fn run(mut self: Box<Self>, first: Connection) -> i32 {
+        if let Err(error) = self.admit(first, true) {
+            say(&format!("{error}"));
+        }
+        loop {
+            self.settle();
+            if self.ending && !self.sandbox.lives() {
+                break;
+            }
+            let (happened, due) = match self.poller.wait() {
+                Ok(news) => news,
+                Err(error) => {
+                    say(&format!("wait for events: {error}"));
+                    return exit::TOOL;
+                }
+            };
+            for (token, source) in happened {
+                if self.poller.holds(token) {
+                    self.on_source(token, source);
+                }
+            }
+            for timer in due {
+                self.on_timer(timer);
+            }
+        }
+        self.farewell();
+        0
+    }
+
+    fn on_source(&mut self, token: Token, source: Source) {
+        match source {
+            Source::Signals => {
+                while matches!(self.signals.read_signal(), Ok(Some(_))) {}
+                self.stop_all(apply::GRACE);
+            }
+            Source::Wake => self.on_removed(),
+            Source::Listener => self.on_listener(),
+            Source::Forwarder => self.feed_forwarder(),
+            Source::Shim => self.on_shim(),
+            Source::Init => {
+                self.sandbox.init_event(&mut self.poller);
+                self.on_sandbox_gone();
+            }
+            Source::Mapper(index) => {
+                if let Err(error) = self.sandbox.helper_event(&mut self.poller, index) {
+                    self.break_sandbox(&error);
+                }
+            }
+            Source::Client(id) => self.on_client(id),
+            Source::Channel(cid) => self.on_channel(cid),
+            Source::Pid(cid) => self.on_gone(cid),
+            Source::Output(cid, stream) => self.on_output(cid, stream, token),
+            Source::Probe(cid) => self.on_probe_socket(cid),
+            Source::ProbeOutput(cid) => self.on_probe_output(cid),
+            Source::Worker(id) => self.on_worker(id),
+        }
+    }
+
+    fn on_timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::Look => self.dirty = true,
+            Timer::Kill(cid, launch) => {
+                if self.containers.get_mut(&cid).is_some_and(|c| c.launch(launch).is_some()) {
+                    self.kill(cid);
+                }
+            }
+            Timer::Restart(cid, count) => self.on_restart(cid, count),
+            Timer::Probe(cid, launch) => self.probe(cid, launch),
+            Timer::ProbeTimeout(cid, number) => self.on_probe_timeout(cid, number),
+        }
+    }
+
+    fn on_shim(&mut self) {
+        let mut told = Vec::new();
+        let result = self.sandbox.channel_event(&mut self.poller, &mut told);
+        for message in told {
+            match message {
+                Told::Launched(id, pidfd) => self.on_launched(id, pidfd),
+                Told::LaunchFailed(id, failure) => self.on_launch_failed(id, &failure),
+                Told::Dialed(dialer, sockets) => self.on_dialed(dialer, sockets),
+            }
+        }
+        if let Err(error) = result {
+            self.break_sandbox(&error);
+        } else if !self.sandbox.lives() {
+            self.on_sandbox_gone();
+        }
+    }
+
+    fn break_sandbox(&mut self, error: &Error) {
+        say(&format!("{error}"));
+        self.broken = Some(error.report());
+        self.sandbox.close(&mut self.poller);
+        if !self.sandbox.lives() {
+            self.on_sandbox_gone();
+        }
+    }
+
+    /// S ended, and the kernel has ended every container with it. Nothing is started again: a supervisor serves one
+    /// sandbox.
+    fn on_sandbox_gone(&mut self) {
+        if self.ending {
+            return;
+        }
+        let report = self.broken.get_or_insert_with(|| {
+            Error::Sandbox("run the project: its sandbox was killed, and all containers with it".to_owned()).report()
+        });
+        let report = report.clone();
+        let cids: Vec<Cid> = self.containers.keys().copied().collect();
+        for cid in cids {
+            self.on_swept_away(cid, &report);
+        }
+        self.workers.clear();
+        self.dirty = true;
+    }
+
+    /// Lets everything happen that is possible now, and ends when nothing is left.
+    fn settle(&mut self) {
+        while std::mem::take(&mut self.dirty) {
+            self.advance();
+        }
+        self.check_end();
+        self.answer_waiting();
+    }
+
+    fn check_end(&mut self) {
+        let expecting = self.clients.values().any(|client| client.expected);
+        let active = self.containers.values().any(Container::is_active);
+        if self.ending || expecting || active || self.removing > 0 || !self.workers.is_empty() {
+            return;
+        }
+        self.ending = true;
+        // Who connects from now on finds nobody, and starts a new supervisor that waits for our lock.
+        if let Some((listener, token, path)) = self.listener.take() {
+            self.poller.remove(&listener, token);
+            if let Err(error) = std::fs::remove_file(&path) {
+                say(&format!("remove {}: {error}", path.display()));
+            }
+        }
+        self.forwarder = None;
+        self.sandbox.close(&mut self.poller);
+    }
+
+    /// The last words to the clients.
+    fn farewell(&mut self) {
+        let code = self.containers.values().map(|c| c.result).find(|code| *code != 0).unwrap_or(0);
+        let end = Instant::now() + std::time::Duration::from_secs(1);
+        for client in self.clients.values_mut() {
+            // A client that is gone, or does not read within a second, does without.
+            if client.connection.post(&Reply::Over { code }, Vec::new()).is_ok() {
+                while !client.connection.is_flushed() && Instant::now() < end {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    if client.connection.flush().is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, cid: Cid, kind: EventKind) {
+        let Some(container) = self.containers.get(&cid) else { return };
+        let event = Event { at: now(), component: container.name().to_owned(), kind };
+        let reply = Reply::Event(event);
+        let ids: Vec<u64> = self.clients.iter().filter(|(_, c)| c.attached).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.tell(id, &reply, Vec::new());
+        }
+    }
+
+    fn new_id(&mut self) -> u32 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Answers a greeting.
+    fn greet(&mut self, connection: &mut Connection, hello: &Hello) -> Result<()> {
+        let told = Reply::Hello { version: VERSION, build: client::BUILD.to_owned() };
+        connection.post(&told, Vec::new())?;
+        if hello.version == VERSION && hello.build == client::BUILD {
+            Ok(())
+        } else {
+            Err(Error::OtherVersion { theirs: hello.build.clone(), ours: client::BUILD.to_owned() })
+        }
+    }
+
+    fn feed_forwarder(&mut self) {
+        let Some(forwarder) = &self.forwarder else { return };
+        if self.dialing {
+            self.hungry = true;
+            return;
+        }
+        let needs = forwarder.needs();
+        if needs == 0 {
+            return;
+        }
+        match self.sandbox.dial(sandbox::Dialer::Forwarder, needs) {
+            Ok(()) => self.dialing = true,
+            Err(_) => forwarder.supply(Vec::new()),
+        }
+    }
+
+    fn on_dialed(&mut self, dialer: sandbox::Dialer, sockets: Result<Vec<OwnedFd>, containust_shared::protocol::Failure>) {
+        match dialer {
+            sandbox::Dialer::Forwarder => {
+                self.dialing = false;
+                if let Some(forwarder) = &self.forwarder {
+                    forwarder.supply(sockets.unwrap_or_default());
+                }
+                if std::mem::take(&mut self.hungry) {
+                    self.feed_forwarder();
+                }
+            }
+            sandbox::Dialer::Probe(cid, number) => self.on_probe_dialed(cid, number, sockets),
+        }
+    }
+
+    /// The forwarder, started with the first port.
+    fn forwarder(&mut self) -> Result<&Forwarder> {
+        if self.forwarder.is_none() {
+            let forwarder = Forwarder::start().during(|| "start the port forwarder".to_owned())?;
+            self.poller
+                .add_reader(&forwarder.as_fd(), Source::Forwarder)
+                .during(|| "watch the port forwarder".to_owned())?;
+            self.forwarder = Some(forwarder);
+        }
+        self.forwarder.as_ref().ok_or_else(|| Error::protocol("no forwarder"))
+    }
+}

@@ -1,0 +1,170 @@
+//! Removing what containers left: by threads, and where files belong to other ids, by workers in containers.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use containust_shared::protocol::{FromContainer, MAIN, ToContainer};
+use mio::Token;
+
+use super::life::log_pipe;
+use super::poller::Source;
+use super::{Supervisor, say};
+use crate::error::{During, Result};
+use crate::ids::Ids;
+use crate::shim::{self, Channel, Received};
+use crate::worker;
+
+/// Folders that wait to be removed begin with this, which no component's name does.
+const RETIRED: &str = ".old-";
+
+/// What became of a removal.
+pub(super) struct Removed {
+    path: PathBuf,
+    result: Result<(), containust_image::Error>,
+    /// A worker has been at it already.
+    worked: bool,
+}
+
+/// A container that empties a folder.
+#[derive(Debug)]
+pub(super) struct Worker {
+    path: PathBuf,
+    channel: Channel,
+    token: Token,
+    errors: OwnedFd,
+    held: Vec<OwnedFd>,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Supervisor {
+    /// Takes a container's folder out of the way and removes it in the background; one that is not there is fine.
+    pub(super) fn retire(&mut self, dir: &Path) -> Result<()> {
+        let parent = self.project.containers_dir();
+        loop {
+            let aside = parent.join(format!("{RETIRED}{}", self.new_id()));
+            match std::fs::rename(dir, &aside) {
+                Ok(()) => return Ok(self.remove(aside, false)),
+                // Left by an earlier supervisor.
+                Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(e) => return Err(e).during(|| format!("move {} aside", dir.display())),
+            }
+        }
+    }
+
+    /// Removes what an earlier supervisor did not get to.
+    pub(super) fn sweep(&mut self) {
+        if std::mem::replace(&mut self.swept, true) {
+            return;
+        }
+        let parent = self.project.containers_dir();
+        let Ok(entries) = std::fs::read_dir(&parent) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(RETIRED) {
+                self.remove(entry.path(), false);
+            }
+        }
+    }
+
+    fn remove(&mut self, path: PathBuf, worked: bool) {
+        self.removing += 1;
+        let waker = match &self.waker {
+            Some(waker) => Arc::clone(waker),
+            None => match self.poller.waker() {
+                Ok(waker) => Arc::clone(self.waker.insert(Arc::new(waker))),
+                Err(error) => return self.give_up(&path, &error.to_string()),
+            },
+        };
+        let sender = self.removals.clone();
+        let place = path.clone();
+        let spawned = std::thread::Builder::new().name("remove".into()).spawn(move || {
+            let result = containust_image::remove_tree(&path);
+            // The receiver lives as long as the supervisor; after it there is nobody to tell.
+            sender.send(Removed { path, result, worked }).ok();
+            waker.wake().ok();
+        });
+        if let Err(error) = spawned {
+            self.give_up(&place, &error.to_string());
+        }
+    }
+
+    fn give_up(&mut self, path: &Path, why: &str) {
+        self.removing -= 1;
+        say(&format!("remove {}: {why}; the next run tries again", path.display()));
+    }
+
+    pub(super) fn on_removed(&mut self) {
+        while let Ok(Removed { path, result, worked }) = self.removed.try_recv() {
+            match result {
+                Ok(()) => self.removing -= 1,
+                // Files of the ids that only the project's user namespace has power over.
+                Err(error) if !worked && matches!(self.ids, Ids::Helper { .. }) => {
+                    if let Err(second) = self.start_worker(&path) {
+                        self.give_up(&path, &format!("{error}; {second}"));
+                    }
+                }
+                Err(error) => self.give_up(&path, &error.to_string()),
+            }
+        }
+    }
+
+    fn start_worker(&mut self, path: &Path) -> Result<()> {
+        let id = self.new_id();
+        let (plan, held) = worker::plan(path, &["remove", worker::TARGET])?;
+        let (ours, theirs) = shim::seqpacket()?;
+        let mut channel = Channel::new(ours);
+        let null: OwnedFd = std::fs::File::open("/dev/null").during(|| "open /dev/null".to_owned())?.into();
+        let (errors, end) = log_pipe()?;
+        let other = end.try_clone().during(|| "copy a descriptor".to_owned())?;
+        channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, end, other])?;
+        self.sandbox.launch(id, false, theirs)?;
+        let token = self.poller.add(&channel, Source::Worker(id)).during(|| "watch a worker".to_owned())?;
+        self.workers.insert(id, Worker { path: path.to_owned(), channel, token, errors, held, pidfd: None });
+        Ok(())
+    }
+
+    pub(super) fn on_worker_launched(&mut self, id: u32, pidfd: OwnedFd) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.pidfd = Some(pidfd);
+        }
+    }
+
+    pub(super) fn on_worker_failed(&mut self, id: u32, why: &str) {
+        if let Some(worker) = self.workers.remove(&id) {
+            self.poller.remove(&worker.channel, worker.token);
+            self.give_up(&worker.path, why);
+        }
+    }
+
+    pub(super) fn on_worker(&mut self, id: u32) {
+        loop {
+            let Some(worker) = self.workers.get_mut(&id) else { return };
+            let received =
+                worker.channel.flush().and_then(|()| worker.channel.receive::<FromContainer>(&mut self.buffer));
+            match received {
+                Ok(Received::Empty) => return,
+                Ok(Received::Message(FromContainer::Started { .. }, _)) => worker.held = Vec::new(),
+                Ok(Received::Message(FromContainer::Exited { id: MAIN, ended }, _)) if ended.code() == 0 => {
+                    let Some(worker) = self.workers.remove(&id) else { return };
+                    self.poller.remove(&worker.channel, worker.token);
+                    self.removing -= 1;
+                    // What is left belongs to us.
+                    return self.remove(worker.path, true);
+                }
+                Ok(Received::Message(FromContainer::Failed { failure, .. }, _)) => {
+                    return self.on_worker_failed(id, &shim::describe(&failure));
+                }
+                Ok(Received::Message(..)) => {
+                    let mut words = [0; 1024];
+                    let length = rustix::io::read(&worker.errors, &mut words).unwrap_or(0);
+                    let why = String::from_utf8_lossy(&words[..length]).trim().to_owned();
+                    return self.on_worker_failed(id, &why);
+                }
+                Ok(Received::End) => return self.on_worker_failed(id, "the worker was killed"),
+                Err(error) => return self.on_worker_failed(id, &error.to_string()),
+            }
+        }
+    }
+}

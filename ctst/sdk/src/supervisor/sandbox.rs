@@ -1,0 +1,258 @@
+//! The project's sandbox: S, its namespaces, and the id maps that the caller's helpers write.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use containust_shared::protocol::{
+    Address, Failure, FromSandbox, FromShim, MAX_FDS, Mapped, Sandbox as Request, ToSandbox, VERSION,
+};
+use mio::Token;
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getgid, getuid, pidfd_open, waitid};
+
+use super::poller::{Cid, Poller, Source};
+use crate::error::{During, Error, Result};
+use crate::ids::{Ids, Range};
+use crate::shim::{Channel, Received, describe};
+
+/// Whom the sockets of a DIAL are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialer {
+    Forwarder,
+    /// A container's probe with this number.
+    Probe(Cid, u64),
+}
+
+/// What S answers.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// C of this launch runs.
+    Launched(u32, OwnedFd),
+    LaunchFailed(u32, Failure),
+    Dialed(Dialer, Result<Vec<OwnedFd>, Failure>),
+}
+
+#[derive(Debug)]
+enum Asked {
+    Launch,
+    Dial(Dialer),
+}
+
+/// A program that ends by itself: P, newuidmap, newgidmap.
+#[derive(Debug)]
+struct Helper {
+    child: Child,
+    pidfd: OwnedFd,
+    token: Token,
+    /// Its name where its success is needed.
+    mapper: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    ids: Ids,
+    channel: Option<(Channel, Token)>,
+    /// S: pid and pidfd.
+    init: Option<(OwnedFd, Token)>,
+    helpers: Vec<Option<Helper>>,
+    /// Ids are mapped, or P does it: requests may be sent.
+    open: bool,
+    ready: bool,
+    asked: VecDeque<Asked>,
+    /// Requests that wait until it is open.
+    held: Vec<(ToSandbox, Vec<OwnedFd>)>,
+    buffer: Vec<u8>,
+}
+
+impl Sandbox {
+    /// Sends the request to the shim just started.
+    pub(super) fn start(shim: (Child, Channel), ids: Ids, bridge: Address) -> Result<Starting> {
+        let (child, mut channel) = shim;
+        channel.send(&Request { version: VERSION, map: ids.map(), bridge }, Vec::new())?;
+        Ok(Starting { child, channel, ids })
+    }
+
+    /// Whether there is, or may come to be, a process of it.
+    pub(super) fn lives(&self) -> bool {
+        self.channel.is_some() || self.init.is_some()
+    }
+
+    pub(super) fn launch(&mut self, id: u32, bridged: bool, channel: OwnedFd) -> Result<()> {
+        self.asked.push_back(Asked::Launch);
+        self.ask(ToSandbox::Launch { id, bridged, alone: None }, vec![channel])
+    }
+
+    pub(super) fn dial(&mut self, dialer: Dialer, count: usize) -> Result<()> {
+        let count = u8::try_from(count.clamp(1, MAX_FDS)).unwrap_or(1);
+        self.asked.push_back(Asked::Dial(dialer));
+        self.ask(ToSandbox::Dial { count }, Vec::new())
+    }
+
+    fn ask(&mut self, request: ToSandbox, fds: Vec<OwnedFd>) -> Result<()> {
+        match &mut self.channel {
+            Some((channel, _)) if self.open => channel.send(&request, fds),
+            Some(_) => {
+                self.held.push((request, fds));
+                Ok(())
+            }
+            None => Err(Error::Sandbox("start a container: the project's sandbox is gone".to_owned())),
+        }
+    }
+
+    /// Ends S, and with it everything in the project.
+    pub(super) fn close(&mut self, poller: &mut Poller) {
+        if let Some((channel, token)) = self.channel.take() {
+            poller.remove(&channel, token);
+        }
+        self.held.clear();
+    }
+
+    /// The channel can be read or written. Answers are appended to `told`; an error says that there is no sandbox.
+    pub(super) fn channel_event(&mut self, poller: &mut Poller, told: &mut Vec<Told>) -> Result<()> {
+        loop {
+            let Some((channel, _)) = &mut self.channel else { return Ok(()) };
+            channel.flush()?;
+            if self.ready {
+                match channel.receive::<FromSandbox>(&mut self.buffer)? {
+                    Received::Message(message, fds) => told.push(self.answer(message, fds)?),
+                    Received::Empty => return Ok(()),
+                    // S ends too; its pidfd tells when.
+                    Received::End => return Ok(self.close(poller)),
+                }
+                continue;
+            }
+            match channel.receive::<FromShim>(&mut self.buffer)? {
+                Received::Message(FromShim::Created { pid }, fds) => self.created(poller, pid, fds)?,
+                Received::Message(FromShim::Ready, _) => self.ready = true,
+                Received::Message(FromShim::Failed(failure), _) => {
+                    self.close(poller);
+                    return Err(Error::Sandbox(format!("make the project's sandbox: {}", describe(&failure))));
+                }
+                Received::Empty => return Ok(()),
+                Received::End => {
+                    self.close(poller);
+                    return Err(Error::Sandbox("make the project's sandbox: ctst-shim ended without a word".to_owned()));
+                }
+            }
+        }
+    }
+
+    fn created(&mut self, poller: &mut Poller, pid: u32, fds: Vec<OwnedFd>) -> Result<()> {
+        let [pidfd]: [OwnedFd; 1] = fds.try_into().map_err(|_| unexpected("Created"))?;
+        let token = poller.add_reader(&pidfd, Source::Init).during(|| "watch the sandbox".to_owned())?;
+        self.init = Some((pidfd, token));
+        let Ids::Helper { uids, gids, newuidmap, newgidmap } = self.ids.clone() else { return Ok(()) };
+        self.map(poller, &newuidmap, pid, getuid().as_raw(), uids)?;
+        self.map(poller, &newgidmap, pid, getgid().as_raw(), gids)
+    }
+
+    /// Root inside is the caller; what follows is the caller's subordinate range.
+    fn map(&mut self, poller: &mut Poller, program: &Path, pid: u32, own: u32, range: Range) -> Result<()> {
+        let map = [pid, 0, own, 1, 1, range.first, range.count].map(|n| n.to_string());
+        let child = Command::new(program)
+            .args(map)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .during(|| format!("start {}", program.display()))?;
+        self.watch(poller, child, Some(program.display().to_string()))
+    }
+
+    fn watch(&mut self, poller: &mut Poller, child: Child, mapper: Option<String>) -> Result<()> {
+        let what = || "watch a helper".to_owned();
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| unexpected("pid"))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).during(what)?;
+        let token = poller.add_reader(&pidfd, Source::Mapper(self.helpers.len())).during(what)?;
+        self.helpers.push(Some(Helper { child, pidfd, token, mapper }));
+        Ok(())
+    }
+
+    /// A helper ended. An error says that ids could not be mapped.
+    pub(super) fn helper_event(&mut self, poller: &mut Poller, index: usize) -> Result<()> {
+        let Some(mut helper) = self.helpers.get_mut(index).and_then(Option::take) else { return Ok(()) };
+        poller.remove(&helper.pidfd, helper.token);
+        let status = helper.child.wait().during(|| "wait for a helper".to_owned())?;
+        let Some(name) = helper.mapper else { return Ok(()) };
+        if !status.success() {
+            self.close(poller);
+            return Err(Error::Sandbox(format!("map user ids: {name}: {}", told_by(&mut helper.child, status))));
+        }
+        let mapping = self.helpers.iter().flatten().any(|helper| helper.mapper.is_some());
+        if !mapping && let Some((channel, _)) = &mut self.channel {
+            channel.send(&Mapped { version: VERSION }, Vec::new())?;
+            self.open = true;
+            for (request, fds) in std::mem::take(&mut self.held) {
+                channel.send(&request, fds)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// S has ended: reaps it.
+    pub(super) fn init_event(&mut self, poller: &mut Poller) {
+        if let Some((pidfd, token)) = self.init.take() {
+            poller.remove(&pidfd, token);
+            // It is our child and has ended, so that this neither waits nor fails.
+            waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd)), WaitIdOptions::EXITED).ok();
+        }
+        self.close(poller);
+    }
+
+    fn answer(&mut self, message: FromSandbox, fds: Vec<OwnedFd>) -> Result<Told> {
+        let asked = self.asked.pop_front().ok_or_else(|| unexpected("answer"))?;
+        match (message, asked) {
+            (FromSandbox::Launched { id }, Asked::Launch) => {
+                let [pidfd]: [OwnedFd; 1] = fds.try_into().map_err(|_| unexpected("Launched"))?;
+                Ok(Told::Launched(id, pidfd))
+            }
+            (FromSandbox::LaunchFailed { id, failure }, Asked::Launch) => Ok(Told::LaunchFailed(id, failure)),
+            (FromSandbox::Dialed, Asked::Dial(dialer)) => Ok(Told::Dialed(dialer, Ok(fds))),
+            (FromSandbox::DialFailed(failure), Asked::Dial(dialer)) => Ok(Told::Dialed(dialer, Err(failure))),
+            _ => Err(unexpected("answer")),
+        }
+    }
+}
+
+/// The shim has its request; nothing watches it yet.
+pub(super) struct Starting {
+    child: Child,
+    channel: Channel,
+    ids: Ids,
+}
+
+impl Starting {
+    pub(super) fn watch(self, poller: &mut Poller) -> Result<Sandbox> {
+        let token = poller.add(&self.channel, Source::Shim).during(|| "watch ctst-shim".to_owned())?;
+        let mut sandbox = Sandbox {
+            open: !matches!(self.ids, Ids::Helper { .. }),
+            ids: self.ids,
+            channel: Some((self.channel, token)),
+            init: None,
+            helpers: Vec::new(),
+            ready: false,
+            asked: VecDeque::new(),
+            held: Vec::new(),
+            buffer: vec![0; containust_shared::wire::MAX_MESSAGE],
+        };
+        sandbox.watch(poller, self.child, None)?;
+        Ok(sandbox)
+    }
+}
+
+fn told_by(child: &mut Child, status: ExitStatus) -> String {
+    let mut text = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        // A part of its words is better than none.
+        stderr.take(4096).read_to_end(&mut text).ok();
+    }
+    let text = String::from_utf8_lossy(&text);
+    let text = text.trim();
+    if text.is_empty() { status.to_string() } else { format!("{} ({status})", text.escape_debug()) }
+}
+
+fn unexpected(what: &str) -> Error {
+    Error::Sandbox(format!("understand ctst-shim: unexpected {what}"))
+}

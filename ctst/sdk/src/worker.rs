@@ -1,0 +1,101 @@
+//! Workers: this executable inside a container of its own, for work on files that belong to other ids than the caller's.
+//! A worker has an empty root, itself at `/ctst`, and one folder of the host at `/target`.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use containust_shared::exit;
+use containust_shared::protocol::{Mount, Plan, Process, Source};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
+
+use crate::error::{During, Result};
+
+/// The hidden verb of this executable.
+pub(crate) const VERB: &str = "worker";
+/// Where the folder is.
+pub(crate) const TARGET: &str = "/target";
+const PROGRAM: &str = "/ctst";
+
+/// What C needs to run a worker on `target`, and the descriptors to hold until it has started.
+pub(crate) fn plan(target: &Path, arguments: &[&str]) -> Result<(Plan, Vec<OwnedFd>)> {
+    let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
+    let (program, program_fd) = source(&exe)?;
+    let (folder, folder_fd) = source(target)?;
+    let argv = [PROGRAM, VERB].iter().chain(arguments).map(|word| word.as_bytes().to_vec()).collect();
+    let plan = Plan {
+        hostname: b"worker".to_vec(),
+        layers: Vec::new(),
+        upper: None,
+        work: None,
+        readonly: true,
+        mounts: vec![
+            Mount::Bind { source: program, target: PROGRAM.into(), readonly: true },
+            Mount::Bind { source: folder, target: TARGET.into(), readonly: false },
+        ],
+        address: None,
+        capabilities: containust_policy::capabilities::DEFAULT,
+        rlimits: Vec::new(),
+        process: Process { argv, env: Vec::new(), cwd: Vec::new(), user: Vec::new(), tty: false },
+    };
+    Ok((plan, vec![program_fd, folder_fd]))
+}
+
+fn source(path: &Path) -> Result<(Source, OwnedFd)> {
+    let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let what = || format!("open {}", path.display());
+    let fd = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how).during(what)?;
+    let stat = fstat(&fd).during(what)?;
+    Ok((Source { path: path.as_os_str().as_bytes().to_vec(), dev: stat.st_dev, ino: stat.st_ino }, fd))
+}
+
+/// Runs inside the container. Returns the exit code.
+pub(crate) fn main(arguments: &[OsString]) -> i32 {
+    match arguments {
+        [verb, folder] if verb == "remove" => finish(empty(Path::new(folder))),
+        // Tells whoever started it that a container works.
+        [verb] if verb == "probe" => 0,
+        _ => {
+            eprintln!("ctst: `{VERB}` is started by ctst itself");
+            exit::TOOL
+        }
+    }
+}
+
+fn finish(result: Result<(), String>) -> i32 {
+    match result {
+        Ok(()) => 0,
+        Err(why) => {
+            eprintln!("{why}");
+            exit::TOOL
+        }
+    }
+}
+
+/// Removes everything in `folder`, which itself is a mount point here.
+fn empty(folder: &Path) -> Result<(), String> {
+    let entries = std::fs::read_dir(folder).map_err(|e| e.to_string())?;
+    for entry in entries {
+        let path = entry.map_err(|e| e.to_string())?.path();
+        containust_image::remove_tree(&path).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empties_a_folder_and_refuses_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("c"), "").unwrap();
+        assert_eq!(main(&["remove".into(), dir.path().into()]), 0);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(main(&["remove".into(), dir.path().join("none").into()]), exit::TOOL);
+        assert_eq!(main(&["format".into()]), exit::TOOL);
+        assert_eq!(main(&[]), exit::TOOL);
+    }
+}
