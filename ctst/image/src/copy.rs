@@ -19,6 +19,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -31,7 +32,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::model::Ownership;
-use crate::tree::{Body, Digest, Item, Meta, Unreadable, join, open_dir};
+use crate::tree::{Body, Digest, Item, MAX_THREADS, Meta, Unreadable, join, open_dir};
 use crate::{Error, Progress};
 
 /// Read, hashed and written at once; small enough to stay in a core's cache in between.
@@ -39,8 +40,6 @@ const BUFFER: usize = 256 << 10;
 /// A thread takes files of one folder until it has this many, or this many bytes.
 const CHUNK_FILES: usize = 64;
 const CHUNK_BYTES: u64 = 8 << 20;
-/// More threads than this wait for the disk and the directory locks only.
-const MAX_THREADS: usize = 4;
 
 /// What is copied where.
 pub(crate) struct Copy<'a> {
@@ -155,7 +154,7 @@ pub(crate) fn copy(job: &Copy<'_>, progress: &mut dyn FnMut(Progress)) -> Result
         }
         workers
             .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
             .collect::<Vec<Part>>()
     });
     report(&shared);

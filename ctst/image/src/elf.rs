@@ -153,3 +153,38 @@ fn read_up_to(file: &File, buffer: &mut [u8], offset: u64, path: &Path) -> Resul
     }
     Ok(done)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the bytes, there is an answer, and soon.
+    #[test]
+    fn damage_is_an_answer() {
+        let bytes = std::fs::read("/bin/sh").unwrap();
+        let path = Path::new("/bin/sh");
+        let file = File::from(rustix::fs::memfd_create("elf", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+        file.write_all_at(&bytes, 0).unwrap();
+        let whole = Elf::read(&file, path).unwrap().unwrap();
+        assert!(whole.interpreter.is_some() && whole.needed.iter().any(|name| name == "libc.so.6"), "{whole:?}");
+
+        let mut refused = 0;
+        for index in 0..1024 {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                file.write_all_at(&[value], index as u64).unwrap();
+                refused += usize::from(!matches!(Elf::read(&file, path), Ok(Some(_))));
+            }
+            file.write_all_at(&bytes[index..=index], index as u64).unwrap();
+        }
+        assert!(refused > 50, "{refused}");
+        for length in (0..bytes.len() as u64).rev().step_by(97) {
+            file.set_len(length).unwrap();
+            let _ = Elf::read(&file, path);
+        }
+        for length in 0..64 {
+            file.set_len(0).unwrap();
+            file.write_all_at(&bytes[..length], 0).unwrap();
+            assert!(!matches!(Elf::read(&file, path), Ok(Some(_))), "{length}");
+        }
+    }
+}

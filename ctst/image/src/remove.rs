@@ -58,7 +58,11 @@ fn empty(top: &OwnedFd, directory: &OwnedFd, depth: usize, moved: &mut u64) -> R
         rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
         let mut entries = RawDir::new(directory, &mut buffer);
         while let Some(entry) = entries.next() {
-            let entry = entry?;
+            let entry = match entry {
+                // Somebody else has removed the directory meanwhile.
+                Err(Errno::NOENT) => return Ok(()),
+                entry => entry?,
+            };
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {
                 continue;

@@ -13,6 +13,7 @@
 //! under its final name is whole. The folder around each tree is there because a directory whose owner may not write it
 //! cannot be renamed.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -354,17 +355,23 @@ impl Content {
 
     /// What a person should know whose container will not see the owners that the source has.
     fn flattened(&self) -> Option<String> {
-        let caller = rustix::process::geteuid().as_raw();
-        let foreign = |item: &&Item| item.meta.uid != 0 && item.meta.uid != caller;
-        let mut owners: Vec<u32> = self.items.iter().filter(foreign).map(|item| item.meta.uid).collect();
-        let files = owners.len();
-        owners.sort_unstable();
-        owners.dedup();
-        let names: Vec<String> = owners.iter().take(EXAMPLES).map(u32::to_string).collect();
-        let more = if owners.len() > EXAMPLES { ", …" } else { "" };
-        let names = names.join(", ");
-        (files > 0)
-            .then(|| format!("{files} files of other owners (uid {names}{more}) belong to root inside the container"))
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let is_foreign = |id: u32, own: u32| id != 0 && id != own;
+        let (mut uids, mut gids, mut files) = (BTreeSet::new(), BTreeSet::new(), 0);
+        for Item { meta, .. } in &self.items {
+            uids.extend(is_foreign(meta.uid, uid).then_some(meta.uid));
+            gids.extend(is_foreign(meta.gid, gid).then_some(meta.gid));
+            files += usize::from(is_foreign(meta.uid, uid) || is_foreign(meta.gid, gid));
+        }
+        let list = |what: &str, ids: &BTreeSet<u32>| {
+            let names: Vec<String> = ids.iter().take(EXAMPLES).map(u32::to_string).collect();
+            let more = if ids.len() > EXAMPLES { ", …" } else { "" };
+            (!ids.is_empty()).then(|| format!("{what} {}{more}", names.join(", ")))
+        };
+        let owners: Vec<String> = [list("uid", &uids), list("gid", &gids)].into_iter().flatten().collect();
+        (files > 0).then(|| {
+            format!("{files} files of other owners ({}) belong to root inside the container", owners.join("; "))
+        })
     }
 }
 

@@ -3,7 +3,10 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
@@ -20,6 +23,11 @@ pub(crate) const MAX_PATH: usize = 4095;
 pub(crate) const EXAMPLES: usize = 5;
 /// Coarsest clock tick by which a kernel may stamp `ctime` (10 ms at 100 Hz), doubled.
 const TICK: Duration = Duration::from_millis(20);
+
+/// More threads than this wait for the disk and the directory locks only.
+pub(crate) const MAX_THREADS: usize = 4;
+/// Directories of one level from which on it is listed by several threads: starting one takes as long as listing three.
+const PARALLEL: usize = 24;
 
 pub(crate) type Digest = [u8; 32];
 
@@ -184,7 +192,15 @@ pub(crate) fn open_dir(root: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     )
 }
 
-/// Lists `root` and everything below. `base` is its name in messages.
+/// What one thread found.
+#[derive(Default)]
+struct Part {
+    items: Vec<Item>,
+    mounts: Vec<PathBuf>,
+    unreadable: Unreadable,
+}
+
+/// Lists `root` and everything below, level by level. `base` is its name in messages.
 ///
 /// One descriptor is open at a time, so depth is bounded by the length of a path and nothing else.
 pub(crate) fn scan(root: &OwnedFd, base: &Path) -> Result<Scan, Error> {
@@ -192,71 +208,110 @@ pub(crate) fn scan(root: &OwnedFd, base: &Path) -> Result<Scan, Error> {
     let mut items = vec![Item { path: Vec::new(), meta: top, body: Body::Directory }];
     let mut mounts = Vec::new();
     let mut unreadable = Unreadable::default();
-    let mut buffer = Vec::with_capacity(32 << 10);
-    let mut next = 0;
-    // Directories are appended to the list that is being walked, so this visits all of them.
-    while next < items.len() {
-        let Item { path, meta, .. } = &items[next];
-        next += 1;
-        if meta.kind != FileType::Directory {
-            continue;
-        }
-        let folder = path.clone();
-        let place = join(base, &folder);
-        if meta.dev != top.dev {
-            mounts.push(place);
-            continue;
-        }
-        let fd = match open_dir(root, &folder) {
-            Ok(fd) => fd,
-            Err(Errno::ACCESS) => {
-                unreadable.add(place);
-                continue;
+    let mut level = 0..1;
+    while !level.is_empty() {
+        let folders: Vec<&Item> = items[level].iter().filter(|item| item.body == Body::Directory).collect();
+        let next = AtomicUsize::new(0);
+        let walk = || {
+            let mut part = Part::default();
+            let mut buffer = Vec::with_capacity(32 << 10);
+            while let Some(folder) = folders.get(next.fetch_add(1, Ordering::Relaxed)) {
+                list_folder(root, base, folder, top.dev, &mut buffer, &mut part)?;
             }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(Error::Changed(place)),
-            Err(cause) => return Err(Error::io("open", place, cause)),
+            Ok(part)
         };
-        let mut entries = RawDir::new(&fd, buffer.spare_capacity_mut());
-        while let Some(entry) = entries.next() {
-            let entry = entry.map_err(|cause| Error::io("list", &place, cause))?;
-            let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
-            }
-            let mut path = Vec::with_capacity(folder.len() + 1 + name.len());
-            if !folder.is_empty() {
-                path.extend(&folder);
-                path.push(b'/');
-            }
-            path.extend(name);
-            if path.len() > MAX_PATH {
-                return Err(Error::Limit { path: place, what: "paths below are longer than 4095 bytes" });
-            }
-            let meta = match rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => Meta::from(stat),
-                Err(Errno::NOENT) => return Err(Error::Changed(join(base, &path))),
-                // A directory with `r` and without `x` can be listed, its entries cannot be looked at.
-                Err(Errno::ACCESS) => {
-                    unreadable.add(join(base, &path));
-                    continue;
-                }
-                Err(cause) => return Err(Error::io("stat", join(base, &path), cause)),
-            };
-            let body = match meta.kind {
-                FileType::Directory => Body::Directory,
-                FileType::RegularFile => Body::File,
-                FileType::Symlink => Body::Symlink,
-                _ => Body::Special,
-            };
-            items.push(Item { path, meta, body });
-            if items.len() > MAX_ENTRIES {
-                return Err(Error::Limit { path: base.into(), what: "has more than 4,000,000 entries" });
-            }
+        let threads = match folders.len() {
+            ..PARALLEL => 1,
+            _ => thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS),
+        };
+        let parts: Vec<Result<Part, Error>> = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(walk)).collect();
+            let own = walk();
+            let join = |other: ScopedJoinHandle<'_, _>| other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            others.into_iter().map(join).chain([own]).collect()
+        });
+        let start = items.len();
+        for part in parts {
+            let part = part?;
+            items.extend(part.items);
+            mounts.extend(part.mounts);
+            unreadable.merge(part.unreadable);
         }
+        if items.len() > MAX_ENTRIES {
+            return Err(Error::Limit { path: base.into(), what: "has more than 4,000,000 entries" });
+        }
+        level = start..items.len();
     }
     unreadable.check(base)?;
     items.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    mounts.sort();
     Ok(Scan { items, mounts })
+}
+
+/// Adds the entries of one directory to `part`.
+fn list_folder(
+    root: &OwnedFd,
+    base: &Path,
+    folder: &Item,
+    dev: u64,
+    buffer: &mut Vec<u8>,
+    part: &mut Part,
+) -> Result<(), Error> {
+    let place = || join(base, &folder.path);
+    if folder.meta.dev != dev {
+        part.mounts.push(place());
+        return Ok(());
+    }
+    let fd = match open_dir(root, &folder.path) {
+        Ok(fd) => fd,
+        Err(Errno::ACCESS) => {
+            part.unreadable.add(place());
+            return Ok(());
+        }
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(Error::Changed(place())),
+        Err(cause) => return Err(Error::io("open", place(), cause)),
+    };
+    let mut entries = RawDir::new(&fd, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(|cause| match cause {
+            Errno::NOENT => Error::Changed(place()),
+            cause => Error::io("list", place(), cause),
+        })?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        let mut path = Vec::with_capacity(folder.path.len() + 1 + name.len());
+        if !folder.path.is_empty() {
+            path.extend(&folder.path);
+            path.push(b'/');
+        }
+        path.extend(name);
+        if path.len() > MAX_PATH {
+            return Err(Error::Limit { path: place(), what: "paths below are longer than 4095 bytes" });
+        }
+        let meta = match rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Meta::from(stat),
+            Err(Errno::NOENT) => return Err(Error::Changed(join(base, &path))),
+            // A directory with `r` and without `x` can be listed, its entries cannot be looked at.
+            Err(Errno::ACCESS) => {
+                part.unreadable.add(join(base, &path));
+                continue;
+            }
+            Err(cause) => return Err(Error::io("stat", join(base, &path), cause)),
+        };
+        let body = match meta.kind {
+            FileType::Directory => Body::Directory,
+            FileType::RegularFile => Body::File,
+            FileType::Symlink => Body::Symlink,
+            _ => Body::Special,
+        };
+        part.items.push(Item { path, meta, body });
+        if part.items.len() > MAX_ENTRIES {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Paths that the caller may not read, of which the first few are named.
@@ -272,6 +327,13 @@ impl Unreadable {
         if self.examples.len() < EXAMPLES {
             self.examples.push(path);
         }
+    }
+
+    fn merge(&mut self, other: Unreadable) {
+        self.count += other.count;
+        self.examples.extend(other.examples);
+        self.examples.sort();
+        self.examples.truncate(EXAMPLES);
     }
 
     pub(crate) fn check(mut self, root: &Path) -> Result<(), Error> {

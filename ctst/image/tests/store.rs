@@ -496,7 +496,7 @@ fn root_gives_files_to_a_range() {
     std::os::unix::fs::chown(root.join("bin/su"), Some(5), None).unwrap();
     chmod(&root.join("bin/su"), 0o4755);
     let caller = import(&store, &file(&root)).unwrap();
-    assert!(caller.notes[0].starts_with("2 files of other owners (uid 5, 33)"), "{:?}", caller.notes);
+    assert!(caller.notes[0].starts_with("2 files of other owners (uid 5, 33; gid 34)"), "{:?}", caller.notes);
     let shifted = import(&store, &request(100_000, 65_536)).unwrap();
     assert_eq!(shifted.digest, caller.digest);
     assert_ne!(shifted.layers, caller.layers);
