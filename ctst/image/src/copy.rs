@@ -37,6 +37,8 @@ use crate::{Error, Progress};
 
 /// Read, hashed and written at once; small enough to stay in a core's cache in between.
 const BUFFER: usize = 256 << 10;
+/// Holes take no space but as long to hash as data does: a file of nothing else must not keep the importer busy for days.
+const MAX_BYTES: u64 = 4 << 40;
 /// A thread takes files of one folder until it has this many, or this many bytes.
 const CHUNK_FILES: usize = 64;
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -121,7 +123,13 @@ pub(crate) fn copy(job: &Copy<'_>, progress: &mut dyn FnMut(Progress)) -> Result
     };
     let files_total = leaves.len() as u64;
     let contents = leaves.iter().map(|i| &job.items[*i]).filter(|item| item.body != Body::Symlink);
-    let bytes_total = contents.map(|item| item.meta.size).sum();
+    let bytes_total = contents.fold(0, |sum: u64, item| sum.saturating_add(item.meta.size));
+    if bytes_total > MAX_BYTES {
+        return Err(Error::Limit {
+            path: job.source.1.into(),
+            what: "its files are larger than 4 TiB, holes included",
+        });
+    }
     let mut report = |shared: &Shared<'_>| {
         progress(Progress::Copying {
             files_done: shared.files.load(Ordering::Relaxed),

@@ -256,6 +256,9 @@ fn holes_stay_holes_and_count_as_zeros() {
     assert!(blocks(&copy) <= blocks(&sparse.join("disk")), "{}", blocks(&copy));
     let other = Store::at(&scratch.join("other"));
     assert_eq!(import(&other, &file(&dense)).unwrap().digest, image.digest);
+
+    File::options().write(true).open(sparse.join("disk")).unwrap().set_len(5 << 40).unwrap();
+    assert_eq!(import(&store, &file(&sparse)).unwrap_err().code(), "I015");
 }
 
 #[test]
