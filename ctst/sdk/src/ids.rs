@@ -8,6 +8,7 @@ use containust_shared::protocol::IdMap;
 use rustix::process::getuid;
 
 use crate::error::{Error, Result};
+use crate::users;
 
 /// First host id for containers of root: above the range of `systemd-nspawn`, which ends at 0x6fffffff.
 const ROOT_FIRST: u32 = 0x7000_0000;
@@ -83,11 +84,25 @@ impl Ids {
         }
     }
 
-    /// Why a container cannot run as `user`, where it cannot.
-    pub(crate) fn refuses(&self, user: &str) -> Option<String> {
+    /// The ids that the caller's only one stands for in a container of these layers that runs as `user`; `None`: the
+    /// project's map, in which there is root.
+    pub(crate) fn alone(&self, layers: &[PathBuf], user: &str) -> Result<Option<(u32, u32)>, String> {
+        let Self::Single(_) = self else { return Ok(None) };
+        if user.is_empty() || user.split(':').all(|part| matches!(part, "root" | "0")) {
+            return Ok(None);
+        }
+        let ids = users::lookup(layers, user).map_err(|why| format!("run as user `{user}`: {why}"))?;
+        Ok((ids != (0, 0)).then_some(ids))
+    }
+
+    /// Why an exec cannot run as `user` in a container that was started with these ids of [`Ids::alone`].
+    pub(crate) fn refuses(&self, layers: &[PathBuf], user: &str, alone: Option<(u32, u32)>) -> Option<String> {
         let Self::Single(why) = self else { return None };
-        let root = user.is_empty() || user.split(':').all(|part| matches!(part, "root" | "0"));
-        (!root).then(|| format!("run as user `{user}`: only root's id is mapped ({why})"))
+        match self.alone(layers, user) {
+            Ok(ids) if ids == alone => None,
+            Ok(_) => Some(format!("run as user `{user}`: only one id is mapped, {why}")),
+            Err(why) => Some(why),
+        }
     }
 }
 
@@ -161,14 +176,18 @@ mod tests {
     }
 
     #[test]
-    fn single_runs_root_only() {
+    fn one_id_stands_for_one_user() {
         let single = Ids::Single("why".into());
         for root in ["", "0", "root", "0:0", "root:root"] {
-            assert_eq!(single.refuses(root), None, "{root}");
+            assert_eq!(single.alone(&[], root), Ok(None), "{root}");
+            assert_eq!(single.refuses(&[], root, None), None, "{root}");
+            assert!(single.refuses(&[], root, Some((5, 6))).is_some(), "{root}");
         }
-        for other in ["1000", "redis", "0:5", "daemon:0", ":"] {
-            assert!(single.refuses(other).is_some(), "{other}");
-        }
-        assert_eq!(Ids::Root(Range { first: 1, count: 1 }).refuses("redis"), None);
+        assert_eq!(single.alone(&[], "5:6"), Ok(Some((5, 6))));
+        assert_eq!(single.refuses(&[], "5:6", Some((5, 6))), None);
+        assert!(single.refuses(&[], "5:7", Some((5, 6))).is_some());
+        assert!(single.alone(&[], "redis").is_err());
+        let root = Ids::Root(Range { first: 1, count: 1 });
+        assert_eq!((root.alone(&[], "redis"), root.refuses(&[], "redis", None)), (Ok(None), None));
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use containust_image::model::Image;
 use containust_image::{Request, Source, Store};
-use containust_lang::model::{Component, Image as Reference};
+use containust_lang::model::{Component, Composition, Image as Reference};
 
 use crate::error::{Error, Result};
 use crate::ids::Ids;
@@ -62,11 +62,21 @@ pub(crate) fn ensure(
     plan: &Plan,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(String, Image)> {
-    let request = request(project, component, &Ids::detect()?);
-    let reference = request.source.to_string();
-    if let Some(image) = plan.found.get(&component.name) {
-        return Ok((reference, image.clone()));
+    let ids = Ids::detect()?;
+    match plan.found.get(&component.name) {
+        Some(image) => Ok((request(project, component, &ids).source.to_string(), image.clone())),
+        None => import(project, component, &ids, progress),
     }
+}
+
+fn import(
+    project: &Project,
+    component: &Component,
+    ids: &Ids,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(String, Image)> {
+    let request = request(project, component, ids);
+    let reference = request.source.to_string();
     let image = project
         .store()
         .import(&request, &mut |detail| {
@@ -95,5 +105,27 @@ impl Project {
     #[must_use]
     pub fn store(&self) -> Store {
         Store::at(&self.state_dir().join("images"))
+    }
+
+    /// Imports the images that the composition names and the store does not have, and gives all of them: component,
+    /// reference, image.
+    ///
+    /// # Errors
+    /// [`Error::Image`] and [`Error::Untrusted`].
+    pub fn import(
+        &self,
+        composition: &Composition,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<(String, String, Image)>> {
+        self.create_state_dir()?;
+        let ids = Ids::detect()?;
+        let have = |component: &Component| {
+            let (reference, image) = match find(self, component, &ids)? {
+                (reference, Some(image)) => (reference, image),
+                (_, None) => import(self, component, &ids, progress)?,
+            };
+            Ok((component.name.clone(), reference, image))
+        };
+        composition.components.iter().map(have).collect()
     }
 }

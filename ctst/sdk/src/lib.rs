@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod doctor;
 pub mod error;
 pub mod event;
 pub mod forward;
@@ -41,6 +42,7 @@ mod record;
 mod shim;
 mod spec;
 mod supervisor;
+mod users;
 mod worker;
 
 pub use builder::ContainerBuilder;

@@ -66,9 +66,9 @@ impl Project {
             Some(image) => Some(spec::resolve(self.folder(), component, &reference, image)?),
             None => None,
         };
-        let user = spec.as_ref().map(|s| &s.user).or(component.user.as_ref());
-        if let Some(problem) = user.and_then(|user| ids.refuses(user)) {
-            return Err(Error::Invalid { component: component.name.clone(), problem });
+        if let Some(spec) = &spec {
+            ids.alone(&spec.layers, &spec.user)
+                .map_err(|problem| Error::Invalid { component: component.name.clone(), problem })?;
         }
         let had = match &old {
             Some(Known { stored: Stored::Record(record), .. }) => Some(record.as_ref()),

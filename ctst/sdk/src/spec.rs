@@ -171,7 +171,13 @@ impl ContainerSpec {
     }
 
     /// What C needs, and the descriptors that keep the inodes of its sources from being reused until it has started.
-    pub(crate) fn plan(&self, dir: &Path, address: Option<Address>) -> Result<(Plan, Vec<OwnedFd>)> {
+    /// `alone`: as in [`crate::ids::Ids::alone`].
+    pub(crate) fn plan(
+        &self,
+        dir: &Path,
+        address: Option<Address>,
+        alone: Option<(u32, u32)>,
+    ) -> Result<(Plan, Vec<OwnedFd>)> {
         let mut held = Vec::new();
         let mut open = |path: &Path| -> Result<Source> {
             let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -217,18 +223,18 @@ impl ContainerSpec {
             address,
             capabilities: containust_policy::capabilities::DEFAULT,
             rlimits: Vec::new(),
-            process: self.process(self.argv.clone()),
+            process: self.process(self.argv.clone(), alone),
         };
         Ok((plan, held))
     }
 
     /// A process with the component's environment, user and working directory.
-    pub(crate) fn process(&self, argv: Vec<String>) -> Process {
+    pub(crate) fn process(&self, argv: Vec<String>, alone: Option<(u32, u32)>) -> Process {
         Process {
             argv: argv.into_iter().map(String::into_bytes).collect(),
             env: self.env.iter().map(|entry| entry.clone().into_bytes()).collect(),
             cwd: self.cwd.clone().into_bytes(),
-            user: self.user.clone().into_bytes(),
+            user: alone.map_or_else(|| self.user.clone(), |(uid, gid)| format!("{uid}:{gid}")).into_bytes(),
             tty: false,
         }
     }
@@ -332,11 +338,11 @@ mod tests {
         let spec = resolved(
             builder().volume(&data, "/srv/a/b", true).tmpfs("/srv", Some(5)).tmpfs("/tmp/", None).volume(&data, "/etc", true),
         );
-        let (plan, held) = spec.plan(&dir, None).unwrap();
+        let (plan, held) = spec.plan(&dir, None, None).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         assert_eq!(targets, ["/run", "/srv", "/tmp/", "/etc", "/etc/hosts", "/etc/hostname", "/var/tmp", "/srv/a/b"]);
         assert_eq!(held.len(), 7);
         std::fs::remove_dir(dir.join("data")).unwrap();
-        assert!(matches!(spec.plan(&dir, None), Err(Error::Source { path, .. }) if path == dir.join("data")));
+        assert!(matches!(spec.plan(&dir, None, None), Err(Error::Source { path, .. }) if path == dir.join("data")));
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn plan(target: &Path, arguments: &[&str]) -> Result<(Plan, Vec<Owned
     Ok((plan, vec![program_fd, folder_fd]))
 }
 
-fn source(path: &Path) -> Result<(Source, OwnedFd)> {
+pub(crate) fn source(path: &Path) -> Result<(Source, OwnedFd)> {
     let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let what = || format!("open {}", path.display());
     let fd = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how).during(what)?;

@@ -30,10 +30,8 @@ impl Supervisor {
             return Err(Error::Reported(report.clone()));
         }
         for Wanted { spec, .. } in &wanted {
-            let problem = if names::is_name(&spec.name) { self.ids.refuses(&spec.user) } else { Some("no name".into()) };
-            if let Some(problem) = problem {
-                return Err(Error::Invalid { component: spec.name.clone(), problem });
-            }
+            let alone = if names::is_name(&spec.name) { self.ids.alone(&spec.layers, &spec.user) } else { Err("no name".into()) };
+            alone.map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         }
         let on_disk = record::list(&self.project.containers_dir())?;
         let mut stored = Vec::with_capacity(wanted.len());

@@ -184,10 +184,6 @@ impl Supervisor {
             return Err(Error::UnknownComponent { name: name.clone(), known: known() });
         };
         let invalid = |problem: String| Error::Invalid { component: name.clone(), problem };
-        let user = request.user.as_deref().unwrap_or_default();
-        if let Some(problem) = self.ids.refuses(user) {
-            return Err(invalid(problem));
-        }
         let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
         let state = container.record.state;
         let spec = &container.record.spec;
@@ -198,8 +194,11 @@ impl Supervisor {
             }
             set(&mut environment.env, format!("{name}={value}"));
         }
-        let mut process = environment.process(request.argv.clone());
+        let mut process = environment.process(request.argv.clone(), container.alone);
         if let Some(user) = &request.user {
+            if let Some(problem) = self.ids.refuses(&spec.layers, user, container.alone) {
+                return Err(invalid(problem));
+            }
             process.user = user.clone().into_bytes();
         }
         if let Some(workdir) = &request.workdir {

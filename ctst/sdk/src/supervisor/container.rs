@@ -33,6 +33,8 @@ pub(super) struct Container {
     pub(super) stop: Option<Stop>,
     /// Number in the subnet.
     pub(super) host: Option<u32>,
+    /// The only ids inside, where the caller has but one.
+    pub(super) alone: Option<(u32, u32)>,
     pub(super) backoff: Duration,
     /// When it was last begun to start.
     pub(super) began: Option<Instant>,
@@ -112,6 +114,7 @@ impl Container {
             live: None,
             stop: None,
             host: None,
+            alone: None,
             backoff: BACKOFF_MIN,
             began: None,
             was_up: false,

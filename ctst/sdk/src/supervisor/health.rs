@@ -99,7 +99,7 @@ impl Supervisor {
                     .poller
                     .add_reader(&pipe, Source::ProbeOutput(cid))
                     .during(|| "watch a probe".to_owned())?;
-                let process = container.record.spec.process(argv.clone());
+                let process = container.record.spec.process(argv.clone(), container.alone);
                 let exec = {
                     live.next_exec = live.next_exec.wrapping_add(1).max(1);
                     live.next_exec

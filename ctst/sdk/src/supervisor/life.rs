@@ -155,7 +155,12 @@ impl Supervisor {
         self.write_hosts(cid)?;
 
         let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
-        let (plan, held) = container.record.spec.plan(&container.dir, address)?;
+        let spec = &container.record.spec;
+        container.alone = self
+            .ids
+            .alone(&spec.layers, &spec.user)
+            .map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
+        let (plan, held) = spec.plan(&container.dir, address, container.alone)?;
         let (ours, theirs) = shim::seqpacket()?;
         let mut channel = Channel::new(ours);
         let null: OwnedFd = std::fs::File::options()
@@ -170,7 +175,7 @@ impl Supervisor {
             .during(|| format!("open the log in {}", container.dir.display()))?;
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
-        self.sandbox.launch(id, container.record.spec.bridged(), theirs)?;
+        self.sandbox.launch(id, container.record.spec.bridged(), container.alone, theirs)?;
 
         let what = || "watch a container".to_owned();
         let token = self.poller.add(&channel, Source::Channel(cid)).during(what)?;

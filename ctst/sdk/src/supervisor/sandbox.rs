@@ -79,9 +79,15 @@ impl Sandbox {
         self.channel.is_some() || self.init.is_some()
     }
 
-    pub(super) fn launch(&mut self, id: u32, bridged: bool, channel: OwnedFd) -> Result<()> {
+    pub(super) fn launch(
+        &mut self,
+        id: u32,
+        bridged: bool,
+        alone: Option<(u32, u32)>,
+        channel: OwnedFd,
+    ) -> Result<()> {
         self.asked.push_back(Asked::Launch);
-        self.ask(ToSandbox::Launch { id, bridged, alone: None }, vec![channel])
+        self.ask(ToSandbox::Launch { id, bridged, alone }, vec![channel])
     }
 
     pub(super) fn dial(&mut self, dialer: Dialer, count: usize) -> Result<()> {
