@@ -64,15 +64,15 @@ impl From<Stat> for Meta {
             ctime: (stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)),
             dev: stat.st_dev,
             ino: stat.st_ino,
-            nlink: u64::from_ne_bytes(widen(stat.st_nlink)),
+            nlink: widen(stat.st_nlink),
             blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
         }
     }
 }
 
 /// `st_nlink` has 64 bits on x86-64 and 32 on arm64.
-fn widen(nlink: impl Into<u64>) -> [u8; 8] {
-    nlink.into().to_ne_bytes()
+fn widen(nlink: impl Into<u64>) -> u64 {
+    nlink.into()
 }
 
 impl Meta {
