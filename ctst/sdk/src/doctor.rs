@@ -170,7 +170,11 @@ fn fuse() -> Check {
     match File::options().read(true).write(true).open("/dev/fuse") {
         Ok(_) => Check::good("fuse", "/dev/fuse opens"),
         Err(error) => {
-            Check::other("fuse", Verdict::Limited, format!("open /dev/fuse: {error}"), "load it: sudo modprobe fuse")
+            let fix = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => "open it to users: sudo chmod 0666 /dev/fuse",
+                _ => "load it: sudo modprobe fuse",
+            };
+            Check::other("fuse", Verdict::Limited, format!("open /dev/fuse: {error}"), fix)
         }
     }
 }

@@ -55,17 +55,37 @@ pub(crate) fn find(project: &Project, component: &Component, ids: &Ids) -> Resul
     Ok((request.source.to_string(), image))
 }
 
-/// The image that the plan found, or else imports it.
-pub(crate) fn ensure(
-    project: &Project,
-    component: &Component,
-    plan: &Plan,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<(String, Image)> {
-    let ids = Ids::detect()?;
-    match plan.found.get(&component.name) {
-        Some(image) => Ok((request(project, component, &ids).source.to_string(), image.clone())),
-        None => import(project, component, &ids, progress),
+/// The images of one run.
+pub(crate) struct Images<'a> {
+    project: &'a Project,
+    plan: &'a Plan,
+    ids: Ids,
+    /// Imported for this run: what it came from, and the image.
+    imported: Vec<(Source, Image)>,
+}
+
+impl<'a> Images<'a> {
+    pub(crate) fn new(project: &'a Project, plan: &'a Plan) -> Result<Self> {
+        Ok(Self { project, plan, ids: Ids::detect()?, imported: Vec::new() })
+    }
+
+    /// The component's image: that of the plan, or of a component before it, or else imported.
+    pub(crate) fn ensure(
+        &mut self,
+        component: &Component,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(String, Image)> {
+        let request = request(self.project, component, &self.ids);
+        if let Some(image) = self.plan.found.get(&component.name) {
+            return Ok((request.source.to_string(), image.clone()));
+        }
+        let known = self.imported.iter().find(|(source, _)| request.pin.is_none() && *source == request.source);
+        if let Some((source, image)) = known {
+            return Ok((source.to_string(), image.clone()));
+        }
+        let (reference, image) = import(self.project, component, &self.ids, progress)?;
+        self.imported.push((request.source, image.clone()));
+        Ok((reference, image))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::client::{Link, lost};
 use crate::error::{Error, Report, Result};
 use crate::event::{Event, EventListener};
 use crate::graph::GraphResolver;
-use crate::images::{self, Progress};
+use crate::images::{Images, Progress};
 use crate::ipc::{Connection, Incoming, Reply, Request};
 use crate::plan::Plan;
 use crate::project::Project;
@@ -26,8 +26,8 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 /// How a composition is brought up.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// [`Notice::Settled`] waits until what has a health check is healthy and what ends by itself has ended, instead of
-    /// until everything was started.
+    /// [`Notice::Settled`] waits until what has a health check is healthy, instead of until everything was started; what
+    /// ended with another code than 0 has failed then.
     pub wait: bool,
     /// Only these components and what they need; components that the file no longer has are left alone. Empty: all.
     pub only: Vec<String>,
@@ -112,8 +112,9 @@ pub fn up(
     // First, so that the sandbox is being made while the images are looked after.
     let mut link = Link::open(project, Some(composition.components.len()))?;
     let mut wanted = Vec::with_capacity(chosen.len());
+    let mut images = Images::new(project, plan)?;
     for component in &chosen {
-        let (reference, image) = images::ensure(project, component, plan, progress)?;
+        let (reference, image) = images.ensure(component, progress)?;
         let published = published.get(component.name.as_str()).cloned().unwrap_or_default();
         let spec = spec::resolve(project.folder(), component, &reference, &image)?;
         wanted.push(Wanted { spec, published });

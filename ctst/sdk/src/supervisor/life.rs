@@ -439,7 +439,8 @@ impl Supervisor {
         self.dirty = true;
         let Some(container) = self.containers.get_mut(&cid) else { return };
         let record = &mut container.record;
-        (record.pid, record.health, record.finished) = (None, None, Some(now()));
+        (record.pid, record.health, record.address) = (None, None, None);
+        record.finished = Some(now());
         let code = started.map(|_| ended.unwrap_or_else(|| Ended::Signaled(SIGKILL).code()));
         record.exit_code = code;
         if let Some(stop) = container.stop.take() {
