@@ -74,7 +74,8 @@ show ctst ps
 say "Ask through the published port: nginx passes to the application, which counts in redis"
 counts=()
 for _ in 1 2 3; do
-  answer=$(show curl -sSf --max-time 30 "http://127.0.0.1:$port/" | tee /dev/stderr)
+  answer=$(curl -sSf --max-time 30 "http://127.0.0.1:$port/")
+  printf '%s\n' "$answer"
   counts+=("$(grep -oE 'visit [0-9]+' <<<"$answer" | cut -d' ' -f2)")
 done
 for step in 1 2; do
