@@ -11,7 +11,6 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
     version,
     subcommand_required = true,
     arg_required_else_help = true,
-    infer_long_args = false,
     after_help = "Exit codes: 0, 125 for an error of ctst, 126 for a command that cannot be executed, 127 for one that is \
                   not there, else that of the container (128 and the signal where a signal ended it)."
 )]

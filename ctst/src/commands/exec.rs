@@ -8,7 +8,7 @@ use std::path::Path;
 use containust_sdk::{Client, Error, ExecRequest, ExecSession, Project};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::isatty;
 
@@ -25,7 +25,8 @@ const FORWARDED: [Signal; 6] =
 const DEFAULT_SIZE: (u16, u16) = (24, 80);
 /// Ctrl-D: what a terminal understands as the end of its input.
 const END_OF_INPUT: u8 = 4;
-const BUFFER: usize = 16 * 1024;
+/// What a pipe holds.
+const BUFFER: usize = 64 * 1024;
 
 pub(crate) fn run(args: Exec, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
@@ -96,38 +97,34 @@ fn terminal_copies(master: &OwnedFd, interactive: bool) -> io::Result<Vec<Copy>>
 
 /// The three streams for a process without a terminal, and what is to be copied meanwhile.
 ///
-/// Only pipes of the caller's are handed over. A process in the container can open anything that it holds once more,
-/// through /proc/self/fd, with any rights that the file's mode gives its user, who may be the caller: a file that was
-/// opened for reading could be written; a folder would be a way out, and a terminal could be fed with input.
+/// They are pipes of our own, and nothing of the caller's is handed over. A process in the container can open anything
+/// that it holds once more, through /proc/self/fd, with any rights that the file's mode gives its user, who may be the
+/// caller: a file that was opened for reading could be written; a folder would be a way out, and a terminal could be fed
+/// with input. And what it leaves running would hold the caller's pipes open.
 fn streams(interactive: bool) -> io::Result<([OwnedFd; 3], Vec<Copy>)> {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let (input, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     let mut copies = Vec::new();
-    let input = if !interactive {
-        // The writing end is closed at once: there is no input.
-        pipe_with(PipeFlags::CLOEXEC)?.0
-    } else if is_pipe(stdin.as_fd())? {
-        stdin.as_fd().try_clone_to_owned()?
-    } else {
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    // Without a copy its writing end is closed at once: there is no input.
+    if interactive {
         set_nonblocking(&writer)?;
         copies.push(Copy::input(stdin.as_fd().try_clone_to_owned()?, writer));
-        reader
-    };
-    let mut output = |fd: BorrowedFd<'_>| -> io::Result<OwnedFd> {
-        if is_pipe(fd)? {
-            return fd.try_clone_to_owned();
-        }
+    }
+    let mut output = |to: BorrowedFd<'_>| -> io::Result<OwnedFd> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         set_nonblocking(&reader)?;
-        copies.push(Copy::output(reader, fd.try_clone_to_owned()?));
+        copies.push(Copy::output(reader, to.try_clone_to_owned()?));
         Ok(writer)
     };
-    let outputs = (output(stdout.as_fd())?, output(stderr.as_fd())?);
-    Ok(([input, outputs.0, outputs.1], copies))
+    let out = output(stdout.as_fd())?;
+    // In one pipe, what is written to either stays in order.
+    let err = if same_file(stdout.as_fd(), stderr.as_fd())? { out.try_clone()? } else { output(stderr.as_fd())? };
+    Ok(([input, out, err], copies))
 }
 
-fn is_pipe(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Fifo)
+fn same_file(one: BorrowedFd<'_>, two: BorrowedFd<'_>) -> io::Result<bool> {
+    let (one, two) = (fstat(one)?, fstat(two)?);
+    Ok((one.st_dev, one.st_ino) == (two.st_dev, two.st_ino))
 }
 
 /// For an end that only we have: the flag belongs to the open file, which the other end does not share.

@@ -93,7 +93,7 @@ fn consent(plan: &Plan, chosen: &HashSet<String>, yes: bool) -> Result<(), Failu
         return Err(Failure::new("run: not allowed by you", None));
     }
     let list = anstream::adapter::strip_str(&plan::grants(asked.into_iter())).to_string();
-    let message = format!("run {}: it is given what a person has to allow\n{}", plan.project, list.trim_end());
+    let message = format!("run {}: a person has to allow\n{}", plan.project, list.trim_end());
     Err(Failure::new(message, "allow it: ctst run --yes".to_owned()))
 }
 
@@ -152,8 +152,11 @@ fn foreground(session: &mut Session, printer: &mut Printer) -> Outcome {
             Polled::Notice(Notice::Over { code }) => break code,
             Polled::End => break 0,
             Polled::Notice(Notice::Event(event)) => {
-                // What it printed before belongs before.
+                // What it printed before belongs before, and an unfinished line must not be gone on with by ours.
                 show(printer, &mut broken)?;
+                if broken.is_none() {
+                    printer.finish()?;
+                }
                 events::show(&event);
                 continue;
             }
