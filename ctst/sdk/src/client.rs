@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -137,6 +138,7 @@ fn spawn(project: &Project, channel: OwnedFd) -> Result<Child> {
     // end would wait as long.
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
     Command::new("/proc/self/exe")
+        .arg0("ctst")
         .arg(supervisor::VERB)
         .arg(project.file())
         .stdin(channel)

@@ -91,7 +91,9 @@ fn user_ids(ids: &Ids) -> Check {
         "unset CTST_IDS".to_owned()
     } else {
         let uid = getuid().as_raw();
-        format!("give yourself ids: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un {uid})")
+        format!(
+            "give yourself ids: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un {uid})"
+        )
     };
     Check::other("user ids", Verdict::Limited, format!("{ids}: containers run as root of their own only"), fix)
 }
@@ -162,7 +164,12 @@ fn cgroup2() -> Check {
             format!("at {path}, beside version 1"),
             "boot with systemd.unified_cgroup_hierarchy=1",
         ),
-        None => Check::other("cgroup2", Verdict::Limited, "not mounted", "mount it: sudo mount -t cgroup2 none /sys/fs/cgroup"),
+        None => Check::other(
+            "cgroup2",
+            Verdict::Limited,
+            "not mounted",
+            "mount it: sudo mount -t cgroup2 none /sys/fs/cgroup",
+        ),
     }
 }
 

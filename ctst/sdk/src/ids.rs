@@ -59,7 +59,9 @@ impl Ids {
         let uid = getuid().as_raw();
         if uid == 0 {
             if single {
-                return Err(Error::Sandbox("map user ids: CTST_IDS=single would make root inside root outside".to_owned()));
+                return Err(Error::Sandbox(
+                    "map user ids: CTST_IDS=single would make root inside root outside".to_owned(),
+                ));
             }
             return Ok(Self::Root(Range { first: ROOT_FIRST, count: ROOT_COUNT }));
         }
@@ -159,7 +161,9 @@ mod tests {
         };
         assert_eq!(get("other:1:2\nann:100000:65536\n", Some("ann")), Some((100_000, 65_535)));
         assert_eq!(get("1000:200000:1000", None), Some((200_000, 1000)));
-        for bad in ["", "ann", "ann:", "ann:x:1", "ann:1:", "ann:0:5", "ann:5:0", "ann:4294967295:2", "ann:1:2:3", "bob:1:2"] {
+        for bad in
+            ["", "ann", "ann:", "ann:x:1", "ann:1:", "ann:0:5", "ann:5:0", "ann:4294967295:2", "ann:1:2:3", "bob:1:2"]
+        {
             assert_eq!(get(bad, Some("ann")), None, "{bad}");
         }
         assert_eq!(get("ann:1:2:3\nann:7:9", Some("ann")), Some((7, 9)));

@@ -100,11 +100,7 @@ fn import(
     let image = project
         .store()
         .import(&request, &mut |detail| {
-            progress(Progress::Importing {
-                component: component.name.clone(),
-                reference: reference.clone(),
-                detail,
-            });
+            progress(Progress::Importing { component: component.name.clone(), reference: reference.clone(), detail });
         })
         .map_err(|e| error(component, &e))?;
     progress(Progress::Imported {

@@ -98,9 +98,7 @@ impl Project {
         }
         let (action, causes) = decide(spec.as_ref(), old.as_ref(), ports, live);
         let state = match &image {
-            Some(image) => {
-                ImageState::Present { reference, digest: image.digest.clone(), size: image.size }
-            }
+            Some(image) => ImageState::Present { reference, digest: image.digest.clone(), size: image.size },
             None => ImageState::Import { reference },
         };
         plan.steps.push(Step { component: component.name.clone(), action, causes, image: Some(state) });
@@ -134,8 +132,8 @@ impl Project {
         let mut known = BTreeMap::new();
         for name in names {
             let dir = self.container_dir(&name);
-            let stored = record::read(&dir, self.identity())?
-                .unwrap_or_else(|| Stored::Unknown("it has no record".to_owned()));
+            let stored =
+                record::read(&dir, self.identity())?.unwrap_or_else(|| Stored::Unknown("it has no record".to_owned()));
             let live = match &stored {
                 Stored::Record(record) if record.state.is_live() => {
                     let believed = listening == Some(record.supervisor.pid)
@@ -193,12 +191,7 @@ impl Known {
     }
 }
 
-fn decide(
-    spec: Option<&ContainerSpec>,
-    old: Option<&Known>,
-    ports: &[Published],
-    live: bool,
-) -> (Action, Vec<String>) {
+fn decide(spec: Option<&ContainerSpec>, old: Option<&Known>, ports: &[Published], live: bool) -> (Action, Vec<String>) {
     let record: &Record = match old {
         None => return (Action::Create, Vec::new()),
         Some(Known { stored: Stored::Unknown(why), .. }) => return (Action::Replace, vec![why.clone()]),
@@ -254,7 +247,10 @@ mod tests {
         let mut other = crate::record::tests::spec("web");
         other.argv.push("x".into());
         let old = known(State::Running, true);
-        assert_eq!(super::decide(Some(&other), Some(&old), &[], true), (Action::Replace, vec!["command changed".into()]));
+        assert_eq!(
+            super::decide(Some(&other), Some(&old), &[], true),
+            (Action::Replace, vec!["command changed".into()])
+        );
         assert_eq!(super::decide(None, Some(&old), &[], true).0, Action::Replace);
     }
 

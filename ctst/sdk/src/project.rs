@@ -168,10 +168,7 @@ impl Project {
         dirs.push(format!("/tmp/ctst-{uid}").into());
         dirs.dedup();
         let name = self.socket_name();
-        dirs.into_iter()
-            .map(|dir| dir.join(&name))
-            .filter(|path| path.as_os_str().len() <= MAX_SOCKET_PATH)
-            .collect()
+        dirs.into_iter().map(|dir| dir.join(&name)).filter(|path| path.as_os_str().len() <= MAX_SOCKET_PATH).collect()
     }
 }
 
@@ -232,7 +229,9 @@ mod tests {
         std::fs::write(dir.path().join("b.ctst"), "").unwrap();
         assert_eq!(default_file(dir.path()).unwrap(), dir.path().join("b.ctst"));
         std::fs::write(dir.path().join("a.ctst"), "").unwrap();
-        assert!(matches!(default_file(dir.path()), Err(Error::ManyFiles { names, .. }) if names == ["a.ctst", "b.ctst"]));
+        assert!(
+            matches!(default_file(dir.path()), Err(Error::ManyFiles { names, .. }) if names == ["a.ctst", "b.ctst"])
+        );
         std::fs::write(dir.path().join("stack.ctst"), "").unwrap();
         assert_eq!(default_file(dir.path()).unwrap(), dir.path().join("stack.ctst"));
         assert!(Project::locate(Some(&dir.path().join("none.ctst"))).is_err());

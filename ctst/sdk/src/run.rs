@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use containust_lang::model::{Component, Composition, Network};
 
@@ -119,12 +119,8 @@ pub fn up(
         let spec = spec::resolve(project.folder(), component, &reference, &image)?;
         wanted.push(Wanted { spec, published });
     }
-    let request = Request::Run {
-        name: composition.name.clone(),
-        wanted,
-        prune: options.only.is_empty(),
-        wait: options.wait,
-    };
+    let request =
+        Request::Run { name: composition.name.clone(), wanted, prune: options.only.is_empty(), wait: options.wait };
     for _ in 0..ATTEMPTS {
         if let Some(link) = hand_over(link, &request)? {
             return Ok(Session {
@@ -283,14 +279,12 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.supervisor
-            && self.over
+        // It said that it ends, which takes it no time: who looks now finds no process of the project, and a program that
+        // embeds us keeps no zombie.
+        if self.over
+            && let Some(mut child) = self.supervisor.take()
         {
-            // It said that it ends; a program that embeds us keeps no zombie.
-            let end = Instant::now() + Duration::from_secs(1);
-            while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            child.wait().ok();
         }
     }
 }

@@ -67,9 +67,11 @@ pub(crate) fn volumes(folder: &Path, component: &Component) -> Result<Vec<Bind>>
         .iter()
         .map(|volume| {
             let path = folder.join(&volume.source);
-            let source = path
-                .canonicalize()
-                .map_err(|source| Error::Source { component: component.name.clone(), path, source })?;
+            let source = path.canonicalize().map_err(|source| Error::Source {
+                component: component.name.clone(),
+                path,
+                source,
+            })?;
             if source.to_str().is_none() {
                 let problem = format!("mount {}: its name is not UTF-8", source.display());
                 return Err(Error::Invalid { component: component.name.clone(), problem });
@@ -336,7 +338,11 @@ mod tests {
         }
         let data = dir.join("data").to_str().unwrap().to_owned();
         let spec = resolved(
-            builder().volume(&data, "/srv/a/b", true).tmpfs("/srv", Some(5)).tmpfs("/tmp/", None).volume(&data, "/etc", true),
+            builder()
+                .volume(&data, "/srv/a/b", true)
+                .tmpfs("/srv", Some(5))
+                .tmpfs("/tmp/", None)
+                .volume(&data, "/etc", true),
         );
         let (plan, held) = spec.plan(&dir, None, None).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();

@@ -30,7 +30,11 @@ impl Supervisor {
             return Err(Error::Reported(report.clone()));
         }
         for Wanted { spec, .. } in &wanted {
-            let alone = if names::is_name(&spec.name) { self.ids.alone(&spec.layers, &spec.user) } else { Err("no name".into()) };
+            let alone = if names::is_name(&spec.name) {
+                self.ids.alone(&spec.layers, &spec.user)
+            } else {
+                Err("no name".into())
+            };
             alone.map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         }
         let on_disk = record::list(&self.project.containers_dir())?;
@@ -199,7 +203,9 @@ impl Supervisor {
             let id = self.next_port;
             self.next_port += 1;
             let address = SocketAddr::from(key);
-            self.forwarder()?.listen(id, address).map_err(|error| Error::Reported(port_report(name, address, &error)))?;
+            self.forwarder()?
+                .listen(id, address)
+                .map_err(|error| Error::Reported(port_report(name, address, &error)))?;
             self.ports.insert(key, Port { id, owner: cid, port: wanted.port });
         }
         Ok(())
@@ -280,7 +286,12 @@ impl Supervisor {
         let Some(container) = self.containers.get(&cid) else { return Some(Ok(())) };
         let record = &container.record;
         let name = container.name();
-        let failed = |message: String| Report { code: "S0504".to_owned(), message, help: Some(format!("see what it says: ctst logs {name}")), exit: exit::TOOL };
+        let failed = |message: String| Report {
+            code: "S0504".to_owned(),
+            message,
+            help: Some(format!("see what it says: ctst logs {name}")),
+            exit: exit::TOOL,
+        };
         match record.state {
             State::Failed => Some(Err(record.failure.clone().unwrap_or_else(|| failed(format!("start {name}"))))),
             State::Stopped | State::Dead | State::Unknown => Some(Ok(())),
@@ -292,7 +303,9 @@ impl Supervisor {
                 Some(crate::Health::Healthy) => Some(Ok(())),
                 Some(crate::Health::Unhealthy) => {
                     let output = record.last_probe.as_deref().unwrap_or_default().trim();
-                    Some(Err(failed(format!("wait for {name} to be healthy: it is unhealthy; its last probe: {output}"))))
+                    Some(Err(failed(format!(
+                        "wait for {name} to be healthy: it is unhealthy; its last probe: {output}"
+                    ))))
                 }
                 Some(crate::Health::Starting) | None => None,
             },
@@ -305,7 +318,9 @@ impl Supervisor {
 
 fn port_report(name: &str, address: SocketAddr, error: &io::Error) -> Report {
     let help = match error.kind() {
-        io::ErrorKind::AddrInUse => format!("stop what listens on {address} (ss -ltnp shows it), or publish another port"),
+        io::ErrorKind::AddrInUse => {
+            format!("stop what listens on {address} (ss -ltnp shows it), or publish another port")
+        }
         io::ErrorKind::PermissionDenied => {
             "publish a port from 1024 on, or lower net.ipv4.ip_unprivileged_port_start".to_owned()
         }

@@ -274,8 +274,12 @@ impl Supervisor {
 
     /// Tells clients whose run or stop has reached its end. When the supervisor ends, that is said instead of a stop's end.
     pub(super) fn answer_waiting(&mut self) {
-        let ids: Vec<u64> =
-            self.clients.iter().filter(|(_, c)| c.settling.is_some() || c.stopping.is_some()).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, c)| c.settling.is_some() || c.stopping.is_some())
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             let Some(client) = self.clients.get(&id) else { continue };
             if let Some((cids, wait)) = &client.settling {
@@ -284,7 +288,9 @@ impl Supervisor {
                 if let Some(outcomes) = outcomes {
                     let failed = outcomes
                         .into_iter()
-                        .filter_map(|(cid, outcome)| Some((self.containers.get(&cid)?.name().to_owned(), outcome.err()?)))
+                        .filter_map(|(cid, outcome)| {
+                            Some((self.containers.get(&cid)?.name().to_owned(), outcome.err()?))
+                        })
                         .collect();
                     self.with(id, |client| client.settling = None);
                     self.tell(id, &Reply::Settled { failed }, Vec::new());
@@ -301,4 +307,3 @@ impl Supervisor {
         }
     }
 }
-

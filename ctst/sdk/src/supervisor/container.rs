@@ -62,7 +62,10 @@ pub(super) enum Then {
     Rest,
     Remove,
     /// Start with what another run wants; anew, or with the writable layer that is there.
-    Start { wanted: Box<Wanted>, anew: bool },
+    Start {
+        wanted: Box<Wanted>,
+        anew: bool,
+    },
 }
 
 /// Processes of a container.

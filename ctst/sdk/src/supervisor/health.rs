@@ -47,7 +47,12 @@ enum Probing {
     Dialing,
     Tcp(Tcp, Token),
     Http(Http, Token),
-    Command { exec: u32, pipe: OwnedFd, token: Token, output: Vec<u8> },
+    Command {
+        exec: u32,
+        pipe: OwnedFd,
+        token: Token,
+        output: Vec<u8>,
+    },
 }
 
 impl AsFd for Probing {
@@ -95,10 +100,8 @@ impl Supervisor {
                 let null: OwnedFd = std::fs::File::open("/dev/null").during(|| "open /dev/null".to_owned())?.into();
                 let (pipe, end) = log_pipe()?;
                 let other = end.try_clone().during(|| "copy a descriptor".to_owned())?;
-                let token = self
-                    .poller
-                    .add_reader(&pipe, Source::ProbeOutput(cid))
-                    .during(|| "watch a probe".to_owned())?;
+                let token =
+                    self.poller.add_reader(&pipe, Source::ProbeOutput(cid)).during(|| "watch a probe".to_owned())?;
                 let process = container.record.spec.process(argv.clone(), container.alone);
                 let exec = {
                     live.next_exec = live.next_exec.wrapping_add(1).max(1);

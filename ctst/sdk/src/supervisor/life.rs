@@ -695,7 +695,9 @@ fn start_failure(name: &str, code: i32, failure: &Failure) -> Report {
         message: format!("start {name}: {}", describe(failure)),
         help: match code {
             exit::NOT_FOUND => Some("correct its command, or put the program into its image".to_owned()),
-            exit::NOT_EXECUTABLE => Some("make it executable in the image (chmod +x), and see that its interpreter is there".to_owned()),
+            exit::NOT_EXECUTABLE => {
+                Some("make it executable in the image (chmod +x), and see that its interpreter is there".to_owned())
+            }
             _ => None,
         },
         exit: code,

@@ -32,7 +32,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use self::clients::Client;
 use self::container::Container;
 use self::network::Subnet;
-use self::poller::{Cid, Poller, Source, Timer};
+use self::poller::{Cid, News, Poller, Source, Timer};
 use self::retire::{Removed, Worker};
 use self::sandbox::{Sandbox, Told};
 use crate::client;
@@ -93,6 +93,8 @@ enum Started {
 fn start(file: &Path, connection: &mut Connection) -> Result<Started> {
     // From here on the client's terminal cannot signal us. That we lead a group already is the only possible refusal.
     rustix::process::setsid().ok();
+    // It would be `exe` otherwise, after the link in /proc.
+    rustix::thread::set_name(c"ctst").ok();
     let Some((Request::Hello(hello), _)) = connection.wait::<Request>()? else {
         return Err(Error::protocol("the client did not greet"));
     };
@@ -240,7 +242,11 @@ fn open_log(project: &Project) {
 
 /// A line for supervisor.log.
 fn say(text: &str) {
-    eprintln!("{} ctst[{}]: {text}", jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_default(), std::process::id());
+    eprintln!(
+        "{} ctst[{}]: {text}",
+        jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_default(),
+        std::process::id()
+    );
 }
 
 /// Each container takes about six descriptors. What it started with stays the limit of the containers, because the
@@ -315,7 +321,7 @@ impl Supervisor {
             if self.ending && !self.sandbox.lives() {
                 break;
             }
-            let (happened, due) = match self.poller.wait() {
+            let News { happened, due } = match self.poller.wait() {
                 Ok(news) => news,
                 Err(error) => {
                     say(&format!("wait for events: {error}"));
@@ -508,7 +514,11 @@ impl Supervisor {
         }
     }
 
-    fn on_dialed(&mut self, dialer: sandbox::Dialer, sockets: Result<Vec<OwnedFd>, containust_shared::protocol::Failure>) {
+    fn on_dialed(
+        &mut self,
+        dialer: sandbox::Dialer,
+        sockets: Result<Vec<OwnedFd>, containust_shared::protocol::Failure>,
+    ) {
         match dialer {
             sandbox::Dialer::Forwarder => {
                 self.dialing = false;

@@ -55,6 +55,12 @@ pub(super) enum Timer {
     ProbeTimeout(Cid, u64),
 }
 
+/// What the loop has to do.
+pub(super) struct News {
+    pub(super) happened: Vec<(Token, Source)>,
+    pub(super) due: Vec<Timer>,
+}
+
 #[derive(Debug)]
 pub(super) struct Poller {
     poll: Poll,
@@ -138,7 +144,7 @@ impl Poller {
     }
 
     /// Waits until something happens.
-    pub(super) fn wait(&mut self) -> io::Result<(Vec<(Token, Source)>, Vec<Timer>)> {
+    pub(super) fn wait(&mut self) -> io::Result<News> {
         let timeout = if self.again.is_empty() {
             let next = self.timers.keys().next().map(|(when, _)| *when);
             next.map(|when| when.saturating_duration_since(Instant::now()))
@@ -159,7 +165,7 @@ impl Poller {
         {
             due.push(entry.remove());
         }
-        Ok((happened, due))
+        Ok(News { happened, due })
     }
 
     /// Whether the source is still there: what was handled before it may have closed it.

@@ -45,7 +45,10 @@ impl Supervisor {
         loop {
             let aside = parent.join(format!("{RETIRED}{}", self.new_id()));
             match std::fs::rename(dir, &aside) {
-                Ok(()) => return Ok(self.remove(aside, false)),
+                Ok(()) => {
+                    self.remove(aside, false);
+                    return Ok(());
+                }
                 // Left by an earlier supervisor.
                 Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

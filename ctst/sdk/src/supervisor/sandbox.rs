@@ -79,13 +79,7 @@ impl Sandbox {
         self.channel.is_some() || self.init.is_some()
     }
 
-    pub(super) fn launch(
-        &mut self,
-        id: u32,
-        bridged: bool,
-        alone: Option<(u32, u32)>,
-        channel: OwnedFd,
-    ) -> Result<()> {
+    pub(super) fn launch(&mut self, id: u32, bridged: bool, alone: Option<(u32, u32)>, channel: OwnedFd) -> Result<()> {
         self.asked.push_back(Asked::Launch);
         self.ask(ToSandbox::Launch { id, bridged, alone }, vec![channel])
     }
@@ -125,7 +119,10 @@ impl Sandbox {
                     Received::Message(message, fds) => told.push(self.answer(message, fds)?),
                     Received::Empty => return Ok(()),
                     // S ends too; its pidfd tells when.
-                    Received::End => return Ok(self.close(poller)),
+                    Received::End => {
+                        self.close(poller);
+                        return Ok(());
+                    }
                 }
                 continue;
             }
@@ -139,7 +136,9 @@ impl Sandbox {
                 Received::Empty => return Ok(()),
                 Received::End => {
                     self.close(poller);
-                    return Err(Error::Sandbox("make the project's sandbox: ctst-shim ended without a word".to_owned()));
+                    return Err(Error::Sandbox(
+                        "make the project's sandbox: ctst-shim ended without a word".to_owned(),
+                    ));
                 }
             }
         }
