@@ -16,8 +16,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
 use crate::failure::{Step, refusal};
+use crate::message::send;
+use crate::network::{ETH0, sockets};
 use crate::process::{Confines, Started, Streams};
-use crate::sandbox::{ETH0, limit_user_namespaces, send, sockets};
+use crate::project::limit_user_namespaces;
 use crate::{process, root};
 
 /// What C itself needs to start processes under other ids and to signal them: CAP_KILL, CAP_SETGID, CAP_SETUID,

@@ -9,7 +9,10 @@
 
 mod container;
 mod failure;
+mod message;
+mod network;
 mod process;
+mod project;
 mod root;
 mod sandbox;
 mod user;

@@ -44,16 +44,47 @@ pub enum Side {
     Child,
 }
 
-/// clone3(2) with its own copy of the memory and `CLONE_PIDFD`; `flags` are `CLONE_NEW*` and `CLONE_PARENT`.
+bitflags::bitflags! {
+    /// What a new process does not share with its parent (`namespaces(7)`).
+    #[derive(Debug, Clone, Copy)]
+    pub struct Namespaces: u64 {
+        /// The new process becomes a child of this process's parent.
+        const OF_MY_PARENT = libc::CLONE_PARENT as u64;
+        /// Mounts.
+        const MOUNT = libc::CLONE_NEWNS as u64;
+        /// The view of the cgroup tree.
+        const CGROUP = libc::CLONE_NEWCGROUP as u64;
+        /// Host name.
+        const UTS = libc::CLONE_NEWUTS as u64;
+        /// System V IPC and POSIX message queues.
+        const IPC = libc::CLONE_NEWIPC as u64;
+        /// Users and capabilities.
+        const USER = libc::CLONE_NEWUSER as u64;
+        /// Process ids; the new process is pid 1.
+        const PID = libc::CLONE_NEWPID as u64;
+        /// Network.
+        const NET = libc::CLONE_NEWNET as u64;
+    }
+}
+
+impl Namespaces {
+    /// All but the user namespace.
+    #[must_use]
+    pub fn of_a_container() -> Self {
+        Self::MOUNT | Self::CGROUP | Self::UTS | Self::IPC | Self::PID | Self::NET
+    }
+}
+
+/// clone3(2) with its own copy of the memory and `CLONE_PIDFD`.
 ///
 /// # Errors
 /// The kernel's: ENOSPC (`user.max_user_namespaces`), EPERM (user namespaces forbidden), EUSERS, ENOSYS, …
-pub fn clone3(_alone: &Alone, flags: u64) -> io::Result<Side> {
+pub fn clone3(_alone: &Alone, namespaces: Namespaces) -> io::Result<Side> {
     let mut pidfd: RawFd = -1;
     // CLONE_PARENT inherits the caller's exit signal and refuses one of its own.
-    let exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
+    let exit_signal = if namespaces.contains(Namespaces::OF_MY_PARENT) { 0 } else { libc::SIGCHLD as u64 };
     let mut args = libc::clone_args {
-        flags: flags | libc::CLONE_PIDFD as u64,
+        flags: namespaces.bits() | libc::CLONE_PIDFD as u64,
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,

@@ -1,0 +1,27 @@
+//! Typed messages on the channels.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use containust_core::channel;
+use containust_shared::protocol::Failure;
+use containust_shared::wire;
+
+use crate::failure::{Step, refusal};
+
+/// The one message of type `T` that may come now, without descriptors.
+pub(crate) fn receive_one<T: wire::Message>(channel: &OwnedFd) -> Result<T, Failure> {
+    let mut buffer = vec![0; wire::MAX_MESSAGE];
+    match channel::receive(channel, &mut buffer).step("receive the request", "")? {
+        Some((len, fds)) if fds.is_empty() => wire::decode(buffer.get(..len).unwrap_or_default())
+            .map_err(|error| refusal(&format!("read the request ({error})"), "")),
+        Some(_) => Err(refusal("take a request with descriptors", "")),
+        None => Err(refusal("wait for a request: the caller is gone", "")),
+    }
+}
+
+/// Encodes and sends one message.
+pub(crate) fn send<T: wire::Message>(channel: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = wire::encode(message).map_err(io::Error::other)?;
+    channel::send(channel, &bytes, fds)
+}

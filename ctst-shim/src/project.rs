@@ -1,0 +1,117 @@
+//! S: pid 1 of a project, with no capability outside the project's user namespace. It forks containers, gives each its
+//! place on the bridge, and makes sockets; it reads no path, no name and no argument.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use containust_core::channel;
+use containust_core::sys::{self, Alone, Namespaces, Side};
+use containust_shared::protocol::{Address, Failure, FromSandbox, FromShim, ToSandbox};
+use containust_shared::{exit, wire};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::DumpableBehavior;
+
+use crate::failure::Step;
+use crate::message::send;
+use crate::network::{Network, sockets};
+use crate::{container, sandbox};
+
+/// User namespaces that containers with an id of their own may take up, while S makes one.
+const MAX_CONTAINERS: u32 = 4096;
+
+/// S: pid 1 of the project. Ends when its channel closes, and the kernel ends every container with it.
+pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address) -> i32 {
+    match prepare().and_then(|()| send(channel.as_fd(), &FromShim::Ready, &[]).step("answer", "")) {
+        Ok(()) => {}
+        Err(failure) => {
+            sandbox::tell_failure(channel, failure);
+            return exit::TOOL;
+        }
+    }
+    let mut network = Network::new(bridge);
+    let mut buffer = vec![0; wire::MAX_MESSAGE];
+    loop {
+        let (len, fds) = match channel::receive(channel, &mut buffer) {
+            Ok(Some(message)) => message,
+            Ok(None) => return 0,
+            Err(_) => return exit::TOOL,
+        };
+        // Whatever is malformed, surplus or unknown is not from our supervisor: nothing is skipped, everything ends.
+        let Ok(request) = wire::decode(buffer.get(..len).unwrap_or_default()) else { return exit::TOOL };
+        let answered = match (request, fds.as_slice()) {
+            (ToSandbox::Launch { id, bridged, alone: ids }, [container]) => {
+                match fork_container(alone, &mut network, container, id, bridged, ids) {
+                    Ok(pidfd) => send(channel.as_fd(), &FromSandbox::Launched { id }, &[pidfd.as_fd()]),
+                    Err(failure) => send(channel.as_fd(), &FromSandbox::LaunchFailed { id, failure }, &[]),
+                }
+            }
+            (ToSandbox::Dial { count }, []) => match sockets(count) {
+                Ok(sockets) => {
+                    let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+                    send(channel.as_fd(), &FromSandbox::Dialed, &fds)
+                }
+                Err(failure) => send(channel.as_fd(), &FromSandbox::DialFailed(failure), &[]),
+            },
+            _ => return exit::TOOL,
+        };
+        if answered.is_err() {
+            return exit::TOOL;
+        }
+    }
+}
+
+fn prepare() -> Result<(), Failure> {
+    // A tracer of this process would have all capabilities of the project: not even the caller shall be one.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("become undumpable", "")?;
+    rustix::thread::set_no_new_privs(true).step("set no_new_privs", "")?;
+    // Nobody here waits for a container's pid 1: the supervisor has its pidfd.
+    sys::reap_automatically();
+    limit_user_namespaces(0)
+}
+
+/// How many user namespaces there may be below the one of this process (namespaces(7)). With 0 no container makes
+/// another, even if its filter let it try.
+pub(crate) fn limit_user_namespaces(limit: u32) -> Result<(), Failure> {
+    let file = "/proc/sys/user/max_user_namespaces";
+    std::fs::write(file, limit.to_string()).step("limit nested user namespaces by", file)
+}
+
+fn fork_container(
+    alone: &Alone,
+    network: &mut Network,
+    container: &OwnedFd,
+    id: u32,
+    bridged: bool,
+    ids: Option<(u32, u32)>,
+) -> Result<OwnedFd, Failure> {
+    let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
+    let mut namespaces = Namespaces::of_a_container();
+    if ids.is_some() {
+        namespaces |= Namespaces::USER;
+        limit_user_namespaces(MAX_CONTAINERS)?;
+    }
+    let cloned = sys::clone3(alone, namespaces).step("create the container's namespaces", "");
+    if ids.is_some() && !matches!(cloned, Ok(Side::Child)) {
+        limit_user_namespaces(0)?;
+    }
+    match cloned? {
+        Side::Child => {
+            let kept = sys::close_all_but(&[container.as_fd(), go_read.as_fd()]);
+            sys::exit_now(if kept.is_ok() { container::main(alone, container, &go_read, ids) } else { exit::TOOL });
+        }
+        Side::Parent { pid, pidfd } => {
+            let connected = if bridged { network.connect(id, pid) } else { Ok(()) };
+            let released = connected.and_then(|()| {
+                // Without this byte the container ends by itself.
+                rustix::io::write(&go_write, &[1]).map(drop).step("release the container", "")
+            });
+            // A container that has already ended says why on its own channel, and better.
+            if has_ended(&pidfd) { Ok(pidfd) } else { released.map(|()| pidfd) }
+        }
+    }
+}
+
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)) == Ok(1)
+}
