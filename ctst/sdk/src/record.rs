@@ -49,12 +49,16 @@ pub(crate) struct Incarnation {
 }
 
 impl Incarnation {
+    /// The process that has this pid now; none where it has ended, whether or not its parent has noticed.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the command in parentheses and may hold anything.
+        // The second field is the command in parentheses and may hold anything; the third is the state.
         let end = stat.iter().rposition(|b| *b == b')')?;
-        let start = stat.get(end + 2..)?.split(|b| *b == b' ').nth(19)?;
-        Some(Self { pid, start: std::str::from_utf8(start).ok()?.parse().ok()? })
+        let mut fields = stat.get(end + 2..)?.split(|b| *b == b' ');
+        let state = fields.next()?;
+        let start = fields.nth(18)?;
+        let start = std::str::from_utf8(start).ok()?.parse().ok()?;
+        (!matches!(state, b"Z" | b"X")).then_some(Self { pid, start })
     }
 
     pub(crate) fn lives(self) -> bool {
@@ -274,5 +278,15 @@ pub(crate) mod tests {
         let own = Incarnation::of(std::process::id()).unwrap();
         assert!(own.lives());
         assert!(!Incarnation { start: own.start + 1, ..own }.lives());
+        let mut child = std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let process = Incarnation::of(child.id()).unwrap();
+        assert!(process.lives());
+        drop(child.stdin.take());
+        // A zombie until it is waited for.
+        let pid = rustix::process::Pid::from_child(&child);
+        let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
+        assert!(!process.lives());
+        child.wait().unwrap();
     }
 }

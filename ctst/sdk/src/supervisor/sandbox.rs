@@ -128,7 +128,11 @@ impl Sandbox {
             }
             match channel.receive::<FromShim>(&mut self.buffer)? {
                 Received::Message(FromShim::Created { pid }, fds) => self.created(poller, pid, fds)?,
-                Received::Message(FromShim::Ready, _) => self.ready = true,
+                Received::Message(FromShim::Ready, _) => {
+                    self.ready = true;
+                    // The last setuid program that we need, newgidmap, has done its work.
+                    rustix::thread::set_no_new_privs(true).during(|| "set no_new_privs".to_owned())?;
+                }
                 Received::Message(FromShim::Failed(failure), _) => {
                     self.close(poller);
                     return Err(Error::Sandbox(format!("make the project's sandbox: {}", describe(&failure))));
