@@ -30,8 +30,9 @@ const BUFFER: usize = 64 * 1024;
 const ROUNDS: usize = 16;
 /// Connections accepted on one port before others have their turn.
 const ACCEPTS: usize = 64;
-/// From accepting a connection to being connected to the container.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// From accepting a connection to being connected to the container. Long enough for four retries of a service whose queue
+/// of connections is full.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Accepting goes on after this where the process or the host ran out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// After a failed supply, time until sockets are asked for again.

@@ -305,6 +305,8 @@ impl Reader {
                 }
             } else if let Some(next) = self.sealed.take() {
                 self.current = Some(next);
+            } else if std::fs::metadata(path(&self.dir, 0)).is_ok_and(|m| (m.dev(), m.ino()) == current.id) {
+                return Ok(None);
             } else {
                 // Records may have been added between the end that was just seen and the rotation, so a file is left
                 // only at an end that is reached after its successor was seen.
