@@ -49,8 +49,10 @@ fn kill_one(project: &Project, random: &mut Random) -> String {
         _ => &["stop"],
     };
     if phase > 0 {
-        // With `up` a start that was interrupted before is taken up again.
         project.up();
+    } else if random.below(3) > 0 {
+        // Else there is nothing to start.
+        project.ctst(["stop"]).ok();
     }
     let running = project.start(args);
     std::thread::sleep(Duration::from_millis(random.below(120)));

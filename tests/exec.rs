@@ -34,7 +34,7 @@ fn exit_codes() {
         exec(&["/srv"]).fails(126, &["/srv"]);
         project.ctst(["exec", "two", "true"]).fails(125, &["two", "one"]);
         project.stop();
-        exec(&["true"]).fails(125, &["one"]);
+        exec(&["true"]).fails(125, &["ctst run"]);
     }
 }
 
@@ -46,19 +46,19 @@ fn streams_are_apart_and_input_goes_in() {
     assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err\n"));
 
     let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
-    let mut sum = project.start(["exec", "-i", "one", "cksum"]);
+    let mut sum = project.start(["exec", "-i", "one", "md5sum"]);
     let mut input = sum.child().stdin.take().expect("a pipe");
     input.write_all(&bytes).expect("write to exec");
     drop(input);
     let inside = sum.wait(Duration::from_secs(60)).ok().stdout;
     let mut outside = Command::new("/bin/busybox")
-        .arg("cksum")
+        .arg("md5sum")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("run cksum");
-    outside.stdin.take().expect("a pipe").write_all(&bytes).expect("write to cksum");
-    let outside = outside.wait_with_output().expect("wait for cksum");
+        .expect("run md5sum");
+    outside.stdin.take().expect("a pipe").write_all(&bytes).expect("write to md5sum");
+    let outside = outside.wait_with_output().expect("wait for md5sum");
     assert_eq!(inside.trim(), String::from_utf8_lossy(&outside.stdout).trim());
 
     // Without -i nothing of the caller's input is taken.

@@ -75,6 +75,7 @@ COMPONENT ill {
 #[test]
 fn waiting_has_an_end() {
     let text = patient(r#"command = ["false"]"#)
+        .replace("start_period = 60s", "start_period = 3s")
         .replace("CONNECT visitor -> patient", "CONNECT visitor -> patient TIMEOUT 1s");
     let project = Project::new(&Caller::ordinary(), &text);
     project.ctst(["run", "-d", "--wait", "--yes"]).fails(125, &["visitor", "patient"]);

@@ -217,7 +217,7 @@ fn an_entrypoint_that_drops_its_rights_works() {
     let text = r#"
 COMPONENT one {
   image = "file://ROOTFS"
-  command = ["/bin/sh", "-c", "mkdir /run/data && chown somebody:somebody /run/data && exec setuidgid somebody sh -c 'id -u > /run/data/id; exec ctst-probe hold'"]
+  command = ["/bin/sh", "-c", "mkdir /run/data && chown somebody:somebody /run/data && exec su somebody -s /bin/sh -c 'id -u > /run/data/id; exec ctst-probe hold'"]
 }"#;
     let project = Project::new(&caller, text);
     project.up();

@@ -215,3 +215,34 @@ COMPONENT two { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] ho
     assert_eq!(project.report(&[], "two").hostname, "second");
     project.stop();
 }
+
+/// A restart gives the component a new interface: nobody may go on talking to the old one's hardware address, which
+/// the kernel believes in for half a minute.
+#[test]
+fn a_component_that_was_restarted_is_reached_at_once() {
+    let port = free_port();
+    let text = format!(
+        r#"
+COMPONENT server {{ image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve", "80"] port = 80 restart = "always" }}
+COMPONENT client {{ image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }}
+CONNECT client -> server
+EXPOSE 127.0.0.1:{port} -> server:80
+"#
+    );
+    let project = Project::new(&Caller::ordinary(), &text);
+    project.up();
+    let ask = ["exec", "client", "wget", "-q", "-T", "2", "-O-", "http://server/"];
+    for round in 0..3 {
+        eventually("the server answers", || project.ctst(ask).code == 0);
+        assert!(get(port).contains("200 OK"));
+        project.ctst(["exec", "server", "kill", "-9", "2"]);
+        eventually("it was restarted", || {
+            let row = project.status("server");
+            row["state"] == "running" && row["restarts"] == round + 1
+        });
+        let start = std::time::Instant::now();
+        eventually("the server answers again", || project.ctst(ask).code == 0);
+        assert!(start.elapsed() < Duration::from_secs(10), "reached only after {:?}", start.elapsed());
+    }
+    project.stop();
+}
