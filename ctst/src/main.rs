@@ -29,10 +29,8 @@ fn main() -> ExitCode {
     exit(match Args::try_parse() {
         Ok(args) => run(args).unwrap_or_else(|failure| failure.tell()),
         Err(error) => {
-            let code = if error.use_stderr() { TOOL } else { 0 };
-            // If nobody can read the usage there is nothing to do about it.
-            error.print().ok();
-            code
+            let printed = error.print();
+            if error.use_stderr() || printed.is_err() { TOOL } else { 0 }
         }
     })
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Color, Style};
+use containust_sdk::logs::escape;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -37,6 +38,28 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<(), Failure> {
     let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::from)?;
     text.push(b'\n');
     Ok(io::stdout().lock().write_all(&text)?)
+}
+
+/// A text of several lines with styles (`ESC [ … m`), which are kept, and foreign parts, whose other escapes are shown.
+pub(crate) fn tame(text: &str) -> String {
+    let style = |text: &str| {
+        let length = text.strip_prefix("\x1b[")?.find(|c: char| !matches!(c, '0'..='9' | ';'))? + "\x1b[m".len();
+        text.get(..length).filter(|style| style.ends_with('m')).map(str::len)
+    };
+    let mut tamed = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let (mut rest, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
+        while let Some(at) = rest.find('\x1b') {
+            let (foreign, escape_on) = rest.split_at(at);
+            let (styled, after) = escape_on.split_at(style(escape_on).unwrap_or(0));
+            tamed += &escape(foreign.as_bytes());
+            tamed += if styled.is_empty() { "\\x1b" } else { styled };
+            rest = after.strip_prefix('\x1b').filter(|_| styled.is_empty()).unwrap_or(after);
+        }
+        tamed += &escape(rest.as_bytes());
+        tamed += end;
+    }
+    tamed
 }
 
 /// A cell of a table.
@@ -125,6 +148,14 @@ mod tests {
         let rows = [["web".into(), "running".into(), "".into()], ["database".into(), "up".into(), "x".into()]];
         let text = anstream::adapter::strip_str(&table(["NAME", "STATE", "PORTS"], &rows)).to_string();
         assert_eq!(text, "NAME      STATE    PORTS\nweb       running\ndatabase  up       x\n");
+    }
+
+    #[test]
+    fn styles_pass_and_other_escapes_do_not() {
+        let styled = "\x1b[1m\x1b[91merror\x1b[0m: ä\n\n  \x1b[0m|\n";
+        assert_eq!(tame(styled), styled);
+        assert_eq!(tame("a\x1b[2Jb\x1b[31\u{9b}\x1b"), "a\\x1b[2Jb\\x1b[31\\u{9b}\\x1b");
+        assert_eq!(tame("\x1b]0;x\x07\x1b[1mbold\x1b[m\r\n"), "\\x1b]0;x\\x07\x1b[1mbold\x1b[m\n");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use containust_sdk::Project;
+use containust_sdk::logs::escape;
 
 use super::{one_file, show_diagnostics};
 use crate::args::{Check, Format};
@@ -19,7 +20,8 @@ pub(crate) fn run(args: &Check, file: Option<&Path>) -> Outcome {
             if let Some(composition) = &loaded.outcome.composition {
                 let count = composition.components.len();
                 let plural = if count == 1 { "" } else { "s" };
-                output::print(&format!("{}: ok, {count} component{plural}\n", loaded.name))?;
+                let name = escape(loaded.name.as_bytes());
+                output::print(&format!("{name}: ok, {count} component{plural}\n"))?;
             }
         }
     }

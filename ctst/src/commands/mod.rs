@@ -4,9 +4,11 @@ use std::path::Path;
 
 use containust_sdk::lang::model::Composition;
 use containust_sdk::lang::{Severity, render};
+use containust_sdk::logs::escape;
 use containust_sdk::{ContainerStatus, Error, Loaded, Project};
 
 use crate::failure::{Failure, TOOL};
+use crate::output::tame;
 
 pub(crate) mod build;
 pub(crate) mod check;
@@ -34,7 +36,8 @@ fn show_diagnostics(loaded: &Loaded) {
     if found.is_empty() {
         return;
     }
-    anstream::eprint!("{}", render(found, &loaded.source, true));
+    // The renderer leaves some control characters of the file and of its name as they are.
+    anstream::eprint!("{}", tame(&render(found, &loaded.source, true)));
     let count = |severity| found.iter().filter(|d| d.severity == severity).count();
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let counts = match (count(Severity::Error), count(Severity::Warning)) {
@@ -42,7 +45,7 @@ fn show_diagnostics(loaded: &Loaded) {
         (errors, 0) => plural(errors, "error"),
         (errors, warnings) => format!("{} and {}", plural(errors, "error"), plural(warnings, "warning")),
     };
-    anstream::eprintln!("{}: {counts}", loaded.name);
+    anstream::eprintln!("{}: {counts}", escape(loaded.name.as_bytes()));
 }
 
 /// The positional file or that of `-f`.
