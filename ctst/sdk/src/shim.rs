@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 use containust_shared::protocol::{CHANNEL_FD, Failure};
 use containust_shared::wire::{self, MAX_MESSAGE, Message};
+use rustix::io::FdFlags;
 use rustix::net::SocketType;
 
 use crate::error::{During, Error, Result};
@@ -31,17 +32,25 @@ pub(crate) fn locate() -> Result<PathBuf> {
 
 /// Starts the helper and returns it with our end of its sandbox channel.
 pub(crate) fn spawn() -> Result<(Child, Channel)> {
+    spawn_on(seqpacket()?)
+}
+
+/// The same with a pair made before. If one of them is the very descriptor that the helper expects, which it is in a
+/// process that has opened nothing yet, it is inherited as it is: that saves a fork.
+pub(crate) fn spawn_on((a, b): (OwnedFd, OwnedFd)) -> Result<(Child, Channel)> {
     let path = locate()?;
-    let (ours, theirs) = seqpacket()?;
-    let mapping = FdMapping { parent_fd: theirs, child_fd: CHANNEL_FD };
+    let (ours, theirs) = if a.as_raw_fd() == CHANNEL_FD { (b, a) } else { (a, b) };
     let mut command = Command::new(&path);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = command
-        .fd_mappings(vec![mapping])
-        .map_err(|e| Error::Sandbox(e.to_string()))?
-        .spawn()
-        .during(|| format!("start {}", path.display()))?;
-    Ok((child, Channel::new(ours)))
+    let what = || format!("start {}", path.display());
+    let child = if theirs.as_raw_fd() == CHANNEL_FD {
+        rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).during(what)?;
+        command.spawn()
+    } else {
+        let mapping = FdMapping { parent_fd: theirs, child_fd: CHANNEL_FD };
+        command.fd_mappings(vec![mapping]).map_err(|e| Error::Sandbox(e.to_string()))?.spawn()
+    };
+    Ok((child.during(what)?, Channel::new(ours)))
 }
 
 /// A pair of which each end takes the longest message.

@@ -52,15 +52,16 @@ const MAX_LOG: u64 = 1 << 20;
 
 /// Runs as the supervisor of the project of `file`, for the client on standard input. Returns the exit code.
 pub(crate) fn main(file: &Path) -> i32 {
-    let connection = match take_channel() {
-        Ok(connection) => connection,
+    // First of all, for the number that its descriptors get.
+    let pair = shim::seqpacket();
+    let (mut connection, pair) = match take_channel().and_then(|connection| Ok((connection, pair?))) {
+        Ok(ready) => ready,
         Err(error) => {
             eprintln!("ctst: {error}; `{VERB}` is started by ctst itself");
             return exit::TOOL;
         }
     };
-    let mut connection = connection;
-    match start(file, &mut connection) {
+    match start(file, &mut connection, pair) {
         Ok(Started::Serve(supervisor)) => supervisor.run(connection),
         Ok(Started::Busy(socket)) => {
             let busy = Reply::Busy { socket: socket.display().to_string() };
@@ -90,7 +91,7 @@ enum Started {
     Busy(PathBuf),
 }
 
-fn start(file: &Path, connection: &mut Connection) -> Result<Started> {
+fn start(file: &Path, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> Result<Started> {
     // From here on the client's terminal cannot signal us. That we lead a group already is the only possible refusal.
     rustix::process::setsid().ok();
     // It would be `exe` otherwise, after the link in /proc.
@@ -110,7 +111,7 @@ fn start(file: &Path, connection: &mut Connection) -> Result<Started> {
     let subnet = Subnet::new(project.identity(), hello.run.unwrap_or(0));
     // Before anything else, because it takes longest: the sandbox is being made while we set up the rest.
     let ids = Ids::detect()?;
-    let sandbox = Sandbox::start(shim::spawn()?, ids.clone(), subnet.bridge())?;
+    let sandbox = Sandbox::start(shim::spawn_on(pair)?, ids.clone(), subnet.bridge())?;
 
     open_log(&project);
     rustix::process::chdir("/").during(|| "leave the project's folder".to_owned())?;
