@@ -79,7 +79,7 @@ COMPONENT other { image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve",
     other.sort();
     assert_eq!(other, ["eth0", "lo"]);
     let address = project.status("other")["address"].as_str().expect("an address").to_owned();
-    let done = project.ctst(["exec", "alone", "wget", "-q", "-T", "3", "-O-", &format!("http://{address}/")]);
+    let done = project.ctst(["exec", "alone", "timeout", "3", "wget", "-q", "-O-", &format!("http://{address}/")]);
     assert_ne!(done.code, 0, "{done}");
     // The loopback works.
     project.ctst(["exec", "alone", "sh", "-c", "nc -l -p 9 -e true & sleep 0.3; nc 127.0.0.1 9 < /dev/null"]).ok();
@@ -231,7 +231,7 @@ EXPOSE 127.0.0.1:{port} -> server:80
     );
     let project = Project::new(&Caller::ordinary(), &text);
     project.up();
-    let ask = ["exec", "client", "wget", "-q", "-T", "2", "-O-", "http://server/"];
+    let ask = ["exec", "client", "timeout", "2", "wget", "-q", "-O-", "http://server/"];
     for round in 0..3 {
         eventually("the server answers", || project.ctst(ask).code == 0);
         assert!(get(port).contains("200 OK"));
