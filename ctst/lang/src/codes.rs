@@ -63,7 +63,13 @@ codes! {
     DuplicateConnect "E0209" "two components are connected twice";
     UnsetVariable "E0210" "an environment variable is not set";
     Exclusive "E0211" "properties exclude each other";
-    NothingDeclared "E0212" "the file declares no component";
+    NothingDeclared "E0212" "the file declares no component to deploy";
+    UnknownBase "E0213" "there is nothing of this name to inherit from";
+    InheritanceCircle "E0214" "components inherit from each other in a circle";
+    BadArguments "E0215" "arguments do not fit the parameters of what is inherited from";
+    NothingInherited "E0216" "nothing is inherited that could be changed";
+    TemplateNamed "E0217" "a template is named where a component is needed";
+    TooManyLevels "E0218" "inheritance or imports go too deep";
     WrongType "E0301" "a value has the wrong type";
     UnknownChoice "E0302" "a value is not one of the allowed ones";
     BadUnit "E0303" "a unit is missing or unknown";
@@ -92,6 +98,8 @@ codes! {
     Unconnected "W0001" "a component is referred to but not connected";
     NoShell "W0002" "a shell operator stands in a command that no shell runs";
     Unreachable "W0003" "a connection leads to or from a component without a network";
+    ImpliedTemplate "W0004" "a component is taken for a template";
+    UnusedParameter "W0005" "a parameter is used nowhere";
 }
 
 impl Code {

@@ -1,5 +1,7 @@
 //! Findings about a file: where, what, and what to do about it.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use crate::codes::{Code, Severity};
@@ -26,6 +28,11 @@ impl Span {
     /// From the start of `self` to the end of `other`.
     pub(crate) fn to(self, other: Span) -> Span {
         Span { start: self.start, end: other.end.max(self.start) }
+    }
+
+    /// Whether all of `other` is in it.
+    pub(crate) fn contains(self, other: Span) -> bool {
+        self.start <= other.start && other.end <= self.end
     }
 
     /// The bytes as a range of indices.
@@ -131,6 +138,8 @@ impl Diagnostic {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     found: Vec<Diagnostic>,
+    /// What was said where: a template's mistake is found with each of its heirs.
+    said: HashSet<(Code, Span, String)>,
     errors: bool,
     overflow: Option<Span>,
 }
@@ -138,7 +147,12 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
         self.errors |= diagnostic.severity == Severity::Error;
+        let key = (diagnostic.code, diagnostic.at.span, diagnostic.message.clone());
+        if self.said.contains(&key) {
+            return;
+        }
         if self.found.len() < MAX_DIAGNOSTICS {
+            self.said.insert(key);
             self.found.push(diagnostic);
         } else {
             self.overflow.get_or_insert(diagnostic.at.span);

@@ -111,6 +111,42 @@ fn small_files_do_not_become_large_compositions() {
     assert!(codes(&outcome).contains(&Code::TooLong));
 }
 
+/// Templates multiply what they hold, and parameters that repeat each other would double it at each level.
+#[test]
+fn templates_do_not_multiply_without_end() {
+    let mut doubling = String::from("TEMPLATE t0(a) { image = \"host:///bin/true\" command = \"${a}${a}\" }\n");
+    for level in 1..60 {
+        writeln!(doubling, "TEMPLATE t{level}(a) FROM t{}(a = \"${{a}}${{a}}\") {{ }}", level - 1)
+            .expect("a string can be written to");
+    }
+    for (end, code) in [("x", Code::TooLong), ("${b}", Code::UnknownReference), ("${c.host}", Code::UnknownReference)] {
+        let source = format!("{doubling}COMPONENT c FROM t59(a = \"{end}\") {{ image = \"file://${{a}}\" }}");
+        assert!(codes(&run(source.as_bytes())).contains(&code), "{end}");
+        let source = format!("{doubling}COMPONENT c FROM t59(a = \"{end}\") {{ }}");
+        assert!(!codes(&run(source.as_bytes())).is_empty() || end == "${c.host}", "{end}");
+    }
+
+    let mut wide = String::from("TEMPLATE t { image = \"host:///bin/true\" env {");
+    for number in 0..10_000 {
+        write!(wide, "A{number} = 1 ").expect("a string can be written to");
+    }
+    wide.push_str("} }\n");
+    for number in 0..10_000 {
+        writeln!(wide, "COMPONENT c{number} FROM t {{ }}").expect("a string can be written to");
+    }
+    assert_eq!(codes(&run(wide.as_bytes())), [Code::TooLong]);
+
+    let mut chain = String::from("COMPONENT c0 { image = \"host:///bin/true\" }\n");
+    for number in 1..50_000 {
+        writeln!(chain, "COMPONENT c{number} FROM c{} {{ env {{ A{number} = 1 }} }}", number - 1)
+            .expect("a string can be written to");
+    }
+    assert!(codes(&run(chain.as_bytes())).contains(&Code::TooManyLevels));
+    chain.push_str("COMPONENT z FROM z { }");
+    let circle = chain.replacen("COMPONENT c0 {", "COMPONENT c0 FROM c49999 {", 1);
+    assert!(codes(&run(circle.as_bytes())).contains(&Code::InheritanceCircle));
+}
+
 /// Two thousand times deeper than the limit, on a stack of a quarter of a megabyte.
 #[test]
 fn nesting_does_not_take_the_stack() {

@@ -8,6 +8,8 @@ use proptest::sample::{Index, select};
 const VALID: &[&str] = &[
     include_str!("corpus/valid/web.ctst"),
     include_str!("corpus/valid/tools.ctst"),
+    include_str!("corpus/valid/inherit.ctst"),
+    include_str!("corpus/invalid/inherit.ctst"),
     include_str!("corpus/invalid/later.ctst"),
     include_str!("corpus/invalid/strings.ctst"),
     include_str!("corpus/invalid/expose.ctst"),
@@ -32,6 +34,9 @@ const TOKENS: &[&str] = &[
     "UNSET ",
     "annotate ",
     "a",
+    "a(a)",
+    "FROM a(a = ",
+    "${a}",
     "b-c",
     "a_b ",
     "image",

@@ -6,14 +6,16 @@ use std::time::Duration;
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
 use crate::model::{self, Dependency, Healthcheck, Image, Probe, Restart};
-use crate::syntax::{Action, ComponentKind, Value, ValueKind};
+use crate::syntax::ValueKind;
 
-use super::Checker;
 use super::declare::prefix;
-use super::properties::{self, Property, Settings};
-use super::resolve::Scope;
+use super::inherit::{Setting, Settings};
+use super::properties::VARIABLE;
+use super::resolve::{Bound, Scope};
+use super::values::Read;
+use super::{Checker, Role};
 
-impl Checker<'_, '_> {
+impl<'a> Checker<'a, '_> {
     /// All components; incomplete if there are errors.
     pub(super) fn components(&mut self) -> Vec<model::Component> {
         let mut edges_from: Vec<Vec<usize>> = vec![Vec::new(); self.declared.len()];
@@ -25,30 +27,31 @@ impl Checker<'_, '_> {
             if self.report.full() {
                 break;
             }
-            if self.declared[index].syntax.kind == ComponentKind::Component {
-                components.extend(self.component(index, edges));
+            if self.declared[index].is_examined() {
+                let component = self.examine(index, |checker, settings| checker.component(index, &settings, edges));
+                components.extend(component.filter(|_| self.declared[index].role == Role::Deployed));
             }
         }
         components
     }
 
-    fn component(&mut self, index: usize, edges: &[usize]) -> Option<model::Component> {
-        let settings = std::mem::take(&mut self.declared[index].settings);
-        let scope = Scope::Component(index);
-        let mut env = self.variables(&settings, scope);
+    fn component(&mut self, index: usize, settings: &Settings<'a>, edges: &[usize]) -> Option<model::Component> {
+        let scope = Scope::component(index);
+        let mut env = self.variables(settings, scope);
         self.wire(&mut env, edges);
         let command = settings.get("command").map(|setting| self.arguments(setting, scope));
         let entrypoint = settings.get("entrypoint").map(|setting| self.arguments(setting, scope));
-        self.something_to_run(index, &settings, command.as_ref(), entrypoint.as_ref());
-        let readonly = settings.get("readonly").and_then(|setting| self.boolean(setting)).unwrap_or(true);
+        self.something_to_run(index, settings, command.as_ref(), entrypoint.as_ref());
+        let readonly = settings.get("readonly").and_then(|setting| self.boolean(setting.read(), scope)).unwrap_or(true);
         let workdir = settings.get("workdir").and_then(|setting| {
-            let path = self.filled(setting, scope)?;
-            self.absolute(setting.1.span, "workdir", &path)
+            let path = self.filled(setting.read(), scope)?;
+            self.absolute(setting.value.value.span, "workdir", &path)
         });
-        let user = settings.get("user").and_then(|setting| self.user(setting, scope));
-        let restart = settings.get("restart").and_then(|setting| self.restart(setting, scope)).unwrap_or_default();
+        let user = settings.get("user").and_then(|setting| self.user(setting.read(), scope));
+        let restart =
+            settings.get("restart").and_then(|setting| self.restart(setting.read(), scope)).unwrap_or_default();
         let healthcheck = settings.get("healthcheck").and_then(|setting| self.healthcheck(setting, index));
-        let (volumes, tmpfs) = self.mounts(&settings, scope);
+        let (volumes, tmpfs) = self.mounts(settings, scope);
         let after = edges.iter().map(|&number| self.dependency(number)).collect();
         let declared = &mut self.declared[index];
         Some(model::Component {
@@ -77,64 +80,31 @@ impl Checker<'_, '_> {
         Dependency { on: self.declared[edge.to].name.clone().into_owned(), when: edge.when, timeout: edge.timeout }
     }
 
-    fn variables(&mut self, settings: &Settings<'_>, scope: Scope) -> Vec<(String, String)> {
-        let Some((property, value)) = settings.get("env") else { return Vec::new() };
-        let ValueKind::Body(body) = &value.kind else {
-            self.wrong_type(property, value);
+    fn variables(&mut self, settings: &Settings<'a>, scope: Scope) -> Vec<(String, String)> {
+        let Some(setting) = settings.get("env") else { return Vec::new() };
+        if !matches!(setting.value.value.kind, ValueKind::Body(_)) {
+            self.wrong_type(setting.property, setting.value.value);
             return Vec::new();
-        };
+        }
         let mut env = Vec::new();
-        let mut seen = std::collections::HashMap::new();
-        for entry in &body.entries {
+        for variable in setting.block.iter() {
             if self.report.full() {
                 break;
             }
-            let (key, span) = (entry.key.text(self.source), entry.key.span);
-            let value = match &entry.action {
-                Action::Set(value) => value,
-                Action::Append(_) => {
-                    self.not_supported(span, "`+=`, which adds to what is inherited,");
-                    continue;
-                }
-                Action::Unset => {
-                    self.not_supported(span, "`UNSET`, which removes what is inherited,");
-                    continue;
-                }
-                Action::Annotate(_) => {
-                    self.not_supported(span, "`annotate`");
-                    continue;
-                }
-            };
-            if key.is_empty() || key.contains(['=', '\0']) || key.contains("${") {
-                self.finding(Code::BadVariableName, span, format!("{} is no name of a variable", shown(&key)))
-                    .label("malformed variable name")
-                    .expected("a name without `=` and placeholders")
-                    .help("write `NAME = \"value\"`");
-            }
-            if let Some(first) = seen.insert(key.clone(), span) {
-                self.finding(Code::DuplicateProperty, span, format!("the variable {} is set twice", shown(&key)))
-                    .label("set again")
-                    .related(first, "set here first")
-                    .help("keep one of them");
-            }
-            if let Some(text) = self.variable_value(value, scope) {
-                env.push((key.into_owned(), text));
+            if let Some(text) = self.variable_value(variable.value, scope) {
+                env.push((variable.name.clone().into_owned(), text));
             }
         }
         env
     }
 
-    fn variable_value(&mut self, value: &Value, scope: Scope) -> Option<String> {
-        const VARIABLE: Property = Property {
-            name: "env",
-            wants: "a string, a number or a truth value",
-            example: r#"env { MODE = "production" }"#,
-        };
-        match value.kind {
+    fn variable_value(&mut self, bound: Bound<'a>, scope: Scope) -> Option<String> {
+        let bound = self.follow(bound, scope)?;
+        match bound.value.kind {
             ValueKind::Integer | ValueKind::Decimal | ValueKind::Quantity | ValueKind::Bool(_) => {
-                Some(value.span.text(self.source).to_owned())
+                Some(bound.value.span.text(self.source).to_owned())
             }
-            _ => self.text((&VARIABLE, value), scope),
+            _ => self.text((&VARIABLE, bound), scope),
         }
     }
 
@@ -157,7 +127,7 @@ impl Checker<'_, '_> {
     fn something_to_run(
         &mut self,
         index: usize,
-        settings: &Settings<'_>,
+        settings: &Settings<'a>,
         command: Option<&Option<Vec<String>>>,
         entrypoint: Option<&Option<Vec<String>>>,
     ) {
@@ -165,24 +135,27 @@ impl Checker<'_, '_> {
         let empty =
             |words: Option<&Option<Vec<String>>>| words.is_none_or(|words| words.as_ref().is_some_and(Vec::is_empty));
         let program = matches!(self.declared[index].image, Some(Image::Host { .. }) | None) && entrypoint.is_none();
-        if program || !empty(command) || !empty(entrypoint) || self.declared[index].partial {
+        let declared = &self.declared[index];
+        if program || !empty(command) || !empty(entrypoint) || declared.partial || declared.role != Role::Deployed {
             return;
         }
         let name = shown(&self.declared[index].name);
         let span = settings
             .get("entrypoint")
             .or_else(|| settings.get("image"))
-            .map_or(self.declared[index].span, |(_, value)| value.span);
+            .map_or(self.declared[index].span, |setting| setting.value.value.span);
         self.finding(Code::NothingToRun, span, format!("{name} has no program to run"))
             .label("names no program")
             .expected("`command` or `entrypoint`")
             .help("add for example `command = [\"/bin/app\"]`");
     }
 
-    fn user(&mut self, (property, value): (&Property, &Value), scope: Scope) -> Option<String> {
+    fn user(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<String> {
+        let bound = self.follow(bound, scope)?;
+        let value = bound.value;
         let user = match value.kind {
             ValueKind::Integer => value.span.text(self.source).to_owned(),
-            _ => self.filled((property, value), scope)?,
+            _ => self.filled((property, bound), scope)?,
         };
         let id = |part: &str| {
             if part.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -208,28 +181,30 @@ impl Checker<'_, '_> {
         Some(user)
     }
 
-    fn restart(&mut self, setting: (&Property, &Value), scope: Scope) -> Option<Restart> {
+    fn restart(&mut self, setting: Read<'a>, scope: Scope) -> Option<Restart> {
         let choices = [Restart::Never, Restart::OnFailure, Restart::Always, Restart::UnlessStopped];
         let index = self.choice(setting, &["never", "on-failure", "always", "unless-stopped"], scope)?;
         choices.get(index).copied()
     }
 
-    fn healthcheck(&mut self, (property, value): (&'static Property, &Value), index: usize) -> Option<Healthcheck> {
-        let scope = Scope::Component(index);
-        let ValueKind::Body(body) = &value.kind else {
-            self.wrong_type(property, value);
+    fn healthcheck(&mut self, setting: &Setting<'a>, index: usize) -> Option<Healthcheck> {
+        let scope = Scope::component(index);
+        let value = setting.value.value;
+        if !matches!(value.kind, ValueKind::Body(_)) {
+            self.wrong_type(setting.property, value);
             return None;
-        };
-        let (settings, complete) = self.settings(body, properties::HEALTHCHECK, "a health check");
-        let probe = self.probe(&settings, value.span, index, complete);
+        }
+        let settings = &setting.block;
+        let complete = !settings.partial && self.declared[index].role == Role::Deployed;
+        let probe = self.probe(settings, value.span, index, complete);
         let mut time = |name, default, zero| match settings.get(name) {
-            Some(setting) => self.duration(setting, zero, scope),
+            Some(setting) => self.duration(setting.read(), zero, scope),
             None => Some(Duration::from_secs(default)),
         };
         let (interval, timeout, start_period) =
             (time("interval", 30, false), time("timeout", 5, false), time("start_period", 0, true));
         let retries = match settings.get("retries") {
-            Some(setting) => self.positive(setting, u32::MAX, scope),
+            Some(setting) => self.positive(setting.read(), u32::MAX, scope),
             None => Some(3),
         };
         Some(Healthcheck {
@@ -241,8 +216,8 @@ impl Checker<'_, '_> {
         })
     }
 
-    fn probe(&mut self, settings: &Settings<'_>, span: Span, index: usize, complete: bool) -> Option<Probe> {
-        let scope = Scope::Component(index);
+    fn probe(&mut self, settings: &Settings<'a>, span: Span, index: usize, complete: bool) -> Option<Probe> {
+        let scope = Scope::component(index);
         let mut kinds: Vec<Span> = ["command", "http", "tcp"].iter().filter_map(|kind| settings.key(kind)).collect();
         kinds.sort_unstable();
         match *kinds.as_slice() {
@@ -269,15 +244,31 @@ impl Checker<'_, '_> {
                 .help("for a TCP probe write `tcp = 5432`");
         }
         let command = settings.get("command").map(|setting| self.probe_command(setting, scope));
-        let tcp = settings.get("tcp").map(|setting| self.port(setting, scope));
+        let tcp = settings.get("tcp").map(|setting| self.port(setting.read(), scope));
         let http = settings.get("http").map(|setting| self.probe_http(setting, settings, index));
         command.or(http).or(tcp.map(|port| port.map(Probe::Tcp))).flatten()
     }
 
-    fn probe_command(&mut self, (property, value): (&'static Property, &Value), scope: Scope) -> Option<Probe> {
+    fn probe_command(&mut self, setting: &Setting<'a>, scope: Scope) -> Option<Probe> {
+        let property = setting.property;
+        let bound = self.follow(setting.value, scope)?;
+        let value = bound.value;
         let command = match value.kind {
-            ValueKind::List(_) => self.arguments((property, value), scope)?,
-            _ => vec!["/bin/sh".into(), "-c".into(), self.filled((property, value), scope)?],
+            ValueKind::List(_) => self.arguments(setting, scope)?,
+            _ if setting.added.is_empty() => {
+                vec!["/bin/sh".into(), "-c".into(), self.filled((property, bound), scope)?]
+            }
+            _ => {
+                self.finding(
+                    Code::WrongType,
+                    setting.key,
+                    "`+=` adds to a list, and the inherited `command` is a string",
+                )
+                .label("no list")
+                .related(value.span, "inherited")
+                .help("write `command = [ … ]`");
+                return None;
+            }
         };
         if command.first().is_none_or(String::is_empty) {
             self.finding(Code::NothingToRun, value.span, "the health check names no program")
@@ -288,28 +279,23 @@ impl Checker<'_, '_> {
         Some(Probe::Command(command))
     }
 
-    fn probe_http(
-        &mut self,
-        setting: (&'static Property, &Value),
-        settings: &Settings<'_>,
-        index: usize,
-    ) -> Option<Probe> {
-        let scope = Scope::Component(index);
-        let path = self.filled(setting, scope)?;
-        let span = setting.1.span;
+    fn probe_http(&mut self, setting: &Setting<'a>, settings: &Settings<'a>, index: usize) -> Option<Probe> {
+        let scope = Scope::component(index);
+        let path = self.filled(setting.read(), scope)?;
+        let span = setting.value.value.span;
         if !path.starts_with('/') || path.contains(|c: char| c.is_control() || c == ' ') {
             let shown = self.shown(span);
             self.finding(Code::BadPath, span, format!("{shown} is no path to ask for"))
                 .label("malformed path")
-                .expected(setting.0.wants)
+                .expected(setting.property.wants)
                 .help(format!(
                     "for example `{}`, with `port = 8080` if it is not the component's first",
-                    setting.0.example
+                    setting.property.example
                 ));
             return None;
         }
         let port = match settings.get("port") {
-            Some(setting) => self.port(setting, scope)?,
+            Some(setting) => self.port(setting.read(), scope)?,
             None => match self.declared[index].ports.as_ref()?.first() {
                 Some(port) => *port,
                 None => {

@@ -12,11 +12,13 @@ use crate::model::{Network, When};
 use crate::syntax::{Connect, ConnectWhen, File, Name, StatementKind};
 
 use super::Checker;
-use super::properties::Property;
-use super::resolve::Scope;
+use super::Role;
+use super::properties::{Property, Shape};
+use super::resolve::{Bound, Origin, Scope};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-const TIMEOUT: Property = Property { name: "TIMEOUT", wants: "a duration", example: "CONNECT a -> b TIMEOUT 90s" };
+const TIMEOUT: Property =
+    Property { name: "TIMEOUT", wants: "a duration", example: "CONNECT a -> b TIMEOUT 90s", shape: Shape::Single };
 
 /// `from` waits for `to`.
 pub(super) struct Edge {
@@ -27,9 +29,9 @@ pub(super) struct Edge {
     span: Span,
 }
 
-impl Checker<'_, '_> {
+impl<'a> Checker<'a, '_> {
     /// Reads the connections and looks for circles.
-    pub(super) fn connections(&mut self, file: &File) {
+    pub(super) fn connections(&mut self, file: &'a File) {
         let mut seen: HashMap<(usize, usize), Span> = HashMap::new();
         for statement in &file.statements {
             if self.report.full() {
@@ -43,7 +45,7 @@ impl Checker<'_, '_> {
         self.circles();
     }
 
-    fn connection(&mut self, connect: &Connect, seen: &mut HashMap<(usize, usize), Span>) {
+    fn connection(&mut self, connect: &'a Connect, seen: &mut HashMap<(usize, usize), Span>) {
         if let Some(body) = &connect.body {
             self.not_supported(body.span, "a block after CONNECT");
         }
@@ -60,7 +62,7 @@ impl Checker<'_, '_> {
             None => None,
         };
         let timeout = match &connect.timeout {
-            Some(value) => self.duration((&TIMEOUT, value), false, Scope::Facts),
+            Some(value) => self.duration((&TIMEOUT, Bound { value, origin: Origin::File }), false, Scope::FILE),
             None => None,
         };
         let from = self.component_named(connect.from);
@@ -89,6 +91,10 @@ impl Checker<'_, '_> {
         let found = self.by_name.get(&text).copied();
         if found.is_none() && !self.partial {
             self.unknown_component(Code::UnknownComponent, name.span, &text);
+        }
+        if let Some(index) = found.filter(|&index| self.declared[index].role == Role::Template) {
+            self.template_named(name.span, index);
+            return None;
         }
         found
     }

@@ -7,9 +7,9 @@ use crate::diagnostic::{Cursor, Span, shown};
 use crate::model::Network;
 use crate::syntax::{self, ComponentKind, File, Name, StatementKind};
 
-use super::properties::{self, Settings};
+use super::inherit::Settings;
 use super::resolve::Scope;
-use super::{Checker, Declared, image};
+use super::{Checker, Declared, Role, image};
 
 /// The beginning of the variables that CONNECT sets: `my-db` gives `MY_DB`.
 pub(super) fn prefix(name: &str) -> String {
@@ -34,10 +34,10 @@ impl<'a> Checker<'a, '_> {
                 StatementKind::Connect(_) | StatementKind::Expose(_) => continue,
                 StatementKind::Component(component) => {
                     let (line, _) = cursor.advance(statement.span.start);
-                    if component.kind != ComponentKind::Component {
+                    if component.kind == ComponentKind::Job {
                         self.refuse(statement.keyword);
                     }
-                    self.declare_component(component, line);
+                    self.declare_component(component, statement.span, line);
                 }
                 StatementKind::Param(param) => {
                     self.params.insert(param.name.text(self.source));
@@ -46,10 +46,6 @@ impl<'a> Checker<'a, '_> {
                 _ => self.refuse(statement.keyword),
             }
         }
-        if self.declared.is_empty() && !self.report.has_errors() {
-            self.finding(Code::NothingDeclared, Span::default(), "the file declares no component")
-                .help("write one: `COMPONENT web { image = \"file://./rootfs\" … }`");
-        }
     }
 
     fn refuse(&mut self, keyword: Span) {
@@ -57,7 +53,7 @@ impl<'a> Checker<'a, '_> {
         self.not_supported(keyword, &shown);
     }
 
-    fn declare_component(&mut self, component: &'a syntax::Component, line: usize) {
+    fn declare_component(&mut self, component: &'a syntax::Component, whole: Span, line: usize) {
         let Name { span, .. } = component.name;
         let name = component.name.text(self.source);
         let good = well_formed(&name);
@@ -75,31 +71,26 @@ impl<'a> Checker<'a, '_> {
                 .related(first, "declared here first")
                 .help("give one of them another name");
         }
-        let mut partial = component.kind != ComponentKind::Component;
-        if let Some(params) = &component.params {
-            self.not_supported(params.span, "a parameter of a component");
-            partial = true;
-        }
-        if let Some(base) = &component.base {
-            self.not_supported(base.span, "`FROM`");
-            partial = true;
-        }
-        let mut settings = Settings::default();
-        if component.kind == ComponentKind::Component {
-            let (read, complete) = self.settings(&component.body, properties::COMPONENT, "a component");
-            partial |= !complete;
-            settings = read;
-        }
+        self.parameters_are_good(component);
         let index = self.declared.len();
         self.by_name.entry(name.clone()).or_insert(index);
         self.declared.push(Declared {
             name,
             span,
+            whole,
             line,
             syntax: component,
-            healthcheck: settings.get("healthcheck").is_some(),
-            settings,
-            partial,
+            role: match component.kind {
+                ComponentKind::Component => Role::Deployed,
+                ComponentKind::Template => Role::Template,
+                ComponentKind::Job => Role::Refused,
+            },
+            base: None,
+            depth: 0,
+            inherited: false,
+            healthcheck: false,
+            settings: Settings::default(),
+            partial: component.kind == ComponentKind::Job,
             ports: Some(Vec::new()),
             image: None,
             hostname: None,
@@ -114,38 +105,44 @@ impl<'a> Checker<'a, '_> {
             if self.report.full() {
                 return;
             }
-            let settings = std::mem::take(&mut self.declared[index].settings);
-            let ports = self.ports(&settings);
-            let image = self.image(&settings);
-            let hostname = self.hostname(&settings);
-            let network = self.network(&settings);
-            let declared = &mut self.declared[index];
-            declared.scheme = image::scheme(&declared.name, image.as_ref());
-            (declared.ports, declared.image, declared.network) = (ports, image, network);
-            declared.hostname = hostname.or_else(|| Some(declared.host()));
-            let lacks_image = settings.get("image").is_none() && !declared.partial;
-            declared.settings = settings;
-            if lacks_image {
-                let (name, span) = (shown(&declared.name), declared.span);
-                self.finding(Code::MissingProperty, span, format!("the component {name} has no image"))
-                    .label("`image` is missing")
-                    .expected("`image`")
-                    .help("add `image = \"file://./rootfs\"` or `image = \"host:///usr/bin/program\"`");
+            if self.declared[index].is_examined() {
+                self.examine(index, |checker, settings| checker.facts_of(index, settings));
             }
         }
     }
 
-    fn ports(&mut self, settings: &Settings<'_>) -> Option<Vec<u16>> {
-        let Some((property, value)) = settings.get("port").or_else(|| settings.get("ports")) else {
+    fn facts_of(&mut self, index: usize, settings: Settings<'a>) {
+        let scope = Scope::facts(index);
+        let ports = self.ports(scope, &settings);
+        let image = self.image(scope, &settings);
+        let hostname = self.hostname(scope, &settings);
+        let network = self.network(scope, &settings);
+        let declared = &mut self.declared[index];
+        declared.scheme = image::scheme(&declared.name, image.as_ref());
+        (declared.ports, declared.image, declared.network) = (ports, image, network);
+        declared.hostname = hostname.or_else(|| Some(declared.host()));
+        let lacks_image = settings.get("image").is_none() && !declared.partial && declared.role == Role::Deployed;
+        declared.settings = settings;
+        if lacks_image {
+            let (name, span) = (shown(&declared.name), declared.span);
+            self.finding(Code::MissingProperty, span, format!("the component {name} has no image"))
+                .label("`image` is missing")
+                .expected("`image`")
+                .help("add `image = \"file://./rootfs\"` or `image = \"host:///usr/bin/program\"`");
+        }
+    }
+
+    fn ports(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Vec<u16>> {
+        let Some(setting) = settings.get("port").or_else(|| settings.get("ports")) else {
             return Some(Vec::new());
         };
         let mut ports = Some(Vec::new());
         let mut seen = std::collections::HashSet::new();
-        for item in self.items(value) {
-            let port = self.port((property, item), Scope::Facts);
+        for item in self.items(setting, scope)? {
+            let port = self.port((setting.property, item), scope);
             match (port, &mut ports) {
                 (Some(port), _) if !seen.insert(port) => {
-                    self.duplicate(item.span, property.name);
+                    self.duplicate(item.value.span, setting.property.name);
                     ports = None;
                 }
                 (Some(port), Some(ports)) => ports.push(port),
@@ -155,9 +152,10 @@ impl<'a> Checker<'a, '_> {
         ports
     }
 
-    fn hostname(&mut self, settings: &Settings<'_>) -> Option<String> {
-        let (property, value) = settings.get("hostname")?;
-        let hostname = self.filled((property, value), Scope::Facts)?;
+    fn hostname(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<String> {
+        let setting = settings.get("hostname")?;
+        let value = setting.value.value;
+        let hostname = self.filled(setting.read(), scope)?;
         let label = |label: &str| {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -178,9 +176,10 @@ impl<'a> Checker<'a, '_> {
         Some(hostname)
     }
 
-    fn network(&mut self, settings: &Settings<'_>) -> Option<Network> {
-        let Some((property, value)) = settings.get("network") else { return Some(Network::Bridge) };
-        let text = self.filled((property, value), Scope::Facts)?;
+    fn network(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Network> {
+        let Some(setting) = settings.get("network") else { return Some(Network::Bridge) };
+        let value = setting.value.value;
+        let text = self.filled(setting.read(), scope)?;
         match text.as_str() {
             "bridge" => Some(Network::Bridge),
             "none" => Some(Network::None),
@@ -199,11 +198,11 @@ impl<'a> Checker<'a, '_> {
         let mut hosts: HashMap<String, usize> = HashMap::new();
         for index in 0..self.declared.len() {
             let declared = &self.declared[index];
-            if self.by_name.get(&declared.name) != Some(&index) {
+            if declared.role != Role::Deployed || self.by_name.get(&declared.name) != Some(&index) {
                 continue;
             }
             let (name, span) = (declared.name.clone(), declared.span);
-            let own = declared.settings.get("hostname").map(|(_, value)| value.span);
+            let own = declared.settings.get("hostname").map(|setting| setting.value.value.span);
             let prefix = prefix(&name);
             if let Some(&other) = prefixes.get(&prefix) {
                 let (other_name, other_span) = (shown(&self.declared[other].name), self.declared[other].span);

@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 use crate::codes::Code;
 use crate::diagnostic::{Cursor, Span, shown};
 use crate::model::{Exposure, Network};
-use crate::syntax::{ComponentKind, Expose, File, Ports, Protocol, StatementKind};
+use crate::syntax::{Expose, File, Ports, Protocol, StatementKind};
 
-use super::{Checker, some_of};
+use super::{Checker, Role, some_of};
 
 /// Most ports that a file may publish: each is a socket of the supervisor.
 const MOST_PORTS: usize = 4096;
@@ -27,7 +27,8 @@ impl Checker<'_, '_> {
     /// All published ports; incomplete if there are errors.
     pub(super) fn exposures(&mut self, file: &File) -> Vec<Exposure> {
         let mut by_port: HashMap<u16, Vec<usize>> = HashMap::new();
-        for (index, declared) in self.declared.iter().enumerate() {
+        let deployed = |(_, declared): &(usize, &super::Declared<'_>)| declared.role == Role::Deployed;
+        for (index, declared) in self.declared.iter().enumerate().filter(deployed) {
             for &port in declared.ports.iter().flatten() {
                 by_port.entry(port).or_default().push(index);
             }
@@ -165,6 +166,10 @@ impl Checker<'_, '_> {
                     }
                     return None;
                 };
+                if self.declared[index].role == Role::Template {
+                    self.template_named(name.span, index);
+                    return None;
+                }
                 vec![index; ports.len()]
             }
             None => {
@@ -196,7 +201,7 @@ impl Checker<'_, '_> {
                 // A port may be declared in what is refused or could not be read.
                 if !self.partial && self.declared.iter().all(|declared| !declared.partial && declared.ports.is_some()) {
                     let declared = self.declared.iter().filter(|declared| {
-                        declared.syntax.kind == ComponentKind::Component
+                        declared.role == Role::Deployed
                             && declared.ports.as_ref().is_some_and(|ports| !ports.is_empty())
                     });
                     let names = some_of(declared.map(|declared| declared.name.as_ref()));

@@ -3,11 +3,12 @@
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest};
 use crate::model::Image;
-use crate::syntax::{Value, ValueKind};
+use crate::syntax::ValueKind;
 
 use super::Checker;
-use super::properties::{Property, Settings};
+use super::inherit::Settings;
 use super::resolve::Scope;
+use super::values::Read;
 
 const HELP: &str = "write `file://./rootfs` for a directory or `host:///usr/bin/program` for a program of this host";
 
@@ -71,11 +72,12 @@ enum Reference {
     Host { program: String, sha256: Option<String> },
 }
 
-impl Checker<'_, '_> {
-    pub(super) fn image(&mut self, settings: &Settings<'_>) -> Option<Image> {
-        let (property, value) = settings.get("image")?;
-        let items = self.items(value);
-        let listed = matches!(value.kind, ValueKind::List(_));
+impl<'a> Checker<'a, '_> {
+    pub(super) fn image(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Image> {
+        let setting = settings.get("image")?;
+        let (property, value) = (setting.property, setting.value.value);
+        let items = self.items(setting, scope)?;
+        let listed = items.len() != 1 || matches!(self.follow(setting.value, scope)?.value.kind, ValueKind::List(_));
         if items.is_empty() {
             self.bad_image(value.span, "the list of programs is empty", None);
             return None;
@@ -85,20 +87,22 @@ impl Checker<'_, '_> {
         let mut broken = false;
         let mut directory = None;
         for (number, item) in items.iter().enumerate() {
-            match self.reference(property, item) {
+            let item = *item;
+            let span = item.value.span;
+            match self.reference((property, item), scope) {
                 None => broken = true,
                 Some(Reference::File { path, sha256 }) if !listed => directory = Some((path, sha256)),
                 Some(Reference::File { .. }) => {
-                    self.bad_image(item.span, "a list of images holds `host://` programs only", None);
+                    self.bad_image(span, "a list of images holds `host://` programs only", None);
                     broken = true;
                 }
                 Some(Reference::Host { program, sha256 }) => {
                     if programs.contains(&program) {
-                        self.duplicate(item.span, "image");
+                        self.duplicate(span, "image");
                         broken = true;
                     }
                     if sha256.is_some() && number + 1 != items.len() {
-                        self.finding(Code::BadDigest, item.span, "a list has one digest, of the whole image")
+                        self.finding(Code::BadDigest, span, "a list has one digest, of the whole image")
                             .label("not the last entry")
                             .help("pin the list at its last entry");
                         broken = true;
@@ -108,7 +112,7 @@ impl Checker<'_, '_> {
                 }
             }
         }
-        let include = self.include(settings);
+        let include = self.include(scope, settings);
         if broken {
             return None;
         }
@@ -119,7 +123,7 @@ impl Checker<'_, '_> {
                     self.finding(Code::Exclusive, key, "`include` adds to `host://` programs only")
                         .label("not with a directory")
                         .related(value.span, "the image is a directory")
-                        .help("put the files into the directory, or mount them as volumes");
+                        .help("put the files into the directory, or mount them as volumes; `UNSET include` if it is inherited");
                     return None;
                 }
                 Some(Image::File { path, sha256 })
@@ -127,16 +131,18 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn include(&mut self, settings: &Settings<'_>) -> Option<Vec<String>> {
-        let Some((property, value)) = settings.get("include") else { return Some(Vec::new()) };
+    fn include(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Vec<String>> {
+        let Some(setting) = settings.get("include") else { return Some(Vec::new()) };
+        let property = setting.property;
         let mut globs = Some(Vec::new());
-        for item in self.items(value) {
-            let glob = self.filled((property, item), Scope::Facts);
+        for item in self.items(setting, scope)? {
+            let span = item.value.span;
+            let glob = self.filled((property, item), scope);
             let absolute = glob.filter(|glob| {
                 let good = glob.starts_with('/') && !glob.split('/').any(|part| part == "..");
                 if !good {
-                    let shown = self.shown(item.span);
-                    self.finding(Code::BadPath, item.span, format!("the glob {shown} is not absolute"))
+                    let shown = self.shown(span);
+                    self.finding(Code::BadPath, span, format!("the glob {shown} is not absolute"))
                         .label("not an absolute path")
                         .expected("an absolute path without `..`, with `*`, `?`, `[…]` or `**` in it")
                         .help(format!("for example `{}`", property.example));
@@ -151,9 +157,9 @@ impl Checker<'_, '_> {
         globs
     }
 
-    fn reference(&mut self, property: &Property, value: &Value) -> Option<Reference> {
-        let text = self.filled((property, value), Scope::Facts)?;
-        let span = value.span;
+    fn reference(&mut self, (property, item): Read<'a>, scope: Scope) -> Option<Reference> {
+        let text = self.filled((property, item), scope)?;
+        let span = item.value.span;
         let Some((scheme, rest)) = text.split_once("://") else {
             return self.schemeless(span, &text);
         };

@@ -1,15 +1,17 @@
 //! From the syntax tree to the composition, or to all that is wrong with it.
 //!
-//! The order: what is declared, what others may refer to (ports, image, host name, health), the connections, then each
-//! component with its references and wiring, then the published ports. Whatever is refused or broken is reported
-//! once and then treated as unknown, so that no error follows from another.
+//! The order: what is declared, who inherits what, what others may refer to (ports, image, host name, health), the
+//! connections, then each component with its references and wiring, then the published ports. Whatever is refused or
+//! broken is reported once and then treated as unknown, so that no error follows from another.
 
 mod component;
 mod connect;
 mod declare;
 mod expose;
 mod image;
+mod inherit;
 mod mounts;
+mod parameters;
 mod properties;
 mod resolve;
 mod values;
@@ -22,7 +24,8 @@ use crate::diagnostic::{Diagnostic, Report, Span, shown};
 use crate::model;
 use crate::syntax;
 
-use properties::Settings;
+use inherit::Settings;
+use resolve::Memo;
 
 /// What the checks share.
 struct Checker<'a, 'r> {
@@ -38,19 +41,45 @@ struct Checker<'a, 'r> {
     connected: HashSet<(usize, usize)>,
     /// Pairs that a missing CONNECT was reported for.
     warned: HashSet<(usize, usize)>,
-    /// Bytes that placeholders of the environment gave so far.
+    /// Bytes that placeholders gave so far, where they stand for more than a reference.
     expanded: usize,
+    /// Values of parameters for the component that is looked at.
+    memo: Memo,
+    /// Parameters that something refers to, by the template and their place.
+    used: HashSet<(usize, usize)>,
+    /// The component that is looked at: a finding in what it inherits names it.
+    current: Option<usize>,
     /// Whether a statement was dropped, so that a missing name may be one that could not be read.
     partial: bool,
+}
+
+/// What becomes of a declaration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It becomes a component of the composition.
+    Deployed,
+    /// It is there to inherit from.
+    Template,
+    /// It is refused.
+    Refused,
 }
 
 /// A component as the others see it.
 struct Declared<'a> {
     name: Cow<'a, str>,
     span: Span,
+    /// The whole statement.
+    whole: Span,
     /// Line of the statement, from 1.
     line: usize,
     syntax: &'a syntax::Component,
+    role: Role,
+    /// What it inherits from.
+    base: Option<usize>,
+    /// Length of the chain that it inherits from.
+    depth: usize,
+    /// Whether another one inherits from it.
+    inherited: bool,
     settings: Settings<'a>,
     /// Whether something of it is refused or broken: then nothing is said about what it lacks.
     partial: bool,
@@ -68,6 +97,15 @@ impl Declared<'_> {
     /// The host name that the others reach it by.
     fn host(&self) -> String {
         self.hostname.clone().unwrap_or_else(|| self.name.replace('_', "-"))
+    }
+
+    /// Whether its own properties are looked up: those of a template are with each of its heirs.
+    fn is_examined(&self) -> bool {
+        match self.role {
+            Role::Deployed => true,
+            Role::Template => !self.inherited,
+            Role::Refused => false,
+        }
     }
 }
 
@@ -90,23 +128,35 @@ pub(crate) fn composition<'a>(
         connected: HashSet::new(),
         warned: HashSet::new(),
         expanded: 0,
+        memo: Memo::default(),
+        used: HashSet::new(),
+        current: None,
         partial: file.partial,
     };
     checker.declare(file);
+    checker.bases();
+    checker.roles(file);
+    checker.inherit();
     checker.facts();
     checker.collisions();
     checker.connections(file);
     let components = checker.components();
     let exposures = checker.exposures(file);
+    checker.unused_parameters();
     if checker.report.has_errors() {
         return None;
     }
     Some(model::Composition { name: project.to_owned(), components, exposures })
 }
 
-impl Checker<'_, '_> {
+impl<'a> Checker<'a, '_> {
     fn finding(&mut self, code: Code, span: Span, message: impl Into<String>) -> Finding<'_> {
-        Finding { report: self.report, diagnostic: Some(Diagnostic::new(code, span, message)) }
+        let heir = self.current.map(|index| &self.declared[index]).filter(|heir| !heir.whole.contains(span));
+        let mut diagnostic = Diagnostic::new(code, span, message);
+        if let Some(heir) = heir {
+            diagnostic = diagnostic.related(heir.span, "inherited by this component");
+        }
+        Finding { report: self.report, diagnostic: Some(diagnostic) }
     }
 
     fn not_supported(&mut self, span: Span, thing: &str) -> Finding<'_> {
@@ -117,6 +167,16 @@ impl Checker<'_, '_> {
 
     fn shown(&self, span: Span) -> String {
         shown(span.text(self.source))
+    }
+
+    /// Looks at a component: findings name it, and its parameters have the values that it gives.
+    fn examine<T>(&mut self, index: usize, look: impl FnOnce(&mut Self, Settings<'a>) -> T) -> T {
+        self.current = Some(index);
+        self.memo.clear();
+        let settings = std::mem::take(&mut self.declared[index].settings);
+        let seen = look(self, settings);
+        self.current = None;
+        seen
     }
 }
 

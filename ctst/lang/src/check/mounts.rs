@@ -5,41 +5,37 @@ use std::collections::HashMap;
 use crate::codes::Code;
 use crate::diagnostic::Span;
 use crate::model::{Tmpfs, Volume};
-use crate::syntax::Value;
 use crate::units;
 
 use super::Checker;
-use super::properties::{Property, Settings};
+use super::inherit::Settings;
+use super::properties::Property;
 use super::resolve::Scope;
+use super::values::Read;
 
 /// Where something is mounted already.
 type Targets = HashMap<String, Span>;
 
-impl Checker<'_, '_> {
-    pub(super) fn mounts(&mut self, settings: &Settings<'_>, scope: Scope) -> (Vec<Volume>, Vec<Tmpfs>) {
+impl<'a> Checker<'a, '_> {
+    pub(super) fn mounts(&mut self, settings: &Settings<'a>, scope: Scope) -> (Vec<Volume>, Vec<Tmpfs>) {
         let mut targets = Targets::new();
         let (mut volumes, mut tmpfs) = (Vec::new(), Vec::new());
-        if let Some((property, value)) = settings.get("volumes").or_else(|| settings.get("volume")) {
-            for item in self.items(value) {
-                volumes.extend(self.volume((property, item), scope, &mut targets));
+        if let Some(setting) = settings.get("volumes").or_else(|| settings.get("volume")) {
+            for item in self.items(setting, scope).unwrap_or_default() {
+                volumes.extend(self.volume((setting.property, item), scope, &mut targets));
             }
         }
-        if let Some((property, value)) = settings.get("tmpfs") {
-            for item in self.items(value) {
-                tmpfs.extend(self.tmpfs((property, item), scope, &mut targets));
+        if let Some(setting) = settings.get("tmpfs") {
+            for item in self.items(setting, scope).unwrap_or_default() {
+                tmpfs.extend(self.tmpfs((setting.property, item), scope, &mut targets));
             }
         }
         (volumes, tmpfs)
     }
 
-    fn volume(
-        &mut self,
-        (property, value): (&Property, &Value),
-        scope: Scope,
-        targets: &mut Targets,
-    ) -> Option<Volume> {
-        let text = self.filled((property, value), scope)?;
-        let span = value.span;
+    fn volume(&mut self, (property, item): Read<'a>, scope: Scope, targets: &mut Targets) -> Option<Volume> {
+        let text = self.filled((property, item), scope)?;
+        let span = item.value.span;
         let mut parts = text.split(':');
         let (source, target, options, more) =
             (parts.next().unwrap_or_default(), parts.next(), parts.next(), parts.next());
@@ -69,9 +65,9 @@ impl Checker<'_, '_> {
         Some(Volume { source: source.to_owned(), target, readonly })
     }
 
-    fn tmpfs(&mut self, (property, value): (&Property, &Value), scope: Scope, targets: &mut Targets) -> Option<Tmpfs> {
-        let text = self.filled((property, value), scope)?;
-        let span = value.span;
+    fn tmpfs(&mut self, (property, item): Read<'a>, scope: Scope, targets: &mut Targets) -> Option<Tmpfs> {
+        let text = self.filled((property, item), scope)?;
+        let span = item.value.span;
         let (target, options) =
             text.split_once(':').map_or((text.as_str(), None), |(target, options)| (target, Some(options)));
         let (mut size, mut mode) = (None, None);

@@ -1,8 +1,7 @@
-//! The properties there are, and the reading of a body into them.
+//! The properties there are.
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
-use crate::syntax::{Action, Body, Entry, Value};
 
 use super::Checker;
 
@@ -14,43 +13,67 @@ pub(super) struct Property {
     pub(super) wants: &'static str,
     /// A correct use, for messages.
     pub(super) example: &'static str,
+    pub(super) shape: Shape,
+}
+
+/// How a value is inherited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Replaced as a whole.
+    Single,
+    /// Replaced as a whole; `+=` adds to it.
+    List,
+    /// Merged variable by variable.
+    Variables,
+    /// Merged property by property of a health check.
+    Healthcheck,
 }
 
 const fn property(name: &'static str, wants: &'static str, example: &'static str) -> Property {
-    Property { name, wants, example }
+    Property { name, wants, example, shape: Shape::Single }
 }
+
+const fn list(name: &'static str, wants: &'static str, example: &'static str) -> Property {
+    Property { name, wants, example, shape: Shape::List }
+}
+
+/// A variable in `env`.
+pub(super) const VARIABLE: Property =
+    property("env", "a string, a number or a truth value", r#"env { MODE = "production" }"#);
+
+/// A parameter that stands in a text.
+pub(super) const PARAMETER: Property = property("a parameter", "a string, a number or a truth value", "port = 80");
 
 /// What a component may set.
 pub(super) const COMPONENT: &[Property] = &[
-    property("image", "an image reference in quotes, or a list of `host://` ones", r#"image = "file://./rootfs""#),
-    property("include", "a list of globs of files of this host", r#"include = ["/etc/nginx/**"]"#),
-    property("port", "a port from 1 to 65535, or a list of them", "port = 80"),
-    property("ports", "a port from 1 to 65535, or a list of them", "ports = [80, 443]"),
-    property("env", "a block of variables", r#"env { MODE = "production" }"#),
-    property(
+    list("image", "an image reference in quotes, or a list of `host://` ones", r#"image = "file://./rootfs""#),
+    list("include", "a list of globs of files of this host", r#"include = ["/etc/nginx/**"]"#),
+    list("port", "a port from 1 to 65535, or a list of them", "port = 80"),
+    list("ports", "a port from 1 to 65535, or a list of them", "ports = [80, 443]"),
+    Property { shape: Shape::Variables, ..property("env", "a block of variables", r#"env { MODE = "production" }"#) },
+    list(
         "command",
         "a list of words, or one string that is split into words",
         r#"command = ["serve", "--port", "80"]"#,
     ),
-    property("entrypoint", "a list of words, or one string that is split into words", r#"entrypoint = ["/bin/app"]"#),
+    list("entrypoint", "a list of words, or one string that is split into words", r#"entrypoint = ["/bin/app"]"#),
     property("readonly", "`true` or `false`", "readonly = false"),
     property("workdir", "an absolute path", r#"workdir = "/srv""#),
     property("user", "a user, with a group if wanted", r#"user = "1000:1000""#),
     property("hostname", "a host name", r#"hostname = "db""#),
     property("restart", "`never`, `on-failure`, `always` or `unless-stopped` in quotes", r#"restart = "on-failure""#),
     property("network", "`bridge` or `none` in quotes", r#"network = "none""#),
-    property("healthcheck", "a block", r#"healthcheck { http = "/healthz" }"#),
-    property(
-        "volume",
-        "`host:inside` in quotes, with `:ro` if wanted, or a list of these",
-        r#"volume = "./data:/data""#,
-    ),
-    property(
+    Property {
+        shape: Shape::Healthcheck,
+        ..property("healthcheck", "a block", r#"healthcheck { http = "/healthz" }"#)
+    },
+    list("volume", "`host:inside` in quotes, with `:ro` if wanted, or a list of these", r#"volume = "./data:/data""#),
+    list(
         "volumes",
         "`host:inside` in quotes, with `:ro` if wanted, or a list of these",
         r#"volumes = ["./data:/data:ro"]"#,
     ),
-    property(
+    list(
         "tmpfs",
         "an absolute path in quotes, with `:size=…,mode=…` if wanted, or a list of these",
         r#"tmpfs = ["/tmp:size=64MiB"]"#,
@@ -59,7 +82,7 @@ pub(super) const COMPONENT: &[Property] = &[
 
 /// What a health check may set.
 pub(super) const HEALTHCHECK: &[Property] = &[
-    property("command", "a list of words, or one string for `/bin/sh -c`", r#"command = ["redis-cli", "ping"]"#),
+    list("command", "a list of words, or one string for `/bin/sh -c`", r#"command = ["redis-cli", "ping"]"#),
     property("http", "a path that begins with `/`, in quotes", r#"http = "/healthz""#),
     property("tcp", "a port from 1 to 65535", "tcp = 5432"),
     property("port", "a port from 1 to 65535", "port = 8080"),
@@ -124,96 +147,21 @@ const COMPOSE: &[(&str, &str)] = &[
     ("working_dir", "`workdir`"),
 ];
 
-/// The values that a body sets, by property.
-#[derive(Debug, Default)]
-pub(super) struct Settings<'a>(Vec<(&'static Property, Span, &'a Value)>);
+/// Whether the name is of the language and not carried out.
+pub(super) fn comes_later(name: &str) -> bool {
+    LATER.contains(&name)
+}
 
-impl<'a> Settings<'a> {
-    pub(super) fn get(&self, name: &str) -> Option<(&'static Property, &'a Value)> {
-        self.0.iter().find(|(property, ..)| property.name == name).map(|(property, _, value)| (*property, *value))
-    }
-
-    pub(super) fn key(&self, name: &str) -> Option<Span> {
-        self.0.iter().find(|(property, ..)| property.name == name).map(|(_, key, _)| *key)
-    }
+/// Two words for one thing: `port` and `ports`, `volume` and `volumes`.
+pub(super) fn same_thing(one: &str, other: &str) -> bool {
+    let singular = |name: &str| name == "port" || name == "volume";
+    one == other
+        || (singular(one) && other.strip_suffix('s') == Some(one))
+        || (singular(other) && one.strip_suffix('s') == Some(other))
 }
 
 impl Checker<'_, '_> {
-    /// Reads a body of the given properties. Whether all of it could be read comes with it.
-    pub(super) fn settings<'b>(
-        &mut self,
-        body: &'b Body,
-        known: &'static [Property],
-        owner: &str,
-    ) -> (Settings<'b>, bool) {
-        let mut settings = Settings::default();
-        let mut complete = !body.partial;
-        for entry in &body.entries {
-            if self.report.full() {
-                break;
-            }
-            complete &= self.setting(entry, known, owner, &mut settings);
-        }
-        for [one, other] in [["port", "ports"], ["volume", "volumes"]] {
-            if let (Some(first), Some(second)) = (settings.key(one), settings.key(other)) {
-                let (first, second) = (first.min(second), first.max(second));
-                self.finding(Code::Exclusive, second, format!("`{one}` and `{other}` exclude each other"))
-                    .label("the other one")
-                    .related(first, "one of them")
-                    .help(format!("write one list: `{other} = [ … ]`"));
-                complete = false;
-            }
-        }
-        (settings, complete)
-    }
-
-    fn setting<'b>(
-        &mut self,
-        entry: &'b Entry,
-        known: &'static [Property],
-        owner: &str,
-        settings: &mut Settings<'b>,
-    ) -> bool {
-        let key = entry.key.text(self.source);
-        let span = entry.key.span;
-        let found = known.iter().find(|property| property.name == key);
-        match &entry.action {
-            Action::Annotate(_) => {
-                self.not_supported(span, "`annotate`");
-                return false;
-            }
-            _ if found.is_none() && LATER.contains(&key.as_ref()) => {
-                self.not_supported(span, &shown(&key));
-                return false;
-            }
-            _ if found.is_none() => {
-                self.unknown_property(span, &key, known, owner);
-                return true;
-            }
-            Action::Append(_) => {
-                self.not_supported(span, "`+=`, which adds to what is inherited,");
-                return false;
-            }
-            Action::Unset => {
-                self.not_supported(span, "`UNSET`, which removes what is inherited,");
-                return false;
-            }
-            Action::Set(value) => {
-                let Some(property) = found else { return true };
-                if let Some(first) = settings.key(property.name) {
-                    self.finding(Code::DuplicateProperty, span, format!("{} is set twice", shown(&key)))
-                        .label("set again")
-                        .related(first, "set here first")
-                        .help("keep one of them");
-                    return true;
-                }
-                settings.0.push((property, span, value));
-            }
-        }
-        true
-    }
-
-    fn unknown_property(&mut self, span: Span, key: &str, known: &'static [Property], owner: &str) {
+    pub(super) fn unknown_property(&mut self, span: Span, key: &str, known: &'static [Property], owner: &str) {
         let lower = key.to_ascii_lowercase();
         let compose = COMPOSE.iter().find(|(word, _)| *word == lower).map(|(_, ours)| format!("here it is {ours}"));
         let names = known.iter().map(|property| property.name);

@@ -1,13 +1,16 @@
 //! Placeholders.
 
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
-use crate::syntax::Text;
+use crate::syntax::{Text, Value};
 use crate::text::{self, Part, Piece, Placeholder};
 
-use super::Checker;
+use super::{Checker, Role};
 
-/// Most bytes that placeholders of the environment may add to a file, so that a small file cannot become a huge one.
+/// Most bytes that placeholders may add to a file, so that a small file cannot become a huge one.
 const MOST_EXPANDED: usize = 16 << 20;
 /// Names compared for a spelling; beyond that the suggestion is left out.
 const MOST_COMPARED: usize = 1000;
@@ -15,43 +18,82 @@ const FIELDS: &[&str] = &["host", "port", "connection_string"];
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// A property that others refer to, which must not refer to others.
-    Facts,
-    /// A property of this component.
-    Component(usize),
+pub(super) struct Scope {
+    /// The component that a value is looked up for.
+    pub(super) of: Option<usize>,
+    /// Whether others refer to the property, which therefore must not refer to others.
+    pub(super) facts: bool,
 }
 
-impl Checker<'_, '_> {
+impl Scope {
+    /// A property of this component.
+    pub(super) fn component(index: usize) -> Scope {
+        Scope { of: Some(index), facts: false }
+    }
+
+    /// A property that others refer to.
+    pub(super) fn facts(index: usize) -> Scope {
+        Scope { of: Some(index), facts: true }
+    }
+
+    /// Outside of components.
+    pub(super) const FILE: Scope = Scope { of: None, facts: true };
+}
+
+/// Where a value is written, which says what the parameters in it are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Origin {
+    /// In this declaration.
+    Component(usize),
+    /// Outside of declarations.
+    File,
+}
+
+/// A value and where it is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound<'a> {
+    pub(super) value: &'a Value,
+    pub(super) origin: Origin,
+}
+
+/// Texts that parameters stand for, by who wrote the parameter, its name, and whether components may be referred to.
+/// Without it parameters that repeat each other would double the work at each level.
+pub(super) type Memo = HashMap<(Origin, String, bool), Option<Rc<Vec<Part>>>>;
+
+impl<'a> Checker<'a, '_> {
     /// A string with its placeholders looked up; `None` if one of them cannot be, which is reported.
-    pub(super) fn interpolate(&mut self, text: Text, scope: Scope) -> Option<Vec<Part>> {
+    pub(super) fn interpolate(&mut self, text: Text, origin: Origin, scope: Scope) -> Option<Vec<Part>> {
         let mut parts = Some(Vec::new());
         for piece in text::pieces(self.source, text) {
-            let part = match piece {
-                Piece::Literal(text) => Some(Part { text, literal: true }),
-                Piece::Placeholder(span, placeholder) => {
-                    self.placeholder(span, placeholder, scope).map(|text| Part { text, literal: false })
-                }
+            let found = match piece {
+                Piece::Literal(text) => Some(vec![Part { text, literal: true }]),
+                Piece::Placeholder(span, placeholder) => self.placeholder(span, placeholder, origin, scope),
                 Piece::Malformed(span) => {
                     let shown = self.shown(span);
                     self.finding(Code::BadPlaceholder, span, format!("{shown} is no placeholder"))
                         .label("not understood")
-                        .expected("`${name.host}`, `${name.port}`, `${name.connection_string}`, `${env.X}` or `${env.X:-default}`")
+                        .expected("`${name.host}`, `${name.port}`, `${name.connection_string}`, `${parameter}`, `${env.X}` or `${env.X:-default}`")
                         .help("write `$${` for a literal `${`; placeholders cannot be nested");
                     None
                 }
             };
-            match (part, &mut parts) {
-                (Some(part), Some(parts)) => parts.push(part),
+            match (found, &mut parts) {
+                (Some(found), Some(parts)) => parts.extend(found),
                 _ => parts = None,
             }
         }
         parts
     }
 
-    fn placeholder(&mut self, span: Span, placeholder: Placeholder<'_>, scope: Scope) -> Option<String> {
+    fn placeholder(
+        &mut self,
+        span: Span,
+        placeholder: Placeholder<'_>,
+        origin: Origin,
+        scope: Scope,
+    ) -> Option<Vec<Part>> {
         let Placeholder { path, default } = placeholder;
-        match path.as_slice() {
+        let text = match path.as_slice() {
             ["env", variable] => self.variable(span, variable, default),
             ["secret", _] => {
                 self.not_supported(span, "a secret");
@@ -64,15 +106,13 @@ impl Checker<'_, '_> {
                 None
             }
             [component, field] => self.field(span, component, field, scope),
-            [name] => {
-                self.bare(span, name, scope);
-                None
-            }
+            [name] => return self.parameter_text(span, name, origin, scope),
             _ => {
                 self.unknown(span, &path.join("."), "a placeholder has two parts: `${name.host}` or `${env.X}`".into());
                 None
             }
-        }
+        };
+        Some(vec![Part { text: text?, literal: false }])
     }
 
     fn variable(&mut self, span: Span, variable: &str, default: Option<String>) -> Option<String> {
@@ -95,18 +135,32 @@ impl Checker<'_, '_> {
                 return None;
             }
         };
-        self.expanded = self.expanded.saturating_add(text.len());
-        if self.expanded > MOST_EXPANDED || text.contains('\0') {
+        (self.expands(span, text.len()) && self.no_nul(span, &text)).then_some(text)
+    }
+
+    /// Counts what a placeholder adds, and refuses it when all of them add too much.
+    pub(super) fn expands(&mut self, span: Span, bytes: usize) -> bool {
+        self.expanded = self.expanded.saturating_add(bytes);
+        if self.expanded > MOST_EXPANDED {
             self.finding(
                 Code::TooLong,
                 span,
-                format!("the values from the environment are longer than {MOST_EXPANDED} bytes or hold a NUL"),
+                format!("what the placeholders stand for is longer than {MOST_EXPANDED} bytes in all"),
             )
-            .label("this one cannot be taken")
+            .label("too much from here on")
             .help("put long texts into a file and mount that as a volume");
-            return None;
         }
-        Some(text)
+        self.expanded <= MOST_EXPANDED
+    }
+
+    fn no_nul(&mut self, span: Span, text: &str) -> bool {
+        let good = !text.contains('\0');
+        if !good {
+            self.finding(Code::NulCharacter, span, "a value from outside holds a NUL character")
+                .label("this one")
+                .help("remove it there: the kernel takes it for the end of the text");
+        }
+        good
     }
 
     fn field(&mut self, span: Span, name: &str, field: &str, scope: Scope) -> Option<String> {
@@ -116,14 +170,19 @@ impl Checker<'_, '_> {
             }
             return None;
         };
-        let Scope::Component(from) = scope else {
+        let (false, Some(from)) = (scope.facts, scope.of) else {
             self.finding(Code::UnknownReference, span, "components cannot be referred to here")
                 .label("not in this property")
                 .expected("a text, with `${env.X}` if wanted")
                 .help("others refer to image, ports and host names, so these cannot refer to others");
             return None;
         };
-        if from != index && !self.connected.contains(&(from, index)) && self.warned.insert((from, index)) {
+        if self.declared[index].role == Role::Template && from != index {
+            self.template_named(span, index);
+            return None;
+        }
+        let deployed = self.declared[from].role == Role::Deployed;
+        if deployed && from != index && !self.connected.contains(&(from, index)) && self.warned.insert((from, index)) {
             let (asking, asked) = (shown(&self.declared[from].name), shown(&self.declared[index].name));
             let (plain, target) = (self.declared[from].name.clone(), self.declared[index].name.clone());
             self.finding(Code::Unconnected, span, format!("{asking} refers to {asked} but is not connected to it"))
@@ -159,36 +218,32 @@ impl Checker<'_, '_> {
         first
     }
 
-    /// `${name}`: a parameter, if there is one.
-    fn bare(&mut self, span: Span, name: &str, scope: Scope) {
-        let own = match scope {
-            Scope::Component(index) => self.declared[index].syntax.params.as_ref(),
-            Scope::Facts => None,
-        };
-        let source = self.source;
-        if self.params.contains(name)
-            || own.is_some_and(|args| args.list.iter().any(|(param, _)| param.text(source) == name))
-        {
-            self.not_supported(span, "a parameter");
-        } else if self.by_name.contains_key(name) {
-            self.unknown(
-                span,
-                name,
-                format!("say what of it: `${{{name}.host}}`, `${{{name}.port}}` or `${{{name}.connection_string}}`"),
-            );
+    /// `${name}` where no parameter has that name.
+    pub(super) fn no_parameter(&mut self, span: Span, name: &str, parameters: &[&str]) {
+        let help = if self.by_name.contains_key(name) {
+            format!("say what of it: `${{{name}.host}}`, `${{{name}.port}}` or `${{{name}.connection_string}}`")
+        } else if let Some(meant) = nearest(name, parameters.iter().copied()) {
+            format!("did you mean `${{{meant}}}`?")
         } else {
-            self.unknown(
-                span,
-                name,
-                format!("for a variable of the environment write `${{env.{}}}`", shown(name).trim_matches('`')),
-            );
-        }
+            format!("for a variable of the environment write `${{env.{}}}`", shown(name).trim_matches('`'))
+        };
+        self.unknown(span, name, help);
+    }
+
+    /// A template stands where a component is needed.
+    pub(super) fn template_named(&mut self, span: Span, index: usize) {
+        let (name, at) = (shown(&self.declared[index].name), self.declared[index].span);
+        self.finding(Code::TemplateNamed, span, format!("{name} is a template, which is not deployed"))
+            .label("not a component")
+            .related(at, "declared here")
+            .expected("a component")
+            .help("name a component that inherits from it");
     }
 
     fn unknown(&mut self, span: Span, name: &str, help: String) {
         self.finding(Code::UnknownReference, span, format!("there is no {}", shown(name)))
             .label("unknown reference")
-            .expected("`${name.host}`, `${name.port}`, `${name.connection_string}` or `${env.X}`")
+            .expected("`${name.host}`, `${name.port}`, `${name.connection_string}`, `${parameter}` or `${env.X}`")
             .help(help);
     }
 

@@ -9,13 +9,17 @@ use crate::text::{self, Part, Words};
 use crate::units::{self, UnitError};
 
 use super::Checker;
+use super::inherit::Setting;
 use super::properties::Property;
-use super::resolve::Scope;
+use super::resolve::{Bound, Scope};
+
+/// A property and the value that it has.
+pub(super) type Read<'a> = (&'static Property, Bound<'a>);
 
 /// What the kernel takes as one argument or variable, its closing NUL not counted.
 pub(super) const LONGEST_TEXT: usize = 128 * 1024 - 1;
 
-impl Checker<'_, '_> {
+impl<'a> Checker<'a, '_> {
     pub(super) fn wrong_type(&mut self, property: &Property, value: &Value) {
         let source = value.span.text(self.source);
         let quoted = match value.kind {
@@ -38,12 +42,13 @@ impl Checker<'_, '_> {
     }
 
     /// The parts of a string, its placeholders looked up.
-    pub(super) fn parts(&mut self, (property, value): (&Property, &Value), scope: Scope) -> Option<Vec<Part>> {
+    pub(super) fn parts(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<Vec<Part>> {
+        let Bound { value, origin } = self.follow(bound, scope)?;
         let ValueKind::Text(quote) = value.kind else {
             self.wrong_type(property, value);
             return None;
         };
-        let parts = self.interpolate(Text { span: value.span, quote }, scope)?;
+        let parts = self.interpolate(Text { span: value.span, quote }, origin, scope)?;
         let length: usize = parts.iter().map(|part| part.text.len()).sum();
         if length > LONGEST_TEXT {
             self.finding(
@@ -59,15 +64,15 @@ impl Checker<'_, '_> {
         Some(parts)
     }
 
-    pub(super) fn text(&mut self, setting: (&Property, &Value), scope: Scope) -> Option<String> {
+    pub(super) fn text(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
         Some(self.parts(setting, scope)?.into_iter().map(|part| part.text).collect())
     }
 
     /// A string that is not empty.
-    pub(super) fn filled(&mut self, setting: (&Property, &Value), scope: Scope) -> Option<String> {
+    pub(super) fn filled(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
         let text = self.text(setting, scope)?;
         if text.is_empty() {
-            self.finding(Code::OutOfRange, setting.1.span, format!("`{}` is empty", setting.0.name))
+            self.finding(Code::OutOfRange, setting.1.value.span, format!("`{}` is empty", setting.0.name))
                 .label("empty")
                 .expected(setting.0.wants)
                 .help(format!("for example `{}`", setting.0.example));
@@ -76,15 +81,18 @@ impl Checker<'_, '_> {
         Some(text)
     }
 
-    /// One value or a list of them, as single values.
-    pub(super) fn items<'v>(&mut self, value: &'v Value) -> &'v [Value] {
-        match &value.kind {
+    /// One value or a list of them, as single values, with what `+=` adds.
+    pub(super) fn items(&mut self, setting: &Setting<'a>, scope: Scope) -> Option<Vec<Bound<'a>>> {
+        let bound = self.follow(setting.value, scope)?;
+        let own = match &bound.value.kind {
             ValueKind::List(list) => list,
-            _ => std::slice::from_ref(value),
-        }
+            _ => std::slice::from_ref(bound.value),
+        };
+        Some(own.iter().map(|value| Bound { value, ..bound }).chain(setting.added.iter().copied()).collect())
     }
 
-    pub(super) fn boolean(&mut self, (property, value): (&Property, &Value)) -> Option<bool> {
+    pub(super) fn boolean(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<bool> {
+        let value = self.follow(bound, scope)?.value;
         match value.kind {
             ValueKind::Bool(value) => Some(value),
             _ => {
@@ -95,10 +103,12 @@ impl Checker<'_, '_> {
     }
 
     /// A whole number from 1 on; one in quotes counts too, so that it can come from a placeholder.
-    pub(super) fn positive(&mut self, (property, value): (&Property, &Value), most: u32, scope: Scope) -> Option<u32> {
+    pub(super) fn positive(&mut self, (property, bound): Read<'a>, most: u32, scope: Scope) -> Option<u32> {
+        let bound = self.follow(bound, scope)?;
+        let value = bound.value;
         let text = match value.kind {
             ValueKind::Integer => value.span.text(self.source).to_owned(),
-            ValueKind::Text(_) => self.text((property, value), scope)?,
+            ValueKind::Text(_) => self.text((property, bound), scope)?,
             _ => {
                 self.wrong_type(property, value);
                 return None;
@@ -123,19 +133,16 @@ impl Checker<'_, '_> {
         number
     }
 
-    pub(super) fn port(&mut self, setting: (&Property, &Value), scope: Scope) -> Option<u16> {
+    pub(super) fn port(&mut self, setting: Read<'a>, scope: Scope) -> Option<u16> {
         self.positive(setting, u32::from(u16::MAX), scope).and_then(|port| u16::try_from(port).ok())
     }
 
-    pub(super) fn duration(
-        &mut self,
-        (property, value): (&Property, &Value),
-        zero: bool,
-        scope: Scope,
-    ) -> Option<Duration> {
+    pub(super) fn duration(&mut self, (property, bound): Read<'a>, zero: bool, scope: Scope) -> Option<Duration> {
+        let bound = self.follow(bound, scope)?;
+        let value = bound.value;
         let text = match value.kind {
             ValueKind::Quantity | ValueKind::Integer => value.span.text(self.source).to_owned(),
-            ValueKind::Text(_) => self.text((property, value), scope)?,
+            ValueKind::Text(_) => self.text((property, bound), scope)?,
             _ => {
                 self.wrong_type(property, value);
                 return None;
@@ -177,11 +184,11 @@ impl Checker<'_, '_> {
     }
 
     /// One of a few words. Their place in `choices` comes back.
-    pub(super) fn choice(&mut self, setting: (&Property, &Value), choices: &[&str], scope: Scope) -> Option<usize> {
+    pub(super) fn choice(&mut self, setting: Read<'a>, choices: &[&str], scope: Scope) -> Option<usize> {
         let text = self.text(setting, scope)?;
         let found = choices.iter().position(|choice| *choice == text);
         if found.is_none() {
-            let (property, value) = setting;
+            let (property, Bound { value, .. }) = setting;
             let shown = self.shown(value.span);
             // The spelling of a value that came from the environment stays unsaid.
             let meant = nearest(value.span.text(self.source).trim_matches('"'), choices.iter().copied());
@@ -194,13 +201,39 @@ impl Checker<'_, '_> {
         found
     }
 
-    /// An argument vector: a list as it is, a string split into words.
-    pub(super) fn arguments(&mut self, (property, value): (&Property, &Value), scope: Scope) -> Option<Vec<String>> {
-        if let ValueKind::List(list) = &value.kind {
-            let words: Vec<Option<String>> = list.iter().map(|item| self.text((property, item), scope)).collect();
-            return words.into_iter().collect();
+    /// An argument vector: a list as it is, a string split into words, and then what `+=` adds.
+    pub(super) fn arguments(&mut self, setting: &Setting<'a>, scope: Scope) -> Option<Vec<String>> {
+        let property = setting.property;
+        let bound = self.follow(setting.value, scope)?;
+        let mut words = match &bound.value.kind {
+            ValueKind::List(list) => self.words(property, list.iter().map(|value| Bound { value, ..bound }), scope),
+            _ => self.split(property, bound, scope),
+        };
+        if let Some(added) = self.words(property, setting.added.iter().copied(), scope) {
+            words.as_mut()?.extend(added);
         }
-        let parts = self.parts((property, value), scope)?;
+        words
+    }
+
+    fn words(
+        &mut self,
+        property: &'static Property,
+        list: impl Iterator<Item = Bound<'a>>,
+        scope: Scope,
+    ) -> Option<Vec<String>> {
+        let mut words = Some(Vec::with_capacity(list.size_hint().0));
+        for item in list {
+            match (self.text((property, item), scope), &mut words) {
+                (Some(word), Some(words)) => words.push(word),
+                _ => words = None,
+            }
+        }
+        words
+    }
+
+    fn split(&mut self, property: &'static Property, bound: Bound<'a>, scope: Scope) -> Option<Vec<String>> {
+        let value = bound.value;
+        let parts = self.parts((property, bound), scope)?;
         let Some(Words { words, operator }) = text::words(&parts) else {
             self.finding(Code::BadWords, value.span, format!("a quote in `{}` is not closed", property.name))
                 .label("cannot be split into words")
