@@ -29,6 +29,8 @@ const NEEDED: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 /// Runs the container on its channel and returns C's exit code. Called in the child that S cloned.
 pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd, ids: Option<(u32, u32)>) -> i32 {
     sys::reset_signals();
+    // What C creates is for the container's users, and its processes inherit the mask: the usual one, not the caller's.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     match run(alone, channel.as_fd(), go, ids) {
         Ok(code) => code,
         Err((code, failure)) => match send(channel.as_fd(), &FromContainer::Failed { id: MAIN, code, failure }, &[]) {

@@ -1,10 +1,12 @@
 //! How the user ids of a project's containers map to the host's, and by whose leave.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use containust_image::model::Ownership;
 use containust_shared::protocol::IdMap;
+use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::getuid;
 
 use crate::error::{Error, Result};
@@ -15,6 +17,9 @@ const ROOT_FIRST: u32 = 0x7000_0000;
 const ROOT_COUNT: u32 = 65_536;
 /// Ids of an image beyond this are rare, and a host may grant more than anything needs.
 const MAX_COUNT: u32 = 65_536;
+
+/// `statfs(2)`'s `f_type` of anonymous pipes.
+const PIPEFS_MAGIC: i64 = 0x5049_5045;
 
 /// A part of the host's ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +82,18 @@ impl Ids {
             Self::Helper { .. } => IdMap::Helper,
             Self::Root(Range { first, count }) => IdMap::Range { first: *first, count: *count },
         }
+    }
+
+    /// Makes an anonymous pipe belong to root inside, who passes it on to the process's user. Only root's own pipes have
+    /// an owner that does not exist inside. What has a name on the host is left as it is.
+    pub(crate) fn give_pipe(&self, fd: &OwnedFd) -> rustix::io::Result<()> {
+        let Self::Root(Range { first, .. }) = self else { return Ok(()) };
+        if FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) == FileType::Fifo
+            && rustix::fs::fstatfs(fd)?.f_type == PIPEFS_MAGIC
+        {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(*first)), Some(Gid::from_raw(*first)))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn ownership(&self) -> Ownership {

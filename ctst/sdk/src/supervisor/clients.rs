@@ -217,6 +217,9 @@ impl Supervisor {
         let Some((channel, _)) = &mut live.channel else {
             return Err(invalid("run a command in it: it is ending".to_owned()));
         };
+        for fd in &fds {
+            self.ids.give_pipe(fd).during(|| "give a pipe to the container".to_owned())?;
+        }
         channel.send(&ToContainer::Exec { id, process }, fds)?;
         live.execs.insert(id, Exec::Client(client));
         self.with(client, |client| client.exec = Some((cid, launch, id)));

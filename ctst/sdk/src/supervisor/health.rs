@@ -98,7 +98,7 @@ impl Supervisor {
         match probe {
             Probe::Command(argv) => {
                 let null: OwnedFd = std::fs::File::open("/dev/null").during(|| "open /dev/null".to_owned())?.into();
-                let (pipe, end) = log_pipe()?;
+                let (pipe, end) = log_pipe(&self.ids)?;
                 let other = end.try_clone().during(|| "copy a descriptor".to_owned())?;
                 let token =
                     self.poller.add_reader(&pipe, Source::ProbeOutput(cid)).during(|| "watch a probe".to_owned())?;

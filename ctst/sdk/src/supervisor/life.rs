@@ -169,8 +169,8 @@ impl Supervisor {
             .open("/dev/null")
             .during(|| "open /dev/null".to_owned())?
             .into();
-        let (out, out_end) = log_pipe()?;
-        let (err, err_end) = log_pipe()?;
+        let (out, out_end) = log_pipe(&self.ids)?;
+        let (err, err_end) = log_pipe(&self.ids)?;
         let log = logs::Writer::open(&container.dir, logs::Limits::default())
             .during(|| format!("open the log in {}", container.dir.display()))?;
         // The plan waits in the channel for C to come and read it, which saves a round.
@@ -675,9 +675,10 @@ fn write_in_place(path: &Path, text: &str) -> Result<()> {
 }
 
 /// A pipe of which our end does not wait.
-pub(super) fn log_pipe() -> Result<(OwnedFd, OwnedFd)> {
+pub(super) fn log_pipe(ids: &Ids) -> Result<(OwnedFd, OwnedFd)> {
     let what = || "make a pipe".to_owned();
     let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).during(what)?;
+    ids.give_pipe(&theirs).during(what)?;
     rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK).during(what)?;
     Ok((ours, theirs))
 }

@@ -119,7 +119,7 @@ impl Supervisor {
         let (ours, theirs) = shim::seqpacket()?;
         let mut channel = Channel::new(ours);
         let null: OwnedFd = std::fs::File::open("/dev/null").during(|| "open /dev/null".to_owned())?.into();
-        let (errors, end) = log_pipe()?;
+        let (errors, end) = log_pipe(&self.ids)?;
         let other = end.try_clone().during(|| "copy a descriptor".to_owned())?;
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, end, other])?;
         self.sandbox.launch(id, false, None, theirs)?;
