@@ -163,19 +163,20 @@ fn foreground(session: &mut Session, printer: &mut Printer) -> Outcome {
             Polled::Notice(Notice::Settled { .. }) => continue,
             Polled::Empty => {}
         }
+        // A supervisor that cannot be told is at its end, which the next notice tells.
         while let Some(signal) = signals.next()? {
             if std::mem::replace(&mut stopping, true) {
                 anstream::eprintln!("killing");
-                session.kill()?;
+                session.kill().ok();
             } else {
                 let again = if signal == Signal::SIGINT { " (Ctrl-C again kills)" } else { "" };
                 anstream::eprintln!("stopping{again}");
-                session.stop(GRACE)?;
+                session.stop(GRACE).ok();
             }
         }
         show(printer, &mut broken)?;
         if broken.is_some() && !std::mem::replace(&mut stopping, true) {
-            session.stop(GRACE)?;
+            session.stop(GRACE).ok();
         }
         wait(&[PollFd::new(session, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)], Some(POLL))?;
     };
