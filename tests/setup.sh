@@ -87,6 +87,7 @@ prepare_demo() {
   packages uidmap curl procps gcc libc6-dev
   package_lists
   rust
+  echo "building ctst: some minutes the first time" >&2
   cargo build --quiet --bins -p ctst -p ctst-shim
   ordinary_user ctst-demo
   local folder=$home/.cache/containust-demo
