@@ -98,7 +98,10 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
     links.up(LOOPBACK).step("set the link up", "lo")?;
     if let Some(address) = plan.address {
         links.add_address(ETH0.0, address.ip, address.prefix).step("give an address to", ETH0.1)?;
-        links.up(ETH0.0).step("set the link up", ETH0.1)?;
+        // A component that is started again keeps its IP address. With another hardware address its neighbours would go
+        // on sending to the old one until their ARP entries expire, which takes a minute.
+        let [a, b, c, d] = address.ip;
+        links.up_as(ETH0.0, [0x02, 0x42, a, b, c, d]).step("set the link up", ETH0.1)?;
     }
     drop(links);
 

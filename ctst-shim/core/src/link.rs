@@ -14,8 +14,7 @@ const RTM_NEWADDR: u16 = 20;
 const REQUEST_ACK: u16 = 0x01 | 0x04;
 const CREATE_EXCL: u16 = 0x400 | 0x200;
 
-const IFLA_ADDRESS_LOCAL: u16 = 2; // IFA_LOCAL
-const IFA_ADDRESS: u16 = 1;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
@@ -23,6 +22,8 @@ const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 const IFF_UP: u32 = 1;
 const NESTED: u16 = 0x8000;
 
@@ -54,6 +55,16 @@ impl Links {
     /// The kernel's, such as ENODEV.
     pub fn up(&mut self, index: u32) -> io::Result<()> {
         let mut message = Message::link(REQUEST_ACK, index);
+        self.request(&mut message)
+    }
+
+    /// Gives a link that is down a hardware address (Ethernet) and sets it up.
+    ///
+    /// # Errors
+    /// The kernel's, such as ENODEV.
+    pub fn up_as(&mut self, index: u32, hardware: [u8; 6]) -> io::Result<()> {
+        let mut message = Message::link(REQUEST_ACK, index);
+        message.attribute(IFLA_ADDRESS, &hardware);
         self.request(&mut message)
     }
 
@@ -105,7 +116,7 @@ impl Links {
         let mut message = Message::new(RTM_NEWADDR, REQUEST_ACK | CREATE_EXCL);
         message.bytes.extend([u8::try_from(libc::AF_INET).unwrap_or(2), prefix, 0, 0]);
         message.bytes.extend(index.to_ne_bytes());
-        message.attribute(IFLA_ADDRESS_LOCAL, &ip);
+        message.attribute(IFA_LOCAL, &ip);
         message.attribute(IFA_ADDRESS, &ip);
         self.request(&mut message)
     }
