@@ -70,6 +70,8 @@ codes! {
     NothingInherited "E0216" "nothing is inherited that could be changed";
     TemplateNamed "E0217" "a template is named where a component is needed";
     TooManyLevels "E0218" "inheritance or imports go too deep";
+    UnknownParameter "E0219" "a value is given for a parameter that does not exist";
+    MissingParameter "E0220" "a parameter has no value";
     WrongType "E0301" "a value has the wrong type";
     UnknownChoice "E0302" "a value is not one of the allowed ones";
     BadUnit "E0303" "a unit is missing or unknown";

@@ -34,16 +34,35 @@ pub struct Outcome {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// What a caller may add to a file.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Inputs<'a> {
+    /// Values of parameters (`PARAM`) by name. Of two for one name the last counts. They never appear in a diagnostic.
+    pub params: &'a [(String, String)],
+}
+
+/// Checks a file without anything from outside but the environment: [`check_with`] with empty [`Inputs`].
+#[must_use]
+pub fn check(name: &str, bytes: &[u8], project: &str, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
+    check_with(name, bytes, project, env, &Inputs::default())
+}
+
 /// Checks a file.
 ///
 /// `name` is the file's name for messages, `project` the composition's name, and `env` looks up the variables that
 /// `${env.X}` names. Their values go into the composition and never into a diagnostic.
 #[must_use]
-pub fn check(name: &str, bytes: &[u8], project: &str, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
+pub fn check_with(
+    name: &str,
+    bytes: &[u8],
+    project: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    inputs: &Inputs<'_>,
+) -> Outcome {
     let mut report = Report::default();
     let composition = source(bytes, &mut report).and_then(|source| {
         let file = parse::file(source, &mut report);
-        check::composition(source, &file, project, env, &mut report)
+        check::composition(source, &file, project, env, inputs, &mut report)
     });
     Outcome { composition, diagnostics: report.finish(name, bytes) }
 }

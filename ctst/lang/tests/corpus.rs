@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use containust_lang::{Diagnostic, check, render};
+use containust_lang::{Diagnostic, Inputs, Outcome, check, check_with, render};
 
 fn corpus(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(folder);
@@ -27,6 +27,19 @@ fn environment(name: &str) -> Option<String> {
         "EMPTY" => Some(String::new()),
         _ => None,
     }
+}
+
+/// Values for the parameters of all corpus files that have these.
+const PARAMS: &[(&str, &str)] = &[("given", "g\"i$v{e}n ${x}"), ("given_port", "8081"), ("given_bad", SECRET)];
+
+fn run(path: &Path, bytes: &[u8]) -> Outcome {
+    let text = String::from_utf8_lossy(bytes);
+    let params: Vec<(String, String)> = PARAMS
+        .iter()
+        .filter(|(name, _)| text.contains(&format!("PARAM {name}")))
+        .map(|(name, value)| (String::from(*name), String::from(*value)))
+        .collect();
+    check_with(&name(path), bytes, "project", &environment, &Inputs { params: &params })
 }
 
 fn name(path: &Path) -> String {
@@ -65,7 +78,7 @@ fn assert_no_secret(found: &[Diagnostic], rendered: &str) {
 #[test]
 fn invalid_files() {
     compare_all("invalid", |path, bytes| {
-        let outcome = check(&name(path), bytes, "project", &environment);
+        let outcome = run(path, bytes);
         assert_eq!(outcome.composition, None, "{}", path.display());
         let rendered = render(&outcome.diagnostics, bytes, false);
         assert_no_secret(&outcome.diagnostics, &rendered);
@@ -78,7 +91,7 @@ fn invalid_files() {
 #[test]
 fn warnings() {
     compare_all("warnings", |path, bytes| {
-        let outcome = check(&name(path), bytes, "project", &environment);
+        let outcome = run(path, bytes);
         let rendered = render(&outcome.diagnostics, bytes, false);
         assert!(outcome.composition.is_some(), "{rendered}");
         rendered
@@ -88,7 +101,7 @@ fn warnings() {
 #[test]
 fn valid_files() {
     compare_all("valid", |path, bytes| {
-        let outcome = check(&name(path), bytes, "project", &environment);
+        let outcome = run(path, bytes);
         let rendered = render(&outcome.diagnostics, bytes, false);
         assert_eq!(rendered, "", "{}", path.display());
         let composition = outcome.composition.expect("a composition");
@@ -112,6 +125,18 @@ fn every_code_has_an_example() {
         .filter(|code| !ELSEWHERE.contains(code) && !seen.contains(&format!("[{code}]")))
         .collect();
     assert!(missing.is_empty(), "no example of {missing:?}");
+}
+
+#[test]
+fn a_value_for_nothing() {
+    let source = b"PARAM level = 1\nCOMPONENT a { image = \"host:///bin/x\" user = level }";
+    let given = |name: &str| vec![(name.to_owned(), "2".to_owned()), (name.to_owned(), "3".to_owned())];
+    let outcome = |params: &[(String, String)]| check_with("f", source, "p", &environment, &Inputs { params });
+    let composition = outcome(&given("level")).composition.expect("a composition");
+    assert_eq!(composition.components[0].user.as_deref(), Some("3"));
+    let found = outcome(&given("levle")).diagnostics;
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].code.as_str(), found[0].help.as_deref()), ("E0219", Some("did you mean `level`?")));
 }
 
 /// What `--format json` shows of a finding.

@@ -102,7 +102,7 @@ impl<'a> Checker<'a, '_> {
         let bound = self.follow(bound, scope)?;
         match bound.value.kind {
             ValueKind::Integer | ValueKind::Decimal | ValueKind::Quantity | ValueKind::Bool(_) => {
-                Some(bound.value.span.text(self.source).to_owned())
+                Some(self.raw(bound).to_owned())
             }
             _ => self.text((&VARIABLE, bound), scope),
         }
@@ -154,7 +154,7 @@ impl<'a> Checker<'a, '_> {
         let bound = self.follow(bound, scope)?;
         let value = bound.value;
         let user = match value.kind {
-            ValueKind::Integer => value.span.text(self.source).to_owned(),
+            ValueKind::Integer => self.raw(bound).to_owned(),
             _ => self.filled((property, bound), scope)?,
         };
         let id = |part: &str| {

@@ -62,7 +62,7 @@ impl<'a> Checker<'a, '_> {
             None => None,
         };
         let timeout = match &connect.timeout {
-            Some(value) => self.duration((&TIMEOUT, Bound { value, origin: Origin::File }), false, Scope::FILE),
+            Some(value) => self.duration((&TIMEOUT, Bound::new(value, Origin::File)), false, Scope::FILE),
             None => None,
         };
         let from = self.component_named(connect.from);

@@ -31,17 +31,13 @@ impl<'a> Checker<'a, '_> {
                 return;
             }
             match &statement.kind {
-                StatementKind::Connect(_) | StatementKind::Expose(_) => continue,
+                StatementKind::Connect(_) | StatementKind::Expose(_) | StatementKind::Param(_) => continue,
                 StatementKind::Component(component) => {
                     let (line, _) = cursor.advance(statement.span.start);
                     if component.kind == ComponentKind::Job {
                         self.refuse(statement.keyword);
                     }
                     self.declare_component(component, statement.span, line);
-                }
-                StatementKind::Param(param) => {
-                    self.params.insert(param.name.text(self.source));
-                    self.refuse(statement.keyword);
                 }
                 _ => self.refuse(statement.keyword),
             }

@@ -398,7 +398,7 @@ impl<'a> Checker<'a, '_> {
         match &entry.action {
             Action::Set(value) => {
                 let (block, complete) = self.block(settings, place, property, value, origin);
-                let value = Bound { value, origin };
+                let value = Bound::new(value, origin);
                 let setting = Setting { property, name, key, value, added: Vec::new(), block, from: From::Body };
                 match settings.list.get_mut(place) {
                     Some(old) => *old = setting,
@@ -431,7 +431,7 @@ impl<'a> Checker<'a, '_> {
             Action::Append(value) => {
                 let setting = settings.list.get_mut(place)?;
                 let ValueKind::List(list) = &value.kind else { return None };
-                setting.added.extend(list.iter().map(|value| Bound { value, origin }));
+                setting.added.extend(list.iter().map(|value| Bound::new(value, origin)));
                 (setting.key, setting.from) = (key, From::Body);
                 Some(true)
             }

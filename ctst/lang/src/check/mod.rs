@@ -17,14 +17,17 @@ mod resolve;
 mod values;
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
+use crate::Inputs;
 use crate::codes::Code;
 use crate::diagnostic::{Diagnostic, Report, Span, shown};
 use crate::model;
 use crate::syntax;
 
 use inherit::Settings;
+use parameters::Param;
 use resolve::Memo;
 
 /// What the checks share.
@@ -35,8 +38,9 @@ struct Checker<'a, 'r> {
     /// Everything that COMPONENT, TEMPLATE and JOB declare, in the file's order.
     declared: Vec<Declared<'a>>,
     by_name: HashMap<Cow<'a, str>, usize>,
-    /// Names of PARAM statements.
-    params: HashSet<Cow<'a, str>>,
+    /// What PARAM statements declare.
+    params: &'a [Param<'a>],
+    params_by_name: HashMap<Cow<'a, str>, usize>,
     edges: Vec<connect::Edge>,
     connected: HashSet<(usize, usize)>,
     /// Pairs that a missing CONNECT was reported for.
@@ -45,8 +49,10 @@ struct Checker<'a, 'r> {
     expanded: usize,
     /// Values of parameters for the component that is looked at.
     memo: Memo,
-    /// Parameters that something refers to, by the template and their place.
+    /// Parameters of templates that something refers to, by the template and their place.
     used: HashSet<(usize, usize)>,
+    /// Places of PARAM statements that something refers to.
+    used_params: HashSet<usize>,
     /// The component that is looked at: a finding in what it inherits names it.
     current: Option<usize>,
     /// Whether a statement was dropped, so that a missing name may be one that could not be read.
@@ -115,25 +121,31 @@ pub(crate) fn composition<'a>(
     file: &'a syntax::File,
     project: &str,
     env: &dyn Fn(&str) -> Option<String>,
+    inputs: &Inputs<'_>,
     report: &mut Report,
 ) -> Option<model::Composition> {
+    let params = OnceCell::new();
     let mut checker = Checker {
         source,
         env,
         report,
         declared: Vec::new(),
         by_name: HashMap::new(),
-        params: HashSet::new(),
+        params: &[],
+        params_by_name: HashMap::new(),
         edges: Vec::new(),
         connected: HashSet::new(),
         warned: HashSet::new(),
         expanded: 0,
         memo: Memo::default(),
         used: HashSet::new(),
+        used_params: HashSet::new(),
         current: None,
         partial: file.partial,
     };
     checker.declare(file);
+    let declared = checker.declared_params(file, inputs);
+    checker.params = params.get_or_init(|| declared);
     checker.bases();
     checker.roles(file);
     checker.inherit();
@@ -154,7 +166,7 @@ impl<'a> Checker<'a, '_> {
         let heir = self.current.map(|index| &self.declared[index]).filter(|heir| !heir.whole.contains(span));
         let mut diagnostic = Diagnostic::new(code, span, message);
         if let Some(heir) = heir {
-            diagnostic = diagnostic.related(heir.span, "inherited by this component");
+            diagnostic = diagnostic.related(heir.span, "in this component");
         }
         Finding { report: self.report, diagnostic: Some(diagnostic) }
     }

@@ -1,17 +1,80 @@
-//! Parameters: of templates, with the arguments that `FROM` gives them.
+//! Parameters: of templates, with the arguments that `FROM` gives them, and of files, with the values from outside.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::Inputs;
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
-use crate::syntax::{self, ValueKind};
-use crate::text::Part;
+use crate::syntax::{self, File, Quote, StatementKind, Value, ValueKind};
+use crate::text::{self, Part};
+use crate::units;
 
+use super::properties::PARAMETER;
 use super::resolve::{Bound, Origin, Scope};
+use super::values::LONGEST_TEXT;
 use super::{Checker, Role, some_of};
 
 /// Most parameters of one template.
 const MOST_PARAMETERS: usize = 64;
+
+/// A PARAM statement, evaluated.
+pub(super) struct Param<'a> {
+    name: Cow<'a, str>,
+    span: Span,
+    /// For its kind, and where messages about it point.
+    value: Value,
+    /// What it stands for; `None` after an error.
+    text: Option<String>,
+}
+
+/// Types of a PARAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Text,
+    Integer,
+    Bool,
+    Size,
+    Duration,
+    Port,
+}
+
+const TYPES: &[(&str, Type, &str)] = &[
+    ("string", Type::Text, "a string"),
+    ("int", Type::Integer, "a whole number"),
+    ("bool", Type::Bool, "`true` or `false`"),
+    ("size", Type::Size, "a size as `64MiB`"),
+    ("duration", Type::Duration, "a duration as `1m30s`"),
+    ("port", Type::Port, "a port from 1 to 65535"),
+];
+
+impl Type {
+    fn wants(self) -> &'static str {
+        TYPES.iter().find(|(_, kind, _)| *kind == self).map_or("", |(.., wants)| wants)
+    }
+
+    fn kind(self) -> ValueKind {
+        match self {
+            Type::Text => ValueKind::Text(Quote::Plain),
+            Type::Integer | Type::Port => ValueKind::Integer,
+            Type::Bool => ValueKind::Bool(false),
+            Type::Size | Type::Duration => ValueKind::Quantity,
+        }
+    }
+
+    /// Whether a text is of the type.
+    fn holds(self, text: &str) -> bool {
+        match self {
+            Type::Text => true,
+            Type::Integer => text.parse::<i64>().is_ok() && !text.starts_with('+'),
+            Type::Bool => matches!(text, "true" | "false"),
+            Type::Size => units::size(text).is_ok(),
+            Type::Duration => units::duration(text).is_ok(),
+            Type::Port => text.parse::<u16>().is_ok_and(|port| port > 0) && !text.starts_with('+'),
+        }
+    }
+}
 
 /// What a parameter stands for.
 enum Parameter<'a> {
@@ -21,6 +84,150 @@ enum Parameter<'a> {
 }
 
 impl<'a> Checker<'a, '_> {
+    /// Reads the PARAM statements and gives them their values.
+    pub(super) fn declared_params(&mut self, file: &'a File, inputs: &Inputs<'_>) -> Vec<Param<'a>> {
+        let given: HashMap<&str, &str> =
+            inputs.params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut params: Vec<Param<'a>> = Vec::new();
+        for statement in &file.statements {
+            let StatementKind::Param(param) = &statement.kind else { continue };
+            if self.report.full() {
+                break;
+            }
+            let name = param.name.text(self.source);
+            if let Some(&first) = self.params_by_name.get(&name) {
+                let first = params[first].span;
+                let text = shown(&name);
+                self.finding(Code::DuplicateName, param.name.span, format!("the parameter {text} is declared twice"))
+                    .label("declared again")
+                    .related(first, "declared here first")
+                    .help("remove one of them");
+                continue;
+            }
+            let evaluated = self.param(param, name.clone(), given.get(name.as_ref()).copied());
+            self.params_by_name.insert(name, params.len());
+            params.push(evaluated);
+        }
+        for (name, _) in inputs.params {
+            if !self.params_by_name.contains_key(name.as_str()) && !self.partial {
+                let names = params.iter().map(|param| param.name.as_ref());
+                let meant = nearest(name, names.clone()).map(|meant| format!("did you mean `{meant}`?"));
+                let expected = match params.is_empty() {
+                    true => "no value: the file has no PARAM".to_owned(),
+                    false => format!("one of {}", some_of(names)),
+                };
+                let message = format!("a value is given for {}, which no PARAM declares", shown(name));
+                self.finding(Code::UnknownParameter, Span::default(), message)
+                    .expected(expected)
+                    .help("leave it out, or declare it: `PARAM name = \"default\"`")
+                    .help_if(meant);
+            }
+        }
+        params
+    }
+
+    fn param(&mut self, param: &'a syntax::Param, name: Cow<'a, str>, given: Option<&str>) -> Param<'a> {
+        let span = param.name.span;
+        let kind = self.param_type(param);
+        let default = match (&param.default, kind) {
+            (Some(value), Some(kind)) => self.param_default(value, kind),
+            _ => None,
+        };
+        let text = match (given, kind) {
+            (_, None) => None,
+            (Some(text), Some(kind)) => {
+                let good = kind.holds(text) && text.len() <= LONGEST_TEXT && !text.contains('\0');
+                if !good {
+                    let message = format!("the value given for {} is not {}", shown(&name), kind.wants());
+                    self.finding(Code::WrongType, span, message)
+                        .label("declared here")
+                        .expected(format!("{}, at most {LONGEST_TEXT} bytes long and without NUL", kind.wants()))
+                        .help("give another value");
+                }
+                good.then(|| text.to_owned())
+            }
+            (None, Some(_)) if param.default.is_some() => default,
+            (None, Some(kind)) => {
+                let what = param.help.map(|help| text::unquoted(self.source, help));
+                let label = what.map_or("needs a value".to_owned(), |what| shown(&what).trim_matches('`').to_owned());
+                self.finding(Code::MissingParameter, span, format!("the parameter {} has no value", shown(&name)))
+                    .label(label)
+                    .expected(kind.wants())
+                    .help(format!("give it one, or a default here: `PARAM {} = …`", shown(&name).trim_matches('`')));
+                None
+            }
+        };
+        let at = match &param.default {
+            Some(default) if given.is_none() => default.span,
+            _ => span,
+        };
+        let kind = kind.map_or(ValueKind::Text(Quote::Plain), |kind| match kind {
+            Type::Bool => ValueKind::Bool(text.as_deref() == Some("true")),
+            kind => kind.kind(),
+        });
+        Param { name, span, value: Value { span: at, kind }, text }
+    }
+
+    /// The type that is written there, or else the one that the default has.
+    fn param_type(&mut self, param: &syntax::Param) -> Option<Type> {
+        if let Some(kind) = param.kind {
+            let text = kind.text(self.source);
+            let found = TYPES.iter().find(|(name, ..)| *name == text).map(|(_, kind, _)| *kind);
+            if found.is_none() {
+                let names = TYPES.iter().map(|(name, ..)| *name);
+                let meant = nearest(&text, names.clone()).map(|meant| format!("did you mean `{meant}`?"));
+                self.finding(Code::UnknownChoice, kind.span, format!("{} is no type", shown(&text)))
+                    .label("unknown type")
+                    .expected(some_of(names))
+                    .help("leave the type out for a string")
+                    .help_if(meant);
+            }
+            return found;
+        }
+        match param.default.as_ref().map(|default| (&default.kind, default.span)) {
+            None | Some((ValueKind::Text(_) | ValueKind::Decimal, _)) => Some(Type::Text),
+            Some((ValueKind::Integer, _)) => Some(Type::Integer),
+            Some((ValueKind::Bool(_), _)) => Some(Type::Bool),
+            Some((kind, span)) => {
+                let name = shown(&param.name.text(self.source)).trim_matches('`').to_owned();
+                let help = match kind {
+                    ValueKind::Quantity => format!("write `PARAM {name}: size` or `PARAM {name}: duration`"),
+                    ValueKind::Path => "put it in quotes".to_owned(),
+                    _ => "a list is an argument of a template: `FROM name(list = [ … ])`".to_owned(),
+                };
+                self.finding(Code::WrongType, span, format!("a PARAM without a type cannot be {}", kind.describe()))
+                    .label(kind.describe())
+                    .expected("a string, a number without a unit or a truth value")
+                    .help(help);
+                None
+            }
+        }
+    }
+
+    fn param_default(&mut self, value: &'a Value, kind: Type) -> Option<String> {
+        let text = match (&value.kind, kind) {
+            (ValueKind::Text(_), Type::Bool) => None,
+            (ValueKind::Text(_), _) => {
+                let bound = Bound::new(value, Origin::Param);
+                Some(self.parts((&PARAMETER, bound), Scope::FILE)?.into_iter().map(|part| part.text).collect())
+            }
+            (ValueKind::Integer, Type::Integer | Type::Port)
+            | (ValueKind::Quantity, Type::Size | Type::Duration)
+            | (ValueKind::Decimal, Type::Text)
+            | (ValueKind::Bool(_), Type::Bool) => Some(value.span.text(self.source).to_owned()),
+            _ => None,
+        };
+        let text = text.filter(|text| kind.holds(text));
+        if text.is_none() {
+            let shown = self.shown(value.span);
+            self.finding(Code::WrongType, value.span, format!("{shown} is not {}", kind.wants()))
+                .label("not of the parameter's type")
+                .expected(kind.wants())
+                .help("give another default or another type");
+        }
+        text
+    }
+
     /// Checks the parameters that a declaration lists.
     pub(super) fn parameters_are_good(&mut self, component: &'a syntax::Component) {
         let Some(params) = &component.params else { return };
@@ -131,12 +338,28 @@ impl<'a> Checker<'a, '_> {
 
     /// Looks up a parameter where `origin` was written; `None` if there is none of that name.
     fn parameter(&mut self, name: &str, origin: Origin, scope: Scope) -> Option<Parameter<'a>> {
-        let Origin::Component(owner) = origin else { return None };
+        if let Origin::Component(owner) = origin
+            && let Some(found) = self.template_parameter(name, owner, scope)
+        {
+            return Some(found);
+        }
+        if origin == Origin::Param {
+            return None;
+        }
+        let place = *self.params_by_name.get(name)?;
+        self.used_params.insert(place);
+        let params = self.params;
+        let param = params.get(place)?;
+        let value = |text| Bound { value: &param.value, origin: Origin::File, given: Some(text) };
+        Some(param.text.as_deref().map_or(Parameter::Unknown, |text| Parameter::Value(value(text))))
+    }
+
+    fn template_parameter(&mut self, name: &str, owner: usize, scope: Scope) -> Option<Parameter<'a>> {
         let source = self.source;
         let params = self.declared[owner].syntax.params.as_ref()?;
         let place = params.list.iter().take(MOST_PARAMETERS).position(|(param, _)| param.text(source) == name)?;
         self.used.insert((owner, place));
-        let default = params.list[place].1.as_ref().map(|value| Bound { value, origin: Origin::File });
+        let default = params.list[place].1.as_ref().map(|value| Bound::new(value, Origin::File));
         Some(self.argument(name, owner, scope).or(default).map_or(Parameter::Unknown, Parameter::Value))
     }
 
@@ -148,7 +371,7 @@ impl<'a> Checker<'a, '_> {
         }
         let args = self.declared[heir].syntax.base.as_ref()?.args.as_ref()?;
         let (_, value) = args.list.iter().find(|(arg, _)| arg.text(self.source) == name)?;
-        Some(Bound { value: value.as_ref()?, origin: Origin::Component(heir) })
+        Some(Bound::new(value.as_ref()?, Origin::Component(heir)))
     }
 
     /// Goes from a bare word to the value of the parameter that it names. `None` if that is not known.
@@ -186,23 +409,25 @@ impl<'a> Checker<'a, '_> {
                 let source = self.source;
                 let params = match origin {
                     Origin::Component(owner) => self.declared[owner].syntax.params.as_ref(),
-                    Origin::File => None,
+                    Origin::File | Origin::Param => None,
                 };
+                let params_of_file = self.params;
                 let names: Vec<_> =
                     params.iter().flat_map(|params| &params.list).map(|(name, _)| name.text(source)).collect();
-                self.no_parameter(span, name, &names.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+                let names = names.iter().map(AsRef::as_ref);
+                let names: Vec<&str> = names.chain(params_of_file.iter().map(|param| param.name.as_ref())).collect();
+                self.no_parameter(span, name, &names);
                 return None;
             }
         };
         match bound.value.kind {
             ValueKind::Text(_) => {
-                let mut parts = self.parts((&super::properties::PARAMETER, bound), scope)?;
+                let mut parts = self.parts((&PARAMETER, bound), scope)?;
                 parts.iter_mut().for_each(|part| part.literal = false);
                 Some(parts)
             }
             ValueKind::Integer | ValueKind::Decimal | ValueKind::Quantity | ValueKind::Bool(_) => {
-                let text = bound.value.span.text(self.source).to_owned();
-                Some(vec![Part { text, literal: false }])
+                Some(vec![Part { text: self.raw(bound).to_owned(), literal: false }])
             }
             ValueKind::List(_) | ValueKind::Body(_) | ValueKind::Path => {
                 let what = bound.value.kind.describe();
@@ -216,10 +441,16 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    /// Warns about parameters of templates that are used nowhere.
+    /// Warns about parameters that are used nowhere.
     pub(super) fn unused_parameters(&mut self) {
         if self.report.has_errors() {
             return;
+        }
+        let params = self.params;
+        for (place, param) in params.iter().enumerate() {
+            if !self.used_params.contains(&place) && !self.report.full() {
+                self.unused(param.span, &param.name);
+            }
         }
         for index in 0..self.declared.len() {
             if self.declared[index].role == Role::Refused || self.report.full() {
@@ -228,12 +459,16 @@ impl<'a> Checker<'a, '_> {
             let Some(params) = &self.declared[index].syntax.params else { continue };
             for (place, (name, _)) in params.list.iter().enumerate() {
                 if !self.used.contains(&(index, place)) {
-                    let text = shown(&name.text(self.source));
-                    self.finding(Code::UnusedParameter, name.span, format!("the parameter {text} is used nowhere"))
-                        .label("not used")
-                        .help(format!("remove it, or use it: `${{{}}}`", text.trim_matches('`')));
+                    self.unused(name.span, &name.text(self.source));
                 }
             }
         }
+    }
+
+    fn unused(&mut self, span: Span, name: &str) {
+        let text = shown(name);
+        self.finding(Code::UnusedParameter, span, format!("the parameter {text} is used nowhere"))
+            .label("not used")
+            .help(format!("remove it, or use it: `${{{}}}`", text.trim_matches('`')));
     }
 }

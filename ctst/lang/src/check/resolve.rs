@@ -47,6 +47,8 @@ pub(super) enum Origin {
     Component(usize),
     /// Outside of declarations.
     File,
+    /// Where there are no parameters yet.
+    Param,
 }
 
 /// A value and where it is written.
@@ -54,6 +56,14 @@ pub(super) enum Origin {
 pub(super) struct Bound<'a> {
     pub(super) value: &'a Value,
     pub(super) origin: Origin,
+    /// What a PARAM stands for, instead of the value's own text.
+    pub(super) given: Option<&'a str>,
+}
+
+impl<'a> Bound<'a> {
+    pub(super) fn new(value: &'a Value, origin: Origin) -> Bound<'a> {
+        Bound { value, origin, given: None }
+    }
 }
 
 /// Texts that parameters stand for, by who wrote the parameter, its name, and whether components may be referred to.

@@ -43,11 +43,14 @@ impl<'a> Checker<'a, '_> {
 
     /// The parts of a string, its placeholders looked up.
     pub(super) fn parts(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<Vec<Part>> {
-        let Bound { value, origin } = self.follow(bound, scope)?;
+        let Bound { value, origin, given } = self.follow(bound, scope)?;
         let ValueKind::Text(quote) = value.kind else {
             self.wrong_type(property, value);
             return None;
         };
+        if let Some(text) = given {
+            return Some(vec![Part { text: text.to_owned(), literal: false }]);
+        }
         let parts = self.interpolate(Text { span: value.span, quote }, origin, scope)?;
         let length: usize = parts.iter().map(|part| part.text.len()).sum();
         if length > LONGEST_TEXT {
@@ -81,6 +84,11 @@ impl<'a> Checker<'a, '_> {
         Some(text)
     }
 
+    /// The characters of a number, a word or a truth value.
+    pub(super) fn raw(&self, bound: Bound<'a>) -> &'a str {
+        bound.given.unwrap_or_else(|| bound.value.span.text(self.source))
+    }
+
     /// One value or a list of them, as single values, with what `+=` adds.
     pub(super) fn items(&mut self, setting: &Setting<'a>, scope: Scope) -> Option<Vec<Bound<'a>>> {
         let bound = self.follow(setting.value, scope)?;
@@ -107,7 +115,7 @@ impl<'a> Checker<'a, '_> {
         let bound = self.follow(bound, scope)?;
         let value = bound.value;
         let text = match value.kind {
-            ValueKind::Integer => value.span.text(self.source).to_owned(),
+            ValueKind::Integer => self.raw(bound).to_owned(),
             ValueKind::Text(_) => self.text((property, bound), scope)?,
             _ => {
                 self.wrong_type(property, value);
@@ -141,7 +149,7 @@ impl<'a> Checker<'a, '_> {
         let bound = self.follow(bound, scope)?;
         let value = bound.value;
         let text = match value.kind {
-            ValueKind::Quantity | ValueKind::Integer => value.span.text(self.source).to_owned(),
+            ValueKind::Quantity | ValueKind::Integer => self.raw(bound).to_owned(),
             ValueKind::Text(_) => self.text((property, bound), scope)?,
             _ => {
                 self.wrong_type(property, value);
