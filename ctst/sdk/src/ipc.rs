@@ -43,12 +43,14 @@ pub(crate) struct Hello {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Request {
     Hello(Hello),
-    /// Bring these up. Answered by `Accepted` or `Refused`, then events, `Settled`, and `Over` at the end.
+    /// Bring these up. Answered by `Accepted` or `Refused`, then events, `Settled`, and `Over` at the
+    /// end.
     Run {
-        name: String,
         wanted: Vec<Wanted>,
-        /// Whether components that are not wanted are stopped and removed.
-        prune: bool,
+        /// Stop and remove the components of this file that are not wanted.
+        prune: Option<String>,
+        /// Say `Ended` when these have, whatever else runs. Empty: only the end of all is told.
+        own: Vec<String>,
         /// Whether `Settled` waits for health and for the end of what runs to completion.
         wait: bool,
     },
@@ -85,6 +87,10 @@ pub(crate) enum Reply {
         failed: Vec<(String, Report)>,
     },
     Done,
+    /// What the run is about has ended; other containers may run.
+    Ended {
+        code: i32,
+    },
     /// The last container is gone, and so is the supervisor.
     Over {
         code: i32,

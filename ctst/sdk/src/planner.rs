@@ -10,6 +10,7 @@ use crate::error::{Error, Report, Result};
 use crate::graph::GraphResolver;
 use crate::ids::Ids;
 use crate::images;
+use crate::logs::escape;
 use crate::plan::{Action, Grant, ImageState, Plan, Step};
 use crate::project::{Project, check_private};
 use crate::record::{self, Record, Stored};
@@ -44,7 +45,14 @@ impl Project {
         }
         for (component, known) in known {
             let causes = vec!["the file no longer has it".to_owned()];
-            drop(known);
+            if let Stored::Record(record) = known.stored
+                && record.file != self.file_name()
+            {
+                let file = escape(record.file.as_bytes());
+                plan.notes
+                    .push(format!("{component} is left alone: it belongs to {file}, another file of this folder"));
+                continue;
+            }
             plan.steps.push(Step { component, action: Action::Remove, causes, image: None });
         }
         Ok(plan)
@@ -223,7 +231,8 @@ mod tests {
     use crate::record::tests::{PROJECT, spec};
 
     fn known(state: State, live: bool) -> Known {
-        let mut record = Record::new(PROJECT, spec("web"), String::new(), Incarnation { pid: 1, start: 0 });
+        let mut record =
+            Record::new(PROJECT, "stack.ctst".into(), spec("web"), String::new(), Incarnation { pid: 1, start: 0 });
         record.state = state;
         record.exit_code = Some(3);
         Known { stored: Stored::Record(Box::new(record)), live }

@@ -71,6 +71,11 @@ impl Project {
         &self.file
     }
 
+    /// The file's name within the folder.
+    pub(crate) fn file_name(&self) -> String {
+        self.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The file's folder: relative paths of the composition start here.
     #[must_use]
     pub fn folder(&self) -> &Path {

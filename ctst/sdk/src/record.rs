@@ -24,6 +24,8 @@ const MAX_RECORD: u64 = 4 << 20;
 pub(crate) struct Record {
     pub(crate) schema: u64,
     pub(crate) project: Identity,
+    /// Name of the file in the project's folder that it comes from.
+    pub(crate) file: String,
     pub(crate) hash: String,
     pub(crate) spec: ContainerSpec,
     pub(crate) published: Vec<Published>,
@@ -75,10 +77,17 @@ pub(crate) enum Stored {
 }
 
 impl Record {
-    pub(crate) fn new(project: Identity, spec: ContainerSpec, ids: String, supervisor: Incarnation) -> Self {
+    pub(crate) fn new(
+        project: Identity,
+        file: String,
+        spec: ContainerSpec,
+        ids: String,
+        supervisor: Incarnation,
+    ) -> Self {
         Self {
             schema: SCHEMA,
             project,
+            file,
             hash: spec.hash(),
             spec,
             published: Vec::new(),
@@ -230,7 +239,8 @@ pub(crate) mod tests {
     }
 
     fn record() -> Record {
-        let mut record = Record::new(PROJECT, spec("web"), "single".into(), Incarnation { pid: 1, start: 2 });
+        let mut record =
+            Record::new(PROJECT, "stack.ctst".into(), spec("web"), "single".into(), Incarnation { pid: 1, start: 2 });
         record.state = State::Running;
         record.address = Some(Ipv4Addr::new(10, 89, 1, 2));
         record

@@ -14,7 +14,7 @@ use crate::event::{Event, EventListener};
 use crate::graph::GraphResolver;
 use crate::images::{Images, Progress};
 use crate::ipc::{Connection, Incoming, Reply, Request};
-use crate::plan::Plan;
+use crate::plan::{Action, Plan};
 use crate::project::Project;
 use crate::spec::{self, Wanted};
 use crate::status::Published;
@@ -82,6 +82,8 @@ pub enum Polled {
 #[derive(Debug)]
 pub struct Session {
     link: Connection,
+    /// What it is about, and what it stops; empty: everything.
+    own: Vec<String>,
     over: bool,
     /// Reaped when the session ends, where it was we who started it.
     supervisor: Option<std::process::Child>,
@@ -117,14 +119,20 @@ pub fn up(
         let (reference, image) = images.ensure(component, progress)?;
         let published = published.get(component.name.as_str()).cloned().unwrap_or_default();
         let spec = spec::resolve(project.folder(), component, &reference, &image)?;
-        wanted.push(Wanted { spec, published });
+        wanted.push(Wanted { spec, published, file: project.file_name() });
     }
-    let request =
-        Request::Run { name: composition.name.clone(), wanted, prune: options.only.is_empty(), wait: options.wait };
+    let mut own = options.only.clone();
+    if !own.is_empty() {
+        let started = plan.steps.iter().filter(|step| step.action != Action::Unchanged).map(|step| &step.component);
+        own.extend(started.filter(|name| names.contains(&name.as_str()) && !options.only.contains(name)).cloned());
+    }
+    let prune = options.only.is_empty().then(|| project.file_name());
+    let request = Request::Run { wanted, prune, own: own.clone(), wait: options.wait };
     for _ in 0..ATTEMPTS {
         if let Some(link) = hand_over(link, &request)? {
             return Ok(Session {
                 link: link.connection,
+                own,
                 over: false,
                 supervisor: link.child,
                 log: project.supervisor_log(),
@@ -184,7 +192,7 @@ impl AsFd for Session {
 
 impl Session {
     pub(crate) fn attached(link: Connection, log: std::path::PathBuf) -> Self {
-        Self { link, over: false, supervisor: None, log }
+        Self { link, own: Vec::new(), over: false, supervisor: None, log }
     }
 
     /// Waits for the next notice; `None` after [`Notice::Over`].
@@ -240,15 +248,16 @@ impl Session {
         }
     }
 
-    /// Asks to stop everything, dependents first: SIGTERM, and SIGKILL after `grace`. Returns at once.
+    /// Asks to stop everything, dependents first: SIGTERM, and SIGKILL after `grace`. Returns at once. A session of some
+    /// components stops those and what it started for them.
     ///
     /// # Errors
     /// [`Error::Io`] where the supervisor is gone.
     pub fn stop(&mut self, grace: Duration) -> Result<()> {
-        self.link.send(&Request::Stop { names: Vec::new(), grace }, &[])
+        self.link.send(&Request::Stop { names: self.own.clone(), grace }, &[])
     }
 
-    /// Asks to kill everything at once.
+    /// The same without grace.
     ///
     /// # Errors
     /// [`Error::Io`] where the supervisor is gone.
@@ -260,6 +269,10 @@ impl Session {
         Ok(Some(match reply {
             Reply::Event(event) => Notice::Event(event),
             Reply::Settled { failed } => Notice::Settled { failed },
+            Reply::Ended { code } => {
+                (self.over, self.supervisor) = (true, None);
+                Notice::Over { code }
+            }
             Reply::Over { code } => {
                 self.over = true;
                 Notice::Over { code }

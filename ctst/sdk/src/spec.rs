@@ -58,6 +58,8 @@ pub(crate) struct Wanted {
     pub(crate) spec: ContainerSpec,
     /// Not a part of the spec: ports are published and withdrawn while the container runs.
     pub(crate) published: Vec<Published>,
+    /// Name of the file that wants it: another file of the folder leaves it alone.
+    pub(crate) file: String,
 }
 
 /// Looks a component's volumes up.

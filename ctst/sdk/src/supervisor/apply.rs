@@ -25,7 +25,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 impl Supervisor {
     /// Brings the wanted components up. Everything that can be refused is, before anything is touched. Returns whom the
     /// client waits for.
-    pub(super) fn run_wanted(&mut self, wanted: Vec<Wanted>, prune: bool) -> Result<Vec<Cid>> {
+    pub(super) fn run_wanted(&mut self, wanted: Vec<Wanted>, prune: Option<&str>) -> Result<Vec<Cid>> {
         if let Some(report) = &self.broken {
             return Err(Error::Reported(report.clone()));
         }
@@ -55,14 +55,19 @@ impl Supervisor {
         for ((wanted, stored), &cid) in wanted.into_iter().zip(stored).zip(&cids) {
             self.want(cid, wanted, stored);
         }
-        if prune {
-            let surplus: Vec<(String, Cid)> =
-                self.names.iter().filter(|(n, _)| !keep.contains(*n)).map(|(n, c)| (n.clone(), *c)).collect();
-            for (_, cid) in &surplus {
-                self.request_stop(*cid, GRACE, Then::Remove);
+        if let Some(file) = prune {
+            let of_file = |cid: &Cid| self.containers.get(cid).is_some_and(|c| c.record.file == file);
+            let surplus: Vec<Cid> =
+                self.names.iter().filter(|(n, cid)| !keep.contains(*n) && of_file(cid)).map(|(_, cid)| *cid).collect();
+            for cid in surplus {
+                self.request_stop(cid, GRACE, Then::Remove);
             }
             for name in on_disk {
-                if !keep.contains(&name) && !surplus.iter().any(|(n, _)| *n == name) {
+                if keep.contains(&name) || self.names.contains_key(&name) {
+                    continue;
+                }
+                let stored = record::read(&self.project.container_dir(&name), self.project.identity())?;
+                if !matches!(stored, Some(Stored::Record(record)) if record.file != file) {
                     self.discard_folder(&name);
                 }
             }
@@ -88,6 +93,7 @@ impl Supervisor {
                 match &mut container.stop {
                     None if same => {
                         container.record.published = wanted.published;
+                        container.record.file = wanted.file;
                         self.save(cid);
                     }
                     Some(stop) => {
@@ -114,11 +120,11 @@ impl Supervisor {
     /// Makes a container of what is wanted, to be started when its dependencies are up. `anew`: without the writable
     /// layer, log and record that may be there.
     pub(super) fn adopt(&mut self, cid: Cid, wanted: Wanted, anew: bool) -> Result<()> {
-        let Wanted { spec, published } = wanted;
+        let Wanted { spec, published, file } = wanted;
         let (name, bridged, after) = (spec.name.clone(), spec.bridged(), spec.after.clone());
         let dir = self.project.container_dir(&name);
         let old = self.containers.remove(&cid);
-        let record = Record::new(self.project.identity(), spec, self.ids.to_string(), self.own);
+        let record = Record::new(self.project.identity(), file, spec, self.ids.to_string(), self.own);
         let mut container = Container::new(record, dir.clone());
         container.host = old.and_then(|old| old.host);
         if bridged != container.host.is_some() {

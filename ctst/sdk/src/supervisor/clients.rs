@@ -35,6 +35,8 @@ pub(super) struct Client {
     pub(super) attached: bool,
     /// What its run wanted, until that is reached.
     settling: Option<(Vec<Cid>, bool)>,
+    /// What its run is about, if not all: when they have ended, so has the run.
+    own: Vec<Cid>,
     /// What its stop wanted, until that is gone.
     stopping: Option<Vec<Cid>>,
     /// Its process: container, launch, exec.
@@ -75,6 +77,7 @@ impl Supervisor {
             expected: first,
             attached: false,
             settling: None,
+            own: Vec::new(),
             stopping: None,
             exec: None,
             stats: None,
@@ -110,11 +113,14 @@ impl Supervisor {
             Request::Hello(hello) if !client.greeted => return self.on_hello(id, &hello),
             _ if !client.greeted => return Err(Error::protocol("a request came before the greeting")),
             Request::Hello(_) => return Err(Error::protocol("a second greeting")),
-            Request::Run { name: _, wanted, prune, wait } => {
+            Request::Run { wanted, prune, own, wait } => {
                 (client.expected, client.attached) = (false, true);
                 self.tell(id, &Reply::Accepted, Vec::new());
-                match self.run_wanted(wanted, prune) {
-                    Ok(cids) => self.with(id, |client| client.settling = Some((cids, wait))),
+                match self.run_wanted(wanted, prune.as_deref()) {
+                    Ok(cids) => {
+                        let own = own.iter().filter_map(|name| self.names.get(name).copied()).collect();
+                        self.with(id, |client| (client.settling, client.own) = (Some((cids, wait)), own));
+                    }
                     Err(error) => self.refuse(id, &error),
                 }
             }
@@ -280,7 +286,7 @@ impl Supervisor {
         let ids: Vec<u64> = self
             .clients
             .iter()
-            .filter(|(_, c)| c.settling.is_some() || c.stopping.is_some())
+            .filter(|(_, c)| c.settling.is_some() || c.stopping.is_some() || !c.own.is_empty())
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -298,6 +304,14 @@ impl Supervisor {
                     self.with(id, |client| client.settling = None);
                     self.tell(id, &Reply::Settled { failed }, Vec::new());
                 }
+            }
+            let Some(client) = self.clients.get(&id) else { continue };
+            let ended = |cid: &Cid| self.containers.get(cid).is_none_or(|container| !container.is_active());
+            if client.settling.is_none() && !client.own.is_empty() && client.own.iter().all(ended) {
+                let results = client.own.iter().filter_map(|cid| self.containers.get(cid)).map(|c| c.result);
+                let code = results.into_iter().find(|code| *code != 0).unwrap_or(0);
+                self.with(id, |client| client.own = Vec::new());
+                self.tell(id, &Reply::Ended { code }, Vec::new());
             }
             let Some(client) = self.clients.get(&id) else { continue };
             if let Some(cids) = &client.stopping
