@@ -72,6 +72,9 @@ codes! {
     TooManyLevels "E0218" "inheritance or imports go too deep";
     UnknownParameter "E0219" "a value is given for a parameter that does not exist";
     MissingParameter "E0220" "a parameter has no value";
+    BadImport "E0221" "a file cannot be imported";
+    WrongPin "E0222" "an imported file is not the one that is pinned";
+    ImportCircle "E0223" "files import each other in a circle";
     WrongType "E0301" "a value has the wrong type";
     UnknownChoice "E0302" "a value is not one of the allowed ones";
     BadUnit "E0303" "a unit is missing or unknown";
@@ -102,6 +105,8 @@ codes! {
     Unreachable "W0003" "a connection leads to or from a component without a network";
     ImpliedTemplate "W0004" "a component is taken for a template";
     UnusedParameter "W0005" "a parameter is used nowhere";
+    UnusedImport "W0006" "nothing inherits from an imported file";
+    NoEffect "W0007" "a statement has no effect in an imported file";
 }
 
 impl Code {

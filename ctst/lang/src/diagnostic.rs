@@ -51,7 +51,13 @@ impl Span {
 /// A place in the file with what there is to say about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mark {
-    /// The bytes.
+    /// The file's name: what [`crate::check`] was given, or what the loader calls an imported one.
+    pub file: String,
+    /// Which file: 0 is the one that is checked, any other number the one at that place, from 1, of
+    /// [`crate::Outcome::imports`].
+    #[serde(skip)]
+    pub source: usize,
+    /// The bytes of that file.
     #[serde(skip)]
     pub span: Span,
     /// Line of the first character, from 1.
@@ -68,15 +74,13 @@ pub struct Mark {
 
 impl Mark {
     fn new(span: Span, label: String) -> Mark {
-        Mark { span, line: 0, column: 0, end_line: 0, end_column: 0, label }
+        Mark { file: String::new(), source: 0, span, line: 0, column: 0, end_line: 0, end_column: 0, label }
     }
 }
 
 /// One finding. Its serialised form is an element of `--format json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
-    /// The file's name as given to [`crate::check`].
-    pub file: String,
     /// Where.
     #[serde(flatten)]
     pub at: Mark,
@@ -97,7 +101,6 @@ pub struct Diagnostic {
 impl Diagnostic {
     pub(crate) fn new(code: Code, span: Span, message: impl Into<String>) -> Diagnostic {
         Diagnostic {
-            file: String::new(),
             at: Mark::new(span, String::new()),
             code,
             severity: code.severity(),
@@ -168,8 +171,9 @@ impl Report {
         self.errors
     }
 
-    /// All findings in the order of the file, with lines and columns.
-    pub(crate) fn finish(mut self, file: &str, source: &[u8]) -> Vec<Diagnostic> {
+    /// All findings in the order of the files, with names, lines and columns. The files stand one behind the other in
+    /// `text`; each has a name and a place where it begins.
+    pub(crate) fn finish(mut self, text: &[u8], files: &[(&str, usize)]) -> Vec<Diagnostic> {
         if let Some(span) = self.overflow {
             self.found.push(
                 Diagnostic::new(
@@ -181,9 +185,17 @@ impl Report {
             );
         }
         self.found.sort_by_key(|diagnostic| (diagnostic.code == Code::TooManyErrors, diagnostic.at.span.start));
-        locate(&mut self.found, source);
-        for diagnostic in &mut self.found {
-            file.clone_into(&mut diagnostic.file);
+        locate(&mut self.found, text);
+        let lines: Vec<usize> = lines_before(text, files);
+        for mark in marks(&mut self.found) {
+            let source = files.partition_point(|(_, base)| *base <= mark.span.start as usize).saturating_sub(1);
+            let Some((name, base)) = files.get(source) else { continue };
+            (*name).clone_into(&mut mark.file);
+            mark.source = source;
+            mark.line -= lines[source];
+            mark.end_line -= lines[source];
+            let base = u32::try_from(*base).unwrap_or(u32::MAX);
+            mark.span = Span { start: mark.span.start - base, end: mark.span.end - base };
         }
         self.found
     }
@@ -191,6 +203,13 @@ impl Report {
 
 fn marks(found: &mut [Diagnostic]) -> impl Iterator<Item = &mut Mark> {
     found.iter_mut().flat_map(|d| std::iter::once(&mut d.at).chain(d.related.iter_mut()))
+}
+
+/// How many lines stand before each file.
+fn lines_before(text: &[u8], files: &[(&str, usize)]) -> Vec<usize> {
+    let mut cursor = Cursor::new(text);
+    let bases = files.iter().map(|(_, base)| u32::try_from(*base).unwrap_or(u32::MAX));
+    bases.map(|base| cursor.advance(base).0 - 1).collect()
 }
 
 /// Fills lines and columns in one walk over the source, however long its lines are.
@@ -282,7 +301,7 @@ mod tests {
         let mut report = Report::default();
         report.push(Diagnostic::new(Code::Unexpected, Span::new(7, 8), "x"));
         report.push(Diagnostic::new(Code::Unexpected, Span::new(2, 4), "ö"));
-        let found = report.finish("f", source.as_bytes());
+        let found = report.finish(source.as_bytes(), &[("f", 0)]);
         let places: Vec<_> = found.iter().map(|d| (d.at.line, d.at.column, d.at.end_line, d.at.end_column)).collect();
         assert_eq!(places, [(1, 2, 1, 3), (2, 2, 2, 3)]);
     }

@@ -11,6 +11,7 @@ mod lex;
 pub mod model;
 mod parse;
 mod render;
+mod sources;
 pub mod syntax;
 mod text;
 mod units;
@@ -18,7 +19,9 @@ mod units;
 pub use codes::{CODES, Code, Severity};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Mark, Span};
 pub use parse::MAX_DEPTH;
-pub use render::render;
+pub use render::{render, render_sources};
+
+use std::fmt;
 
 use diagnostic::Report;
 
@@ -30,15 +33,59 @@ pub const MAX_SOURCE: usize = 1 << 30;
 pub struct Outcome {
     /// The composition; `None` if there is an error among the diagnostics.
     pub composition: Option<model::Composition>,
-    /// Errors and warnings in the order of the file.
+    /// Errors and warnings in the order of the files.
     pub diagnostics: Vec<Diagnostic>,
+    /// The files that were imported, for showing what is wrong in them.
+    pub imports: Vec<Imported>,
+}
+
+impl Outcome {
+    /// Renders the diagnostics with the lines that they are about; `source` is what was checked.
+    #[must_use]
+    pub fn render(&self, source: &[u8], color: bool) -> String {
+        let imports = self.imports.iter().map(|import| import.text.as_bytes());
+        render_sources(&self.diagnostics, &std::iter::once(source).chain(imports).collect::<Vec<_>>(), color)
+    }
+}
+
+/// A file that was imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// What the loader calls it.
+    pub name: String,
+    /// What stands in it.
+    pub text: String,
+}
+
+/// Finds imported files. The language does no I/O of its own.
+pub trait Loader {
+    /// Reads the file that `path` means in an IMPORT of the file `importing`: relative to the folder of that file, or
+    /// else to the project's folder.
+    ///
+    /// What comes back is a name and the bytes. The name says which file it is: the same name is the same file. It is a
+    /// path, absolute or relative to the folder of the file that is checked, and relative paths in the file are taken
+    /// relative to its folder. `importing` is the name given to [`check_with`] or one that the loader gave.
+    ///
+    /// # Errors
+    /// Why the file cannot be read: a fragment for a message, such as `no such file`.
+    fn load(&self, importing: &str, path: &str) -> Result<(String, Vec<u8>), String>;
 }
 
 /// What a caller may add to a file.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Inputs<'a> {
     /// Values of parameters (`PARAM`) by name. Of two for one name the last counts. They never appear in a diagnostic.
     pub params: &'a [(String, String)],
+    /// Where imported files come from; without it IMPORT is refused.
+    pub loader: Option<&'a dyn Loader>,
+}
+
+impl fmt::Debug for Inputs<'_> {
+    /// Without the values, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.params.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Inputs").field("params", &names).field("loader", &self.loader.is_some()).finish()
+    }
 }
 
 /// Checks a file without anything from outside but the environment: [`check_with`] with empty [`Inputs`].
@@ -60,19 +107,27 @@ pub fn check_with(
     inputs: &Inputs<'_>,
 ) -> Outcome {
     let mut report = Report::default();
-    let composition = source(bytes, &mut report).and_then(|source| {
-        let file = parse::file(source, &mut report);
-        check::composition(source, &file, project, env, inputs, &mut report)
-    });
-    Outcome { composition, diagnostics: report.finish(name, bytes) }
+    let Some(main) = source(bytes, &mut report) else {
+        let diagnostics = report.finish(bytes, &[(name, 0)]);
+        return Outcome { composition: None, diagnostics, imports: Vec::new() };
+    };
+    let (text, files) = sources::read(name, main, inputs.loader, &mut report);
+    let composition = check::composition(&text, &files, project, env, inputs, &mut report);
+    let places: Vec<(&str, usize)> = files.iter().map(|file| (file.name.as_str(), file.base)).collect();
+    let diagnostics = report.finish(text.as_bytes(), &places);
+    let imported = |file: &sources::Source| Imported {
+        name: file.name.clone(),
+        text: text[file.base..file.base + file.length].to_owned(),
+    };
+    Outcome { composition, diagnostics, imports: files.iter().skip(1).map(imported).collect() }
 }
 
 /// Parses a file without checking what it means; the tree is `None` if the file is not UTF-8 or too large.
 #[must_use]
 pub fn parse(name: &str, bytes: &[u8]) -> (Option<syntax::File>, Vec<Diagnostic>) {
     let mut report = Report::default();
-    let file = source(bytes, &mut report).map(|source| parse::file(source, &mut report));
-    (file, report.finish(name, bytes))
+    let file = source(bytes, &mut report).map(|source| parse::file(source, 0, &mut report));
+    (file, report.finish(bytes, &[(name, 0)]))
 }
 
 fn source<'a>(bytes: &'a [u8], report: &mut Report) -> Option<&'a str> {

@@ -58,9 +58,11 @@ fn form(keyword: &str) -> &'static str {
 struct Broken;
 type Parsed<T> = Result<T, Broken>;
 
-/// Parses a file; what could not be read is reported and left out.
-pub(crate) fn file(source: &str, report: &mut Report) -> File {
-    let at = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+/// Parses a file, which begins at `base` and ends with the text; what could not be read is reported and left out.
+pub(crate) fn file(source: &str, base: usize, report: &mut Report) -> File {
+    const MARK: char = '\u{feff}';
+    let marked = source.get(base..).is_some_and(|text| text.starts_with(MARK));
+    let at = base + if marked { MARK.len_utf8() } else { 0 };
     let mut parser =
         Parser { source, at, end: at, fresh: true, depth: 0, open: 0, last_error: None, form: FILE, report };
     let mut file = File::default();

@@ -8,19 +8,26 @@ use crate::diagnostic::{Diagnostic, Mark};
 /// How much of a line is shown on either side of a mark, in bytes.
 const CONTEXT: usize = 100;
 
-/// Renders diagnostics with the source lines that they are about; `source` is what was checked.
+/// Renders diagnostics with the source lines that they are about; `source` is what was checked. Of imported files only
+/// the place is shown: see [`crate::Outcome::render`].
 #[must_use]
 pub fn render(diagnostics: &[Diagnostic], source: &[u8], color: bool) -> String {
+    render_sources(diagnostics, &[source], color)
+}
+
+/// Renders diagnostics with the lines of several files: the one that was checked, then what it imports.
+#[must_use]
+pub fn render_sources(diagnostics: &[Diagnostic], sources: &[&[u8]], color: bool) -> String {
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     let mut out = String::new();
     for diagnostic in diagnostics {
-        out.push_str(&one(&renderer, diagnostic, source));
+        out.push_str(&one(&renderer, diagnostic, sources));
         out.push_str("\n\n");
     }
     out
 }
 
-fn one(renderer: &Renderer, diagnostic: &Diagnostic, source: &[u8]) -> String {
+fn one(renderer: &Renderer, diagnostic: &Diagnostic, sources: &[&[u8]]) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -29,12 +36,16 @@ fn one(renderer: &Renderer, diagnostic: &Diagnostic, source: &[u8]) -> String {
     let mut group = Group::with_title(title);
     let related = diagnostic.related.iter().map(|mark| (mark, AnnotationKind::Context));
     for (mark, kind) in std::iter::once((&diagnostic.at, AnnotationKind::Primary)).chain(related) {
+        let origin = Origin::path(mark.file.as_str()).line(mark.line).char_column(mark.column);
+        let Some(source) = sources.get(mark.source) else {
+            group = group.element(origin);
+            continue;
+        };
         let (snippet, whole) = snippet(mark, source, kind);
         group = if whole {
-            group.element(snippet.path(diagnostic.file.as_str()))
+            group.element(snippet.path(mark.file.as_str()))
         } else {
             // The renderer would count columns from where the line was cut.
-            let origin = Origin::path(diagnostic.file.as_str()).line(mark.line).char_column(mark.column);
             group.element(origin).element(snippet)
         };
     }

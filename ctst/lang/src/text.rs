@@ -175,6 +175,8 @@ pub(crate) struct Part {
     pub(crate) text: String,
     /// Whether the author wrote it, as opposed to a placeholder's value.
     pub(crate) literal: bool,
+    /// The file that it is written in.
+    pub(crate) file: usize,
 }
 
 /// Words of a command line.
@@ -296,7 +298,7 @@ mod tests {
     }
 
     fn split(text: &str) -> Option<Vec<String>> {
-        words(&[Part { text: text.into(), literal: true }]).map(|words| words.words)
+        words(&[Part { text: text.into(), literal: true, file: 0 }]).map(|words| words.words)
     }
 
     #[test]
@@ -323,7 +325,7 @@ mod tests {
 
     #[test]
     fn values_are_split_at_blanks_only() {
-        let part = |text: &str, literal| Part { text: text.into(), literal };
+        let part = |text: &str, literal| Part { text: text.into(), literal, file: 0 };
         let line =
             [part("run ", true), part("a 'b c", false), part(" \"", true), part("d\" e", false), part("\"", true)];
         assert_eq!(words(&line).unwrap_or_default().words, ["run", "a", "'b", "c", "d\" e"]);
@@ -331,7 +333,8 @@ mod tests {
 
     #[test]
     fn shell_operators_are_noticed() {
-        let operator = |text: &str| words(&[Part { text: text.into(), literal: true }]).and_then(|w| w.operator);
+        let operator =
+            |text: &str| words(&[Part { text: text.into(), literal: true, file: 0 }]).and_then(|w| w.operator);
         assert_eq!(operator("a | b"), Some('|'));
         assert_eq!(operator("a \"$HOME\""), Some('$'));
         assert_eq!(operator("a '$HOME' '|' \\| 5$ $"), None);

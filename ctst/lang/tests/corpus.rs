@@ -39,7 +39,7 @@ fn run(path: &Path, bytes: &[u8]) -> Outcome {
         .filter(|(name, _)| text.contains(&format!("PARAM {name}")))
         .map(|(name, value)| (String::from(*name), String::from(*value)))
         .collect();
-    check_with(&name(path), bytes, "project", &environment, &Inputs { params: &params })
+    check_with(&name(path), bytes, "project", &environment, &Inputs { params: &params, loader: None })
 }
 
 fn name(path: &Path) -> String {
@@ -116,7 +116,9 @@ fn valid_files() {
 fn every_code_has_an_example() {
     const ELSEWHERE: &[&str] = &["E0001", "E0002", "E0003"];
     let mut seen = String::new();
-    for path in corpus("invalid").iter().chain(&corpus("warnings")) {
+    let imports = ["bad", "circle", "warnings"]
+        .map(|case| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/imports").join(case));
+    for path in corpus("invalid").iter().chain(&corpus("warnings")).chain(&imports) {
         seen.push_str(&fs::read_to_string(path.with_extension("expected")).unwrap_or_default());
     }
     let missing: Vec<&str> = containust_lang::CODES
@@ -131,7 +133,8 @@ fn every_code_has_an_example() {
 fn a_value_for_nothing() {
     let source = b"PARAM level = 1\nCOMPONENT a { image = \"host:///bin/x\" user = level }";
     let given = |name: &str| vec![(name.to_owned(), "2".to_owned()), (name.to_owned(), "3".to_owned())];
-    let outcome = |params: &[(String, String)]| check_with("f", source, "p", &environment, &Inputs { params });
+    let outcome =
+        |params: &[(String, String)]| check_with("f", source, "p", &environment, &Inputs { params, loader: None });
     let composition = outcome(&given("level")).composition.expect("a composition");
     assert_eq!(composition.components[0].user.as_deref(), Some("3"));
     let found = outcome(&given("levle")).diagnostics;

@@ -1,6 +1,6 @@
 //! Whatever comes in, nothing panics, and what comes out holds together.
 
-use containust_lang::{Outcome, Severity, check, render};
+use containust_lang::{Inputs, Loader, Outcome, Severity, check_with};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -35,6 +35,8 @@ const TOKENS: &[&str] = &[
     "UNSET ",
     "annotate ",
     "a",
+    "IMPORT \"f.ctst\" AS b ",
+    "IMPORT \"g\"\n",
     "PARAM a = ",
     ": port",
     "a(a)",
@@ -100,8 +102,19 @@ fn environment(name: &str) -> Option<String> {
     (name.len() < 3).then(|| "val ue'\"".to_owned())
 }
 
+/// Every file imports what is checked, by another name, so that broken imports and circles come by.
+struct Itself<'a>(&'a [u8]);
+
+impl Loader for Itself<'_> {
+    fn load(&self, importing: &str, path: &str) -> Result<(String, Vec<u8>), String> {
+        if importing.len() > 3 * path.len() { Err("too far".to_owned()) } else { Ok((path.repeat(2), self.0.to_vec())) }
+    }
+}
+
 fn holds(bytes: &[u8]) -> Outcome {
-    let outcome = check("f.ctst", bytes, "p", &environment);
+    let loader = Itself(bytes);
+    let inputs = Inputs { loader: Some(&loader), ..Inputs::default() };
+    let outcome = check_with("f.ctst", bytes, "p", &environment, &inputs);
     let errors = outcome.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     assert_eq!(outcome.composition.is_none(), errors);
     for diagnostic in &outcome.diagnostics {
@@ -118,7 +131,7 @@ fn holds(bytes: &[u8]) -> Outcome {
         assert!(diagnostic.help.is_some(), "no help: {diagnostic:?}");
     }
     for color in [false, true] {
-        let rendered = render(&outcome.diagnostics, bytes, color);
+        let rendered = outcome.render(bytes, color);
         assert_eq!(rendered.is_empty(), outcome.diagnostics.is_empty());
         assert!(color || !rendered.contains('\u{1b}'), "an escape sequence of the file reaches the terminal");
     }

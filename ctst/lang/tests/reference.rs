@@ -1,6 +1,6 @@
 //! The examples of LANGUAGE.md do what the page says.
 
-use containust_lang::{Code, Severity, check, render};
+use containust_lang::{Code, Inputs, Loader, Severity, check, check_with, render};
 
 const PAGE: &str = include_str!("../LANGUAGE.md");
 
@@ -12,10 +12,21 @@ fn examples(kind: &str) -> Vec<&'static str> {
     found
 }
 
+/// Files that the page shows under their name.
+struct Page;
+
+impl Loader for Page {
+    fn load(&self, _: &str, path: &str) -> Result<(String, Vec<u8>), String> {
+        let found = PAGE.split_once(&format!("```ctst {path}\n")).and_then(|(_, after)| after.split_once("```"));
+        found.map(|(file, _)| (path.to_owned(), file.as_bytes().to_vec())).ok_or_else(|| "not on this page".to_owned())
+    }
+}
+
 #[test]
 fn examples_are_carried_out() {
     for example in examples("ctst") {
-        let outcome = check("LANGUAGE.md", example.as_bytes(), "example", &|_| None);
+        let inputs = Inputs { loader: Some(&Page), ..Inputs::default() };
+        let outcome = check_with("LANGUAGE.md", example.as_bytes(), "example", &|_| None, &inputs);
         let said = render(&outcome.diagnostics, example.as_bytes(), false);
         assert!(outcome.composition.is_some() && said.is_empty(), "{example}\n{said}");
     }

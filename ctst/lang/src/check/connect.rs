@@ -62,7 +62,7 @@ impl<'a> Checker<'a, '_> {
             None => None,
         };
         let timeout = match &connect.timeout {
-            Some(value) => self.duration((&TIMEOUT, Bound::new(value, Origin::File)), false, Scope::FILE),
+            Some(value) => self.duration((&TIMEOUT, Bound::new(value, Origin::File(0))), false, Scope::FILE),
             None => None,
         };
         let from = self.component_named(connect.from);
@@ -88,7 +88,7 @@ impl<'a> Checker<'a, '_> {
 
     fn component_named(&mut self, name: Name) -> Option<usize> {
         let text = name.text(self.source);
-        let found = self.by_name.get(&text).copied();
+        let found = self.by_name[0].get(&text).copied();
         if found.is_none() && !self.partial {
             self.unknown_component(Code::UnknownComponent, name.span, &text);
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::codes::Code;
 use crate::diagnostic::{Cursor, Span, shown};
 use crate::model::Network;
-use crate::syntax::{self, ComponentKind, File, Name, StatementKind};
+use crate::syntax::{self, ComponentKind, Name, StatementKind};
 
 use super::inherit::Settings;
 use super::resolve::Scope;
@@ -24,20 +24,26 @@ fn well_formed(name: &str) -> bool {
 
 impl<'a> Checker<'a, '_> {
     /// Collects the components and refuses the statements that are not carried out.
-    pub(super) fn declare(&mut self, file: &'a File) {
+    pub(super) fn declare(&mut self, number: usize) {
+        let file = &self.files[number].tree;
         let mut cursor = Cursor::new(self.source.as_bytes());
         for statement in &file.statements {
             if self.report.full() {
                 return;
             }
             match &statement.kind {
-                StatementKind::Connect(_) | StatementKind::Expose(_) | StatementKind::Param(_) => continue,
+                StatementKind::Connect(_)
+                | StatementKind::Expose(_)
+                | StatementKind::Param(_)
+                | StatementKind::Import { .. } => continue,
+                // In the main file only: an imported one is named for it elsewhere.
+                StatementKind::Stack { .. } if number != 0 => continue,
                 StatementKind::Component(component) => {
                     let (line, _) = cursor.advance(statement.span.start);
                     if component.kind == ComponentKind::Job {
                         self.refuse(statement.keyword);
                     }
-                    self.declare_component(component, statement.span, line);
+                    self.declare_component(number, component, statement.span, line);
                 }
                 _ => self.refuse(statement.keyword),
             }
@@ -49,7 +55,7 @@ impl<'a> Checker<'a, '_> {
         self.not_supported(keyword, &shown);
     }
 
-    fn declare_component(&mut self, component: &'a syntax::Component, whole: Span, line: usize) {
+    fn declare_component(&mut self, file: usize, component: &'a syntax::Component, whole: Span, line: usize) {
         let Name { span, .. } = component.name;
         let name = component.name.text(self.source);
         let good = well_formed(&name);
@@ -60,7 +66,7 @@ impl<'a> Checker<'a, '_> {
                 .expected("a letter, then letters, digits, `_` and `-`, 63 characters at most")
                 .help("give the component another name");
         }
-        if let Some(&first) = self.by_name.get(&name) {
+        if let Some(&first) = self.by_name[file].get(&name) {
             let first = self.declared[first].span;
             self.finding(Code::DuplicateName, span, format!("the component {} is declared twice", shown(&name)))
                 .label("declared again")
@@ -69,17 +75,18 @@ impl<'a> Checker<'a, '_> {
         }
         self.parameters_are_good(component);
         let index = self.declared.len();
-        self.by_name.entry(name.clone()).or_insert(index);
+        self.by_name[file].entry(name.clone()).or_insert(index);
         self.declared.push(Declared {
+            file,
             name,
             span,
             whole,
             line,
             syntax: component,
             role: match component.kind {
-                ComponentKind::Component => Role::Deployed,
-                ComponentKind::Template => Role::Template,
                 ComponentKind::Job => Role::Refused,
+                ComponentKind::Component if file == 0 => Role::Deployed,
+                ComponentKind::Component | ComponentKind::Template => Role::Template,
             },
             base: None,
             depth: 0,
@@ -194,7 +201,7 @@ impl<'a> Checker<'a, '_> {
         let mut hosts: HashMap<String, usize> = HashMap::new();
         for index in 0..self.declared.len() {
             let declared = &self.declared[index];
-            if declared.role != Role::Deployed || self.by_name.get(&declared.name) != Some(&index) {
+            if declared.role != Role::Deployed || self.by_name[0].get(&declared.name) != Some(&index) {
                 continue;
             }
             let (name, span) = (declared.name.clone(), declared.span);

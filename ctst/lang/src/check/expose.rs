@@ -160,7 +160,7 @@ impl Checker<'_, '_> {
         let targets = match expose.component {
             Some(name) => {
                 let text = name.text(self.source);
-                let Some(&index) = self.by_name.get(&text) else {
+                let Some(&index) = self.by_name[0].get(&text) else {
                     if !self.partial {
                         self.unknown_component(Code::UnknownComponent, name.span, &text);
                     }

@@ -158,7 +158,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     fn reference(&mut self, (property, item): Read<'a>, scope: Scope) -> Option<Reference> {
-        let text = self.filled((property, item), scope)?;
+        let (text, parts) = self.filled_parts((property, item), scope)?;
         let span = item.value.span;
         let Some((scheme, rest)) = text.split_once("://") else {
             return self.schemeless(span, &text);
@@ -195,7 +195,8 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         if scheme == "file" {
-            return Some(Reference::File { path: path.to_owned(), sha256 });
+            let path = self.seen_from_here(path, &parts, "file://".len());
+            return Some(Reference::File { path, sha256 });
         }
         if !path.starts_with('/') || path.ends_with('/') {
             self.bad_image(span, "the program has no absolute path", None);

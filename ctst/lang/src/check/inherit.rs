@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use crate::codes::Code;
-use crate::diagnostic::{Span, nearest, shown};
+use crate::diagnostic::{Span, shown};
 use crate::syntax::{Action, Body, ComponentKind, Entry, File, StatementKind, Value, ValueKind};
 
 use super::properties::{self, Property, Shape, VARIABLE};
@@ -102,7 +102,11 @@ impl<'a> Checker<'a, '_> {
             if self.report.full() {
                 return;
             }
-            let base = self.base(index);
+            let declared = &self.declared[index];
+            let base = match &declared.syntax.base {
+                Some(base) => self.inherited_from(declared.file, base.path),
+                None => None,
+            };
             if let Some(base) = base {
                 self.arguments_fit(index, base);
             }
@@ -117,23 +121,6 @@ impl<'a> Checker<'a, '_> {
             }
         }
         self.levels();
-    }
-
-    fn base(&mut self, index: usize) -> Option<usize> {
-        let base = self.declared[index].syntax.base.as_ref()?;
-        let path = base.path.text(self.source);
-        let found = self.by_name.get(path).copied();
-        if found.is_none() && !self.partial {
-            let names = self.declared.iter().map(|declared| declared.name.as_ref());
-            let meant = nearest(path, names.clone().take(1000)).map(|meant| format!("did you mean `{meant}`?"));
-            let expected = format!("one of {}", super::some_of(names));
-            self.finding(Code::UnknownBase, base.path, format!("there is no {} to inherit from", shown(path)))
-                .label("unknown template")
-                .expected(expected)
-                .help("declare it with `TEMPLATE name { … }`")
-                .help_if(meant);
-        }
-        found
     }
 
     /// Reports each circle once and takes it apart.

@@ -8,6 +8,7 @@ mod component;
 mod connect;
 mod declare;
 mod expose;
+mod files;
 mod image;
 mod inherit;
 mod mounts;
@@ -24,6 +25,7 @@ use crate::Inputs;
 use crate::codes::Code;
 use crate::diagnostic::{Diagnostic, Report, Span, shown};
 use crate::model;
+use crate::sources::Source;
 use crate::syntax;
 
 use inherit::Settings;
@@ -37,10 +39,16 @@ struct Checker<'a, 'r> {
     report: &'r mut Report,
     /// Everything that COMPONENT, TEMPLATE and JOB declare, in the file's order.
     declared: Vec<Declared<'a>>,
-    by_name: HashMap<Cow<'a, str>, usize>,
+    files: &'a [Source],
+    /// What each file declares.
+    by_name: Vec<HashMap<Cow<'a, str>, usize>>,
+    /// What each file calls its imports, by their place.
+    aliases: Vec<HashMap<Cow<'a, str>, usize>>,
+    /// Imports that something inherits from, by file and place.
+    used_imports: HashSet<(usize, usize)>,
     /// What PARAM statements declare.
     params: &'a [Param<'a>],
-    params_by_name: HashMap<Cow<'a, str>, usize>,
+    params_by_name: Vec<HashMap<Cow<'a, str>, usize>>,
     edges: Vec<connect::Edge>,
     connected: HashSet<(usize, usize)>,
     /// Pairs that a missing CONNECT was reported for.
@@ -72,6 +80,7 @@ enum Role {
 
 /// A component as the others see it.
 struct Declared<'a> {
+    file: usize,
     name: Cow<'a, str>,
     span: Span,
     /// The whole statement.
@@ -118,21 +127,27 @@ impl Declared<'_> {
 /// Checks a tree. `None` if there is an error, which then is in the report.
 pub(crate) fn composition<'a>(
     source: &'a str,
-    file: &'a syntax::File,
+    files: &'a [Source],
     project: &str,
     env: &dyn Fn(&str) -> Option<String>,
     inputs: &Inputs<'_>,
     report: &mut Report,
 ) -> Option<model::Composition> {
     let params = OnceCell::new();
+    let [main, ..] = files else { return None };
+    let file = &main.tree;
+    let names = || files.iter().map(|_| HashMap::new()).collect::<Vec<_>>();
     let mut checker = Checker {
         source,
         env,
         report,
         declared: Vec::new(),
-        by_name: HashMap::new(),
+        files,
+        by_name: names(),
+        aliases: names(),
+        used_imports: HashSet::new(),
         params: &[],
-        params_by_name: HashMap::new(),
+        params_by_name: names(),
         edges: Vec::new(),
         connected: HashSet::new(),
         warned: HashSet::new(),
@@ -143,8 +158,11 @@ pub(crate) fn composition<'a>(
         current: None,
         partial: file.partial,
     };
-    checker.declare(file);
-    let declared = checker.declared_params(file, inputs);
+    for number in 0..files.len() {
+        checker.declare(number);
+    }
+    checker.imports();
+    let declared = checker.declared_params(inputs);
     checker.params = params.get_or_init(|| declared);
     checker.bases();
     checker.roles(file);
@@ -155,6 +173,7 @@ pub(crate) fn composition<'a>(
     let components = checker.components();
     let exposures = checker.exposures(file);
     checker.unused_parameters();
+    checker.unused_imports();
     if checker.report.has_errors() {
         return None;
     }

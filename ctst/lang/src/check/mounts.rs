@@ -34,7 +34,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     fn volume(&mut self, (property, item): Read<'a>, scope: Scope, targets: &mut Targets) -> Option<Volume> {
-        let text = self.filled((property, item), scope)?;
+        let (text, written) = self.filled_parts((property, item), scope)?;
         let span = item.value.span;
         let mut parts = text.split(':');
         let (source, target, options, more) =
@@ -62,7 +62,7 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         let target = self.target(span, property.name, target, targets)?;
-        Some(Volume { source: source.to_owned(), target, readonly })
+        Some(Volume { source: self.seen_from_here(source, &written, 0), target, readonly })
     }
 
     fn tmpfs(&mut self, (property, item): Read<'a>, scope: Scope, targets: &mut Targets) -> Option<Tmpfs> {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::Inputs;
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
-use crate::syntax::{self, File, Quote, StatementKind, Value, ValueKind};
+use crate::syntax::{self, Quote, StatementKind, Value, ValueKind};
 use crate::text::{self, Part};
 use crate::units;
 
@@ -27,6 +27,8 @@ pub(super) struct Param<'a> {
     value: Value,
     /// What it stands for; `None` after an error.
     text: Option<String>,
+    /// The file that this is written in.
+    file: usize,
 }
 
 /// Types of a PARAM.
@@ -85,17 +87,22 @@ enum Parameter<'a> {
 
 impl<'a> Checker<'a, '_> {
     /// Reads the PARAM statements and gives them their values.
-    pub(super) fn declared_params(&mut self, file: &'a File, inputs: &Inputs<'_>) -> Vec<Param<'a>> {
+    pub(super) fn declared_params(&mut self, inputs: &Inputs<'_>) -> Vec<Param<'a>> {
         let given: HashMap<&str, &str> =
             inputs.params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let mut params: Vec<Param<'a>> = Vec::new();
-        for statement in &file.statements {
+        let files = self.files;
+        let all = files
+            .iter()
+            .enumerate()
+            .flat_map(|(number, file)| file.tree.statements.iter().map(move |statement| (number, statement)));
+        for (file, statement) in all {
             let StatementKind::Param(param) = &statement.kind else { continue };
             if self.report.full() {
                 break;
             }
             let name = param.name.text(self.source);
-            if let Some(&first) = self.params_by_name.get(&name) {
+            if let Some(&first) = self.params_by_name[file].get(&name) {
                 let first = params[first].span;
                 let text = shown(&name);
                 self.finding(Code::DuplicateName, param.name.span, format!("the parameter {text} is declared twice"))
@@ -104,12 +111,13 @@ impl<'a> Checker<'a, '_> {
                     .help("remove one of them");
                 continue;
             }
-            let evaluated = self.param(param, name.clone(), given.get(name.as_ref()).copied());
-            self.params_by_name.insert(name, params.len());
+            let evaluated = self.param(file, param, name.clone(), given.get(name.as_ref()).copied());
+            self.params_by_name[file].insert(name, params.len());
             params.push(evaluated);
         }
         for (name, _) in inputs.params {
-            if !self.params_by_name.contains_key(name.as_str()) && !self.partial {
+            let unknown = !self.params_by_name.iter().any(|names| names.contains_key(name.as_str()));
+            if unknown && !files.iter().any(|file| file.tree.partial) {
                 let names = params.iter().map(|param| param.name.as_ref());
                 let meant = nearest(name, names.clone()).map(|meant| format!("did you mean `{meant}`?"));
                 let expected = match params.is_empty() {
@@ -126,11 +134,11 @@ impl<'a> Checker<'a, '_> {
         params
     }
 
-    fn param(&mut self, param: &'a syntax::Param, name: Cow<'a, str>, given: Option<&str>) -> Param<'a> {
+    fn param(&mut self, file: usize, param: &'a syntax::Param, name: Cow<'a, str>, given: Option<&str>) -> Param<'a> {
         let span = param.name.span;
         let kind = self.param_type(param);
         let default = match (&param.default, kind) {
-            (Some(value), Some(kind)) => self.param_default(value, kind),
+            (Some(value), Some(kind)) => self.param_default(file, value, kind),
             _ => None,
         };
         let text = match (given, kind) {
@@ -165,7 +173,7 @@ impl<'a> Checker<'a, '_> {
             Type::Bool => ValueKind::Bool(text.as_deref() == Some("true")),
             kind => kind.kind(),
         });
-        Param { name, span, value: Value { span: at, kind }, text }
+        Param { name, span, value: Value { span: at, kind }, text, file: if given.is_some() { 0 } else { file } }
     }
 
     /// The type that is written there, or else the one that the default has.
@@ -204,11 +212,11 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    fn param_default(&mut self, value: &'a Value, kind: Type) -> Option<String> {
+    fn param_default(&mut self, file: usize, value: &'a Value, kind: Type) -> Option<String> {
         let text = match (&value.kind, kind) {
             (ValueKind::Text(_), Type::Bool) => None,
             (ValueKind::Text(_), _) => {
-                let bound = Bound::new(value, Origin::Param);
+                let bound = Bound::new(value, Origin::Param(file));
                 Some(self.parts((&PARAMETER, bound), Scope::FILE)?.into_iter().map(|part| part.text).collect())
             }
             (ValueKind::Integer, Type::Integer | Type::Port)
@@ -343,14 +351,14 @@ impl<'a> Checker<'a, '_> {
         {
             return Some(found);
         }
-        if origin == Origin::Param {
+        if matches!(origin, Origin::Param(_)) {
             return None;
         }
-        let place = *self.params_by_name.get(name)?;
+        let place = *self.params_by_name[self.file_of(origin)].get(name)?;
         self.used_params.insert(place);
         let params = self.params;
         let param = params.get(place)?;
-        let value = |text| Bound { value: &param.value, origin: Origin::File, given: Some(text) };
+        let value = |text| Bound { value: &param.value, origin: Origin::File(param.file), given: Some(text) };
         Some(param.text.as_deref().map_or(Parameter::Unknown, |text| Parameter::Value(value(text))))
     }
 
@@ -359,7 +367,8 @@ impl<'a> Checker<'a, '_> {
         let params = self.declared[owner].syntax.params.as_ref()?;
         let place = params.list.iter().take(MOST_PARAMETERS).position(|(param, _)| param.text(source) == name)?;
         self.used.insert((owner, place));
-        let default = params.list[place].1.as_ref().map(|value| Bound::new(value, Origin::File));
+        let default =
+            params.list[place].1.as_ref().map(|value| Bound::new(value, Origin::File(self.declared[owner].file)));
         Some(self.argument(name, owner, scope).or(default).map_or(Parameter::Unknown, Parameter::Value))
     }
 
@@ -409,7 +418,7 @@ impl<'a> Checker<'a, '_> {
                 let source = self.source;
                 let params = match origin {
                     Origin::Component(owner) => self.declared[owner].syntax.params.as_ref(),
-                    Origin::File | Origin::Param => None,
+                    Origin::File(_) | Origin::Param(_) => None,
                 };
                 let params_of_file = self.params;
                 let names: Vec<_> =
@@ -427,7 +436,7 @@ impl<'a> Checker<'a, '_> {
                 Some(parts)
             }
             ValueKind::Integer | ValueKind::Decimal | ValueKind::Quantity | ValueKind::Bool(_) => {
-                Some(vec![Part { text: self.raw(bound).to_owned(), literal: false }])
+                Some(vec![Part { text: self.raw(bound).to_owned(), literal: false, file: self.file_of(bound.origin) }])
             }
             ValueKind::List(_) | ValueKind::Body(_) | ValueKind::Path => {
                 let what = bound.value.kind.describe();

@@ -45,10 +45,10 @@ impl Scope {
 pub(super) enum Origin {
     /// In this declaration.
     Component(usize),
-    /// Outside of declarations.
-    File,
-    /// Where there are no parameters yet.
-    Param,
+    /// Outside of declarations of this file.
+    File(usize),
+    /// Where there are no parameters yet, in this file.
+    Param(usize),
 }
 
 /// A value and where it is written.
@@ -73,10 +73,11 @@ pub(super) type Memo = HashMap<(Origin, String, bool), Option<Rc<Vec<Part>>>>;
 impl<'a> Checker<'a, '_> {
     /// A string with its placeholders looked up; `None` if one of them cannot be, which is reported.
     pub(super) fn interpolate(&mut self, text: Text, origin: Origin, scope: Scope) -> Option<Vec<Part>> {
+        let file = self.file_of(origin);
         let mut parts = Some(Vec::new());
         for piece in text::pieces(self.source, text) {
             let found = match piece {
-                Piece::Literal(text) => Some(vec![Part { text, literal: true }]),
+                Piece::Literal(text) => Some(vec![Part { text, literal: true, file }]),
                 Piece::Placeholder(span, placeholder) => self.placeholder(span, placeholder, origin, scope),
                 Piece::Malformed(span) => {
                     let shown = self.shown(span);
@@ -122,7 +123,7 @@ impl<'a> Checker<'a, '_> {
                 None
             }
         };
-        Some(vec![Part { text: text?, literal: false }])
+        Some(vec![Part { text: text?, literal: false, file: self.file_of(origin) }])
     }
 
     fn variable(&mut self, span: Span, variable: &str, default: Option<String>) -> Option<String> {
@@ -174,8 +175,10 @@ impl<'a> Checker<'a, '_> {
     }
 
     fn field(&mut self, span: Span, name: &str, field: &str, scope: Scope) -> Option<String> {
-        let Some(&index) = self.by_name.get(name) else {
-            if !self.partial {
+        let Some(&index) = self.by_name[0].get(name) else {
+            // A template that nobody inherits from may be for compositions that have such a component.
+            let elsewhere = scope.of.is_some_and(|from| self.declared[from].file != 0);
+            if !self.partial && !elsewhere {
                 self.unknown_component(Code::UnknownReference, span, name);
             }
             return None;
@@ -230,7 +233,7 @@ impl<'a> Checker<'a, '_> {
 
     /// `${name}` where no parameter has that name.
     pub(super) fn no_parameter(&mut self, span: Span, name: &str, parameters: &[&str]) {
-        let help = if self.by_name.contains_key(name) {
+        let help = if self.by_name[0].contains_key(name) {
             format!("say what of it: `${{{name}.host}}`, `${{{name}.port}}` or `${{{name}.connection_string}}`")
         } else if let Some(meant) = nearest(name, parameters.iter().copied()) {
             format!("did you mean `${{{meant}}}`?")
@@ -258,11 +261,15 @@ impl<'a> Checker<'a, '_> {
     }
 
     pub(super) fn unknown_component(&mut self, code: Code, span: Span, name: &str) {
-        let meant = nearest(name, self.declared.iter().take(MOST_COMPARED).map(|declared| declared.name.as_ref()));
+        let candidates = || {
+            let deployed = self.declared.iter().filter(|declared| declared.role == Role::Deployed);
+            deployed.map(|declared| declared.name.as_ref())
+        };
+        let meant = nearest(name, candidates().take(MOST_COMPARED));
         let help = meant.map(|meant| format!("did you mean `{meant}`?"));
-        let expected = match self.declared.is_empty() {
+        let expected = match candidates().next().is_none() {
             true => "the name of a COMPONENT; the file declares none".to_owned(),
-            false => format!("one of {}", super::some_of(self.declared.iter().map(|declared| declared.name.as_ref()))),
+            false => format!("one of {}", super::some_of(candidates())),
         };
         self.finding(code, span, format!("there is no component {}", shown(name)))
             .label("unknown component")

@@ -25,7 +25,7 @@ impl<'a> Checker<'a, '_> {
         let quoted = match value.kind {
             ValueKind::Path if source.len() < 60 => {
                 let (head, field) = source.split_once('.').unwrap_or((source, ""));
-                let text = if field.is_empty() || !self.by_name.contains_key(head) {
+                let text = if field.is_empty() || !self.by_name[0].contains_key(head) {
                     source.to_owned()
                 } else {
                     format!("${{{source}}}")
@@ -49,7 +49,7 @@ impl<'a> Checker<'a, '_> {
             return None;
         };
         if let Some(text) = given {
-            return Some(vec![Part { text: text.to_owned(), literal: false }]);
+            return Some(vec![Part { text: text.to_owned(), literal: false, file: self.file_of(origin) }]);
         }
         let parts = self.interpolate(Text { span: value.span, quote }, origin, scope)?;
         let length: usize = parts.iter().map(|part| part.text.len()).sum();
@@ -71,17 +71,27 @@ impl<'a> Checker<'a, '_> {
         Some(self.parts(setting, scope)?.into_iter().map(|part| part.text).collect())
     }
 
+    /// A string that is not empty, with its parts.
+    pub(super) fn filled_parts(&mut self, setting: Read<'a>, scope: Scope) -> Option<(String, Vec<Part>)> {
+        let parts = self.parts(setting, scope)?;
+        let text: String = parts.iter().map(|part| part.text.as_str()).collect();
+        self.not_empty(setting, &text).then_some((text, parts))
+    }
+
     /// A string that is not empty.
     pub(super) fn filled(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
         let text = self.text(setting, scope)?;
+        self.not_empty(setting, &text).then_some(text)
+    }
+
+    fn not_empty(&mut self, setting: Read<'a>, text: &str) -> bool {
         if text.is_empty() {
             self.finding(Code::OutOfRange, setting.1.value.span, format!("`{}` is empty", setting.0.name))
                 .label("empty")
                 .expected(setting.0.wants)
                 .help(format!("for example `{}`", setting.0.example));
-            return None;
         }
-        Some(text)
+        !text.is_empty()
     }
 
     /// The characters of a number, a word or a truth value.
