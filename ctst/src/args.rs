@@ -168,7 +168,7 @@ pub(crate) struct Logs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Stop {
-    /// Only these and what needs them (all if none is named)
+    /// Only these (all if none is named)
     #[arg(value_name = "COMPONENT")]
     pub(crate) components: Vec<String>,
     /// Kill what has not ended after this many seconds

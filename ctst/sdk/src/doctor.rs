@@ -16,7 +16,7 @@ use rustix::process::{WaitId, WaitIdOptions, getgid, getuid, waitid};
 use serde::Serialize;
 
 use crate::error::{During, Error, Result};
-use crate::ids::{Ids, Range};
+use crate::ids::{self, Ids, Range};
 use crate::shim::{self, Channel, Received, describe};
 use crate::worker;
 
@@ -78,8 +78,6 @@ pub fn examine() -> Vec<Check> {
             checks.push(Check::other("user ids", Verdict::Bad, error.to_string(), "unset CTST_IDS"));
         }
     }
-    checks.push(cgroup2());
-    checks.push(fuse());
     checks
 }
 
@@ -90,12 +88,17 @@ fn user_ids(ids: &Ids) -> Check {
     } else if why.contains("CTST_IDS") {
         "unset CTST_IDS".to_owned()
     } else {
-        let uid = getuid().as_raw();
-        format!(
-            "give yourself ids: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un {uid})"
-        )
+        let first = [Path::new("/etc/subuid"), Path::new("/etc/subgid")].map(ids::end_of_grants);
+        let first = first.into_iter().max().unwrap_or_default().max(100_000);
+        let (range, uid) = (format!("{first}-{}", first + 65_535), getuid().as_raw());
+        format!("give yourself ids: sudo usermod --add-subuids {range} --add-subgids {range} $(id -un {uid})")
     };
-    Check::other("user ids", Verdict::Limited, format!("{ids}: containers run as root of their own only"), fix)
+    Check::other(
+        "user ids",
+        Verdict::Limited,
+        format!("{ids}: a container has one user, and its image cannot switch to another"),
+        fix,
+    )
 }
 
 fn sandbox(ids: &Ids, checks: &mut Vec<Check>) {
@@ -147,42 +150,6 @@ fn namespaces_fix() -> String {
         "allow them: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".to_owned()
     } else {
         "see the kernel's log, and whether this runs in a container that forbids it".to_owned()
-    }
-}
-
-fn cgroup2() -> Check {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let at = mounts.lines().find_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        (right.split(' ').next() == Some("cgroup2")).then(|| left.split(' ').nth(4))?
-    });
-    match at {
-        Some("/sys/fs/cgroup") => Check::good("cgroup2", "at /sys/fs/cgroup"),
-        Some(path) => Check::other(
-            "cgroup2",
-            Verdict::Limited,
-            format!("at {path}, beside version 1"),
-            "boot with systemd.unified_cgroup_hierarchy=1",
-        ),
-        None => Check::other(
-            "cgroup2",
-            Verdict::Limited,
-            "not mounted",
-            "mount it: sudo mount -t cgroup2 none /sys/fs/cgroup",
-        ),
-    }
-}
-
-fn fuse() -> Check {
-    match File::options().read(true).write(true).open("/dev/fuse") {
-        Ok(_) => Check::good("fuse", "/dev/fuse opens"),
-        Err(error) => {
-            let fix = match error.kind() {
-                std::io::ErrorKind::PermissionDenied => "open it to users: sudo chmod 0666 /dev/fuse",
-                _ => "load it: sudo modprobe fuse",
-            };
-            Check::other("fuse", Verdict::Limited, format!("open /dev/fuse: {error}"), fix)
-        }
     }
 }
 

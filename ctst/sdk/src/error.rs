@@ -185,8 +185,8 @@ impl Error {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::NoFile { .. } => Some("name the file: ctst run FILE".to_owned()),
-            Self::ManyFiles { names, .. } => Some(format!("name one: ctst run {}", names[0])),
+            Self::NoFile { .. } => Some("name the file: ctst -f FILE COMMAND".to_owned()),
+            Self::ManyFiles { names, .. } => Some(format!("name one: ctst -f {} COMMAND", names[0])),
             Self::Untrusted { path, .. } => {
                 Some(format!("look into {} and remove it if it is not yours", path.display()))
             }

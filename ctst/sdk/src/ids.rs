@@ -153,14 +153,26 @@ fn user_name(uid: u32, passwd: &Path) -> Option<String> {
 fn granted(file: &Path, uid: u32, name: Option<&str>) -> Option<Range> {
     let content = std::fs::read_to_string(file).ok()?;
     let number = uid.to_string();
-    content.lines().find_map(|line| {
+    let ours = |owner: &str| owner == number || Some(owner) == name;
+    grants(&content)
+        .find(|(owner, range)| ours(owner) && range.first != 0)
+        .map(|(_, range)| Range { count: range.count.min(MAX_COUNT - 1), ..range })
+}
+
+/// The first id after all that `file` grants to anybody.
+pub(crate) fn end_of_grants(file: &Path) -> u32 {
+    let content = std::fs::read_to_string(file).unwrap_or_default();
+    grants(&content).map(|(_, range)| range.first + range.count).max().unwrap_or(0)
+}
+
+fn grants(content: &str) -> impl Iterator<Item = (&str, Range)> {
+    content.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
         let owner = fields.next()?;
         let first: u32 = fields.next()?.parse().ok()?;
         let count: u32 = fields.next()?.parse().ok()?;
-        let ours = owner == number || Some(owner) == name;
-        let usable = first != 0 && count != 0 && first.checked_add(count).is_some();
-        (ours && usable && fields.next().is_none()).then_some(Range { first, count: count.min(MAX_COUNT - 1) })
+        let usable = count != 0 && first.checked_add(count).is_some();
+        (usable && fields.next().is_none()).then_some((owner, Range { first, count }))
     })
 }
 

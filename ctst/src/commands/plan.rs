@@ -56,7 +56,7 @@ pub(crate) fn text(plan: &Plan) -> String {
             writeln!(text, "      {}", shown_image(image)).ok();
         }
         for cause in &step.causes {
-            writeln!(text, "      {DIM}because of{DIM:#} {}", safe(cause)).ok();
+            writeln!(text, "      {DIM}because:{DIM:#} {}", safe(cause)).ok();
         }
     }
     if !plan.grants.is_empty() {
@@ -176,8 +176,8 @@ mod tests {
              \x20 +  web          create\n\
              \x20     host:///bin/true will be imported\n\
              \x20 ~  application  replace\n\
-             \x20     because of env\n\
-             \x20     because of image\n\
+             \x20     because: env\n\
+             \x20     because: image\n\
              \x20 -  old          remove\n\
              \n\
              of this host it is given\n\
