@@ -75,6 +75,7 @@ codes! {
     BadImport "E0221" "a file cannot be imported";
     WrongPin "E0222" "an imported file is not the one that is pinned";
     ImportCircle "E0223" "files import each other in a circle";
+    UnknownProfile "E0224" "no component has this profile";
     WrongType "E0301" "a value has the wrong type";
     UnknownChoice "E0302" "a value is not one of the allowed ones";
     BadUnit "E0303" "a unit is missing or unknown";
@@ -99,6 +100,7 @@ codes! {
     PublicAddress "E0406" "PUBLIC and an address exclude each other";
     NoNetwork "E0407" "a port is published of a component without a network";
     TooManyPorts "E0408" "too many ports are published";
+    Inactive "E0409" "a component is needed whose profile is not active";
     NotSupported "E0900" "not supported yet";
     Unconnected "W0001" "a component is referred to but not connected";
     NoShell "W0002" "a shell operator stands in a command that no shell runs";

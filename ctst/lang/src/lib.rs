@@ -76,6 +76,8 @@ pub trait Loader {
 pub struct Inputs<'a> {
     /// Values of parameters (`PARAM`) by name. Of two for one name the last counts. They never appear in a diagnostic.
     pub params: &'a [(String, String)],
+    /// The profiles that are active. A component with `profiles` is deployed only if one of them is.
+    pub profiles: &'a [String],
     /// Where imported files come from; without it IMPORT is refused.
     pub loader: Option<&'a dyn Loader>,
 }
@@ -84,7 +86,11 @@ impl fmt::Debug for Inputs<'_> {
     /// Without the values, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.params.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("Inputs").field("params", &names).field("loader", &self.loader.is_some()).finish()
+        f.debug_struct("Inputs")
+            .field("params", &names)
+            .field("profiles", &self.profiles)
+            .field("loader", &self.loader.is_some())
+            .finish()
     }
 }
 

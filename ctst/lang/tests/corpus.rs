@@ -39,7 +39,14 @@ fn run(path: &Path, bytes: &[u8]) -> Outcome {
         .filter(|(name, _)| text.contains(&format!("PARAM {name}")))
         .map(|(name, value)| (String::from(*name), String::from(*value)))
         .collect();
-    check_with(&name(path), bytes, "project", &environment, &Inputs { params: &params, loader: None })
+    let profiles = usize::from(text.contains("\"active\""));
+    check_with(
+        &name(path),
+        bytes,
+        "project",
+        &environment,
+        &Inputs { params: &params, profiles: &["active".to_owned()][..profiles], loader: None },
+    )
 }
 
 fn name(path: &Path) -> String {
@@ -114,7 +121,7 @@ fn valid_files() {
 /// Every code is shown by a file, so that its text has been read once.
 #[test]
 fn every_code_has_an_example() {
-    const ELSEWHERE: &[&str] = &["E0001", "E0002", "E0003"];
+    const ELSEWHERE: &[&str] = &["E0001", "E0002", "E0003", "E0224"];
     let mut seen = String::new();
     let imports = ["bad", "circle", "warnings"]
         .map(|case| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/imports").join(case));
@@ -133,13 +140,31 @@ fn every_code_has_an_example() {
 fn a_value_for_nothing() {
     let source = b"PARAM level = 1\nCOMPONENT a { image = \"host:///bin/x\" user = level }";
     let given = |name: &str| vec![(name.to_owned(), "2".to_owned()), (name.to_owned(), "3".to_owned())];
-    let outcome =
-        |params: &[(String, String)]| check_with("f", source, "p", &environment, &Inputs { params, loader: None });
+    let outcome = |params: &[(String, String)]| {
+        check_with("f", source, "p", &environment, &Inputs { params, ..Inputs::default() })
+    };
     let composition = outcome(&given("level")).composition.expect("a composition");
     assert_eq!(composition.components[0].user.as_deref(), Some("3"));
     let found = outcome(&given("levle")).diagnostics;
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].code.as_str(), found[0].help.as_deref()), ("E0219", Some("did you mean `level`?")));
+}
+
+#[test]
+fn a_profile_that_nobody_has() {
+    let profile = |name: &str, source: &str| {
+        let profiles = [name.to_owned()];
+        let inputs = Inputs { profiles: &profiles, ..Inputs::default() };
+        let outcome = check_with("f", source.as_bytes(), "p", &environment, &inputs);
+        let codes = outcome.diagnostics.iter().map(|found| found.code.as_str()).collect::<Vec<_>>().join(" ");
+        (codes, outcome.composition.map_or(0, |composition| composition.components.len()))
+    };
+    let source =
+        "COMPONENT a { image = \"host:///bin/x\" } COMPONENT b { image = \"host:///bin/x\" profiles = \"debug\" }";
+    assert_eq!(profile("debug", source), (String::new(), 2));
+    assert_eq!(profile("degub", source), ("E0224".to_owned(), 0));
+    let only = "COMPONENT b { image = \"host:///bin/x\" profiles = [\"debug\"] }";
+    assert_eq!(check("f", only.as_bytes(), "p", &environment).diagnostics[0].code.as_str(), "E0212");
 }
 
 /// What `--format json` shows of a finding.

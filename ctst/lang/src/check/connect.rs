@@ -71,6 +71,13 @@ impl<'a> Checker<'a, '_> {
                 return;
             }
             let (Some(to), Some(from)) = (self.component_named(*name), from) else { continue };
+            if self.declared[from].role == Role::Inactive {
+                continue;
+            }
+            if self.declared[to].role == Role::Inactive {
+                self.inactive_named(name.span, to);
+                continue;
+            }
             if let Some(first) = seen.get(&(from, to)).copied() {
                 let (a, b) = (shown(&self.declared[from].name), shown(&self.declared[to].name));
                 self.finding(Code::DuplicateConnect, name.span, format!("{a} is connected to {b} twice"))

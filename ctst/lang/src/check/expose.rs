@@ -170,6 +170,9 @@ impl Checker<'_, '_> {
                     self.template_named(name.span, index);
                     return None;
                 }
+                if self.declared[index].role == Role::Inactive {
+                    return None;
+                }
                 vec![index; ports.len()]
             }
             None => {
@@ -198,8 +201,14 @@ impl Checker<'_, '_> {
         match owners {
             [only] => Some(*only),
             [] => {
-                // A port may be declared in what is refused or could not be read.
-                if !self.partial && self.declared.iter().all(|declared| !declared.partial && declared.ports.is_some()) {
+                // A port may be declared in what is set aside, is refused or could not be read.
+                let aside = self.declared.iter().any(|declared| {
+                    declared.role == Role::Inactive && declared.ports.iter().flatten().any(|&other| other == port)
+                });
+                if !aside
+                    && !self.partial
+                    && self.declared.iter().all(|declared| !declared.partial && declared.ports.is_some())
+                {
                     let declared = self.declared.iter().filter(|declared| {
                         declared.role == Role::Deployed
                             && declared.ports.as_ref().is_some_and(|ports| !ports.is_empty())

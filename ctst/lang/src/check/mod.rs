@@ -13,6 +13,7 @@ mod image;
 mod inherit;
 mod mounts;
 mod parameters;
+mod profiles;
 mod properties;
 mod resolve;
 mod values;
@@ -74,6 +75,8 @@ enum Role {
     Deployed,
     /// It is there to inherit from.
     Template,
+    /// None of its profiles is active.
+    Inactive,
     /// It is refused.
     Refused,
 }
@@ -117,7 +120,7 @@ impl Declared<'_> {
     /// Whether its own properties are looked up: those of a template are with each of its heirs.
     fn is_examined(&self) -> bool {
         match self.role {
-            Role::Deployed => true,
+            Role::Deployed | Role::Inactive => true,
             Role::Template => !self.inherited,
             Role::Refused => false,
         }
@@ -167,6 +170,7 @@ pub(crate) fn composition<'a>(
     checker.bases();
     checker.roles(file);
     checker.inherit();
+    checker.profiles(inputs);
     checker.facts();
     checker.collisions();
     checker.connections(file);

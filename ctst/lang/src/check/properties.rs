@@ -73,6 +73,7 @@ pub(super) const COMPONENT: &[Property] = &[
         "`host:inside` in quotes, with `:ro` if wanted, or a list of these",
         r#"volumes = ["./data:/data:ro"]"#,
     ),
+    list("profiles", "a name in quotes, or a list of names", r#"profiles = ["debug"]"#),
     list(
         "tmpfs",
         "an absolute path in quotes, with `:size=…,mode=…` if wanted, or a list of these",
@@ -120,7 +121,6 @@ const LATER: &[&str] = &[
     "no_new_privileges",
     "pids",
     "platform",
-    "profiles",
     "replicas",
     "seccomp",
     "secrets",
@@ -207,7 +207,13 @@ mod tests {
                 _ => "image = \"host:///bin/x\"",
             };
             let port = if name.starts_with("port") { "" } else { "port = 80" };
-            assert_eq!(codes(&format!("COMPONENT a {{ {image} {port} {example} }}")), [], "{example}");
+            assert_eq!(
+                codes(&format!(
+                    "COMPONENT a {{ {image} {port} {example} }} COMPONENT z {{ image = \"host:///bin/x\" }}"
+                )),
+                [],
+                "{example}"
+            );
         }
         for Property { name, example, .. } in HEALTHCHECK {
             let probe = match *name {

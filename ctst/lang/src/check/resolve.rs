@@ -190,11 +190,18 @@ impl<'a> Checker<'a, '_> {
                 .help("others refer to image, ports and host names, so these cannot refer to others");
             return None;
         };
-        if self.declared[index].role == Role::Template && from != index {
-            self.template_named(span, index);
-            return None;
-        }
         let deployed = self.declared[from].role == Role::Deployed;
+        match self.declared[index].role {
+            Role::Template if from != index => {
+                self.template_named(span, index);
+                return None;
+            }
+            Role::Inactive if deployed => {
+                self.inactive_named(span, index);
+                return None;
+            }
+            _ => {}
+        }
         if deployed && from != index && !self.connected.contains(&(from, index)) && self.warned.insert((from, index)) {
             let (asking, asked) = (shown(&self.declared[from].name), shown(&self.declared[index].name));
             let (plain, target) = (self.declared[from].name.clone(), self.declared[index].name.clone());
