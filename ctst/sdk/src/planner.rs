@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use containust_lang::model::{Component, Composition};
 
 use crate::builder;
-use crate::client;
+use crate::client::{self, Client};
 use crate::error::{Error, Report, Result};
 use crate::graph::GraphResolver;
 use crate::ids::Ids;
@@ -13,7 +13,7 @@ use crate::images;
 use crate::logs::escape;
 use crate::plan::{Action, Grant, ImageState, Plan, Step};
 use crate::project::{Project, check_private};
-use crate::record::{self, Record, Stored};
+use crate::record::{self, Incarnation, Record, Stored};
 use crate::run::published;
 use crate::spec::{self, ContainerSpec};
 use crate::status::{ContainerStatus, Published, State};
@@ -126,7 +126,21 @@ impl Project {
         Ok(known.into_iter().map(|(name, known)| known.status(name)).collect())
     }
 
+    /// What is known of the project's containers, as true as it was when this was called.
     fn known(&self) -> Result<BTreeMap<String, Known>> {
+        let known = self.read_known()?;
+        if !known.values().any(Known::is_behind) {
+            return Ok(known);
+        }
+        // A container ended this moment. Its supervisor answers after having taken note of it; if it does not answer, it
+        // is gone too, and then the records say so.
+        if let Ok(Some(mut client)) = Client::connect(self) {
+            client.status().ok();
+        }
+        self.read_known()
+    }
+
+    fn read_known(&self) -> Result<BTreeMap<String, Known>> {
         let dir = self.state_dir();
         if dir.symlink_metadata().is_ok() {
             check_private(&dir)?;
@@ -168,6 +182,16 @@ struct Known {
 }
 
 impl Known {
+    /// Whether the record says that a process runs which does not.
+    fn is_behind(&self) -> bool {
+        match &self.stored {
+            Stored::Record(record) if self.live && record.state == State::Running => {
+                record.pid.and_then(Incarnation::of).is_none()
+            }
+            _ => false,
+        }
+    }
+
     fn status(self, name: String) -> ContainerStatus {
         match self.stored {
             Stored::Record(record) if self.live => record.status(),
@@ -227,7 +251,6 @@ fn decide(spec: Option<&ContainerSpec>, old: Option<&Known>, ports: &[Published]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Incarnation;
     use crate::record::tests::{PROJECT, spec};
 
     fn known(state: State, live: bool) -> Known {

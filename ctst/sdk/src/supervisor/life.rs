@@ -238,7 +238,14 @@ impl Supervisor {
                     // It was given up meanwhile.
                     pidfd_send_signal(&pidfd, Signal::KILL).ok();
                 }
+                let started = live.started.is_some();
+                let pid = pid_of(&pidfd);
                 live.pidfd = Some((pidfd, token));
+                container.record.pid = pid;
+                if started {
+                    // C was faster than S in telling.
+                    self.save(cid);
+                }
             }
             Err(error) => {
                 say(&format!("watch {}: {error}", container.record.spec.name));
@@ -335,9 +342,7 @@ impl Supervisor {
         live.started = Some(Instant::now());
         live.held = Vec::new();
         let launch = live.id;
-        let pid = live.pidfd.as_ref().and_then(|(pidfd, _)| pid_of(pidfd));
         let record = &mut container.record;
-        record.pid = pid;
         (record.started, record.finished) = (Some(now()), None);
         container.was_up = true;
         let stopping = container.stop.is_some();
