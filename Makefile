@@ -42,7 +42,9 @@ bench:
 	folder=$$home/.cache/containust-bench
 	stage "$$folder" "$$built"/{ctst,ctst-shim} tests/bench
 	stage "$$folder/stack" examples/stack/fetch
-	"$${as[@]}" "$$folder/bench"
+	trap '"$${as[@]}" "$$folder/bench" stop' EXIT
+	"$${as[@]}" env ROUNDS="$${ROUNDS:-100}" "$$folder/bench" run
+	as_root "$$folder/bench" memory
 
 lint:
 	. tests/setup.sh
