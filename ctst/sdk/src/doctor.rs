@@ -105,7 +105,8 @@ fn sandbox(ids: &Ids, checks: &mut Vec<Check>) {
     let mut trial = match Trial::start(ids) {
         Ok(trial) => trial,
         Err(error) => {
-            return checks.push(Check::other("user namespaces", Verdict::Bad, error.to_string(), namespaces_fix()));
+            let fix = error.help().unwrap_or_default();
+            return checks.push(Check::other("user namespaces", Verdict::Bad, error.to_string(), fix));
         }
     };
     checks.push(Check::good("user namespaces", "a sandbox was made"));
@@ -140,7 +141,7 @@ fn sandbox(ids: &Ids, checks: &mut Vec<Check>) {
 }
 
 /// The setting that forbids user namespaces, where it can be seen.
-fn namespaces_fix() -> String {
+pub(crate) fn namespaces_fix() -> String {
     let setting = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
     if setting("/proc/sys/user/max_user_namespaces") == "0" {
         "allow them: sudo sysctl -w user.max_user_namespaces=15000".to_owned()
@@ -179,7 +180,9 @@ impl Trial {
                     }
                 }
                 (FromShim::Ready, _) => return Ok(trial),
-                (FromShim::Failed(failure), _) => return Err(Error::Sandbox(describe(&failure))),
+                (FromShim::Failed(failure), _) => {
+                    return Err(Error::NoSandbox { problem: describe(&failure), help: namespaces_fix() });
+                }
             }
         }
     }

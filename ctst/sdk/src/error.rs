@@ -147,6 +147,14 @@ pub enum Error {
         /// The place beside the running executable.
         beside: PathBuf,
     },
+    /// The kernel refused the project's namespaces.
+    #[error("make the project's sandbox: {problem}")]
+    NoSandbox {
+        /// What was refused.
+        problem: String,
+        /// The setting of this host that does it, where that can be seen.
+        help: String,
+    },
     /// The sandbox or a container could not be made.
     #[error("{0}")]
     Sandbox(String),
@@ -177,6 +185,7 @@ impl Error {
             Self::Lost { .. } => "S0304",
             Self::NoShim { .. } => "S0401",
             Self::Sandbox(_) => "S0402",
+            Self::NoSandbox { .. } => "S0406",
             Self::Reported(report) => &report.code,
         }
     }
@@ -193,6 +202,7 @@ impl Error {
             Self::NewerState { .. } => Some("use the ctst that wrote it".to_owned()),
             Self::Source { path, .. } => Some(format!("create {} or correct the volume", path.display())),
             Self::Image { help, .. } => help.clone(),
+            Self::NoSandbox { help, .. } => Some(help.clone()),
             Self::NotRunning { .. } => Some("start it: ctst run -d".to_owned()),
             Self::OtherVersion { .. } => {
                 Some("stop the project with the ctst that started it, then run it again".to_owned())

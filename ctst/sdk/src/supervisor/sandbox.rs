@@ -13,6 +13,7 @@ use mio::Token;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getgid, getuid, pidfd_open, waitid};
 
 use super::poller::{Cid, Poller, Source};
+use crate::doctor;
 use crate::error::{During, Error, Result};
 use crate::ids::{Ids, Range};
 use crate::shim::{Channel, Received, describe};
@@ -135,7 +136,7 @@ impl Sandbox {
                 }
                 Received::Message(FromShim::Failed(failure), _) => {
                     self.close(poller);
-                    return Err(Error::Sandbox(format!("make the project's sandbox: {}", describe(&failure))));
+                    return Err(Error::NoSandbox { problem: describe(&failure), help: doctor::namespaces_fix() });
                 }
                 Received::Empty => return Ok(()),
                 Received::End => {
