@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Stop containers, those that need others first
     Stop(Stop),
+    /// Remove what stopped containers left: writable layers, logs, records
+    Rm(Rm),
     /// Import all images of a composition
     Build(Build),
     /// List imported images
@@ -164,6 +166,12 @@ pub(crate) struct Logs {
     /// Show when each line was printed
     #[arg(short, long)]
     pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Rm {
+    /// Only these, which must not run (all that do not run if none is named)
+    pub(crate) components: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -45,6 +45,7 @@ fn run(args: Args) -> Outcome {
         Command::Exec(args) => commands::exec::run(args, file),
         Command::Logs(args) => commands::logs::run(&args, file),
         Command::Stop(args) => commands::stop::run(&args, file),
+        Command::Rm(args) => commands::rm::run(&args, file),
         Command::Build(args) => commands::build::run(&args, file),
         Command::Images(args) => commands::images::run(&args, file),
         Command::Doctor(args) => commands::doctor::run(&args),

@@ -205,6 +205,35 @@ impl Client {
         self.wait_gone()
     }
 
+    /// Forgets containers that do not run and removes their writable layers, logs and records, also what belongs to
+    /// subordinate ids. No names: all that do not run. Starts a supervisor for it where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Reported`] for a name that is unknown or runs, and for what could not be removed.
+    pub fn remove(project: &Project, names: &[String], on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let mut link = Link::open(project, Some(0))?;
+            if !link.greet()? || link.connection.send(&Request::Remove { names: names.to_vec() }, &[]).is_err() {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            let result = loop {
+                match link.connection.wait::<Reply>()? {
+                    Some((Reply::Event(event), _)) => on_event(&event),
+                    Some((Reply::Done | Reply::Over { .. }, _)) => break Ok(()),
+                    Some((Reply::Refused(report), _)) => break Err(Error::Reported(report)),
+                    Some((other, _)) => return Err(Error::protocol(format!("unexpected {other:?}"))),
+                    None => return Err(lost(project)),
+                }
+            };
+            // With nothing to run it ends at once, once we are gone.
+            drop(link.connection);
+            reap(&mut link.child);
+            return result;
+        }
+        Err(lost(project))
+    }
+
     /// Starts a process in a container. With a terminal the three descriptors are not used.
     ///
     /// # Errors

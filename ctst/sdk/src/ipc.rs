@@ -61,6 +61,11 @@ pub(crate) enum Request {
         names: Vec<String>,
         grace: Duration,
     },
+    /// Forget containers that do not run, with all that is on disk of them. Empty: all of those. Answered by `Done` or
+    /// `Over`, or `Refused`.
+    Remove {
+        names: Vec<String>,
+    },
     /// Three descriptors unless it has a terminal. Answered by `ExecStarted` and `ExecEnded`, or `Refused`.
     Exec(ExecRequest),
     /// To the process started by this connection's `Exec`.

@@ -18,6 +18,7 @@ pub(crate) mod images;
 pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod ps;
+pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod stop;
 

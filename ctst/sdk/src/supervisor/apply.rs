@@ -256,6 +256,33 @@ impl Supervisor {
         }
     }
 
+    /// Forgets the named containers, which must not run, or all that do not.
+    pub(super) fn remove_named(&mut self, names: &[String]) -> Result<()> {
+        self.sweep();
+        let on_disk = record::list(&self.project.containers_dir())?;
+        let active = |name: &str| {
+            let container = self.names.get(name).and_then(|cid| self.containers.get(cid));
+            container.is_some_and(Container::is_active)
+        };
+        if let Some(name) = names.iter().find(|name| !on_disk.contains(name)) {
+            return Err(Error::UnknownComponent { name: name.clone(), known: on_disk });
+        }
+        if let Some(name) = names.iter().find(|name| active(name)) {
+            let problem = format!("remove it while it runs; first: ctst stop {name}");
+            return Err(Error::Invalid { component: name.clone(), problem });
+        }
+        let wanted = |name: &String| if names.is_empty() { !active(name) } else { names.contains(name) };
+        let chosen: Vec<String> = on_disk.into_iter().filter(wanted).collect();
+        for name in chosen {
+            match self.names.get(&name) {
+                Some(&cid) => self.discard(cid),
+                None => self.discard_folder(&name),
+            }
+        }
+        self.dirty = true;
+        Ok(())
+    }
+
     /// Forgets a container and removes what is on disk of it.
     pub(super) fn discard(&mut self, cid: Cid) {
         self.withdraw(cid);

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use containust_shared::exit;
 use containust_shared::protocol::ToContainer;
 use mio::Token;
 use rustix::net::sockopt;
@@ -11,7 +12,7 @@ use rustix::process::getuid;
 use super::container::{Asked, Exec};
 use super::poller::{Cid, Source};
 use super::{Supervisor, say};
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Report, Result};
 use crate::ipc::{Connection, Hello, Incoming, Reply, Request};
 use crate::run::ExecRequest;
 use crate::spec::set;
@@ -39,6 +40,8 @@ pub(super) struct Client {
     own: Vec<Cid>,
     /// What its stop wanted, until that is gone.
     stopping: Option<Vec<Cid>>,
+    /// It waits until all removals are done.
+    removing: bool,
     /// Its process: container, launch, exec.
     exec: Option<(Cid, u32, u32)>,
     /// Containers still to answer, and the answers.
@@ -79,6 +82,7 @@ impl Supervisor {
             settling: None,
             own: Vec::new(),
             stopping: None,
+            removing: false,
             exec: None,
             stats: None,
         };
@@ -129,6 +133,13 @@ impl Supervisor {
                 Ok(cids) => self.with(id, |client| client.stopping = Some(cids)),
                 Err(error) => self.refuse(id, &error),
             },
+            Request::Remove { names } => {
+                (client.expected, client.attached) = (false, true);
+                match self.remove_named(&names) {
+                    Ok(()) => self.with(id, |client| client.removing = true),
+                    Err(error) => self.refuse(id, &error),
+                }
+            }
             Request::Exec(request) => {
                 if let Err(error) = self.exec(id, &request, fds) {
                     self.refuse(id, &error);
@@ -286,7 +297,7 @@ impl Supervisor {
         let ids: Vec<u64> = self
             .clients
             .iter()
-            .filter(|(_, c)| c.settling.is_some() || c.stopping.is_some() || !c.own.is_empty())
+            .filter(|(_, c)| c.settling.is_some() || c.stopping.is_some() || c.removing || !c.own.is_empty())
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -312,6 +323,18 @@ impl Supervisor {
                 let code = results.into_iter().find(|code| *code != 0).unwrap_or(0);
                 self.with(id, |client| client.own = Vec::new());
                 self.tell(id, &Reply::Ended { code }, Vec::new());
+            }
+            let Some(client) = self.clients.get(&id) else { continue };
+            if client.removing && self.removing == 0 && self.workers.is_empty() {
+                self.with(id, |client| client.removing = false);
+                let left = std::mem::take(&mut self.unremoved);
+                if left.is_empty() {
+                    self.tell(id, &Reply::Done, Vec::new());
+                } else {
+                    let help = Some("remove it as root".to_owned());
+                    let report = Report { code: "S0505".to_owned(), message: left.join("; "), help, exit: exit::TOOL };
+                    self.tell(id, &Reply::Refused(report), Vec::new());
+                }
             }
             let Some(client) = self.clients.get(&id) else { continue };
             if let Some(cids) = &client.stopping

@@ -157,6 +157,7 @@ fn start(file: &Path, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> 
         workers: HashMap::new(),
         swept: false,
         removing: 0,
+        unremoved: Vec::new(),
         removals,
         removed,
         buffer: vec![0; MAX_MESSAGE],
@@ -301,6 +302,8 @@ struct Supervisor {
     swept: bool,
     /// Removals under way.
     removing: usize,
+    /// What could not be removed, for whom asked to.
+    unremoved: Vec<String>,
     removals: mpsc::Sender<Removed>,
     removed: mpsc::Receiver<Removed>,
     buffer: Vec<u8>,

@@ -95,7 +95,9 @@ impl Supervisor {
 
     fn give_up(&mut self, path: &Path, why: &str) {
         self.removing -= 1;
-        say(&format!("remove {}: {why}; the next run tries again", path.display()));
+        let what = format!("remove {}: {why}", path.display());
+        say(&format!("{what}; the next run tries again"));
+        self.unremoved.push(what);
     }
 
     pub(super) fn on_removed(&mut self) {
