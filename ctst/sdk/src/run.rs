@@ -94,7 +94,8 @@ pub struct Session {
 /// hands the composition over.
 ///
 /// # Errors
-/// Everything that is found before a container is started; what fails later is told by the session.
+/// Everything that is found before the supervisor takes over. What it refuses as a whole, such as a port that is taken, is
+/// the first error of the session; what fails later is told by events.
 pub fn up(
     project: &Project,
     composition: &Composition,
