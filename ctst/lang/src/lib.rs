@@ -7,6 +7,8 @@
 mod check;
 pub mod codes;
 mod diagnostic;
+mod explain;
+mod format;
 mod lex;
 pub mod model;
 mod parse;
@@ -18,6 +20,8 @@ mod units;
 
 pub use codes::{CODES, Code, Severity};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Mark, Span};
+pub use explain::explain;
+pub use format::format;
 pub use parse::MAX_DEPTH;
 pub use render::{render, render_sources};
 

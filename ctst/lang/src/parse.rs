@@ -220,7 +220,7 @@ impl<'a> Parser<'a, '_> {
 }
 
 /// Length of the string that `rest` begins with, and its form if it is closed. A plain one ends with its line.
-fn string_end(rest: &str) -> (usize, Option<Quote>) {
+pub(crate) fn string_end(rest: &str) -> (usize, Option<Quote>) {
     if let Some(inner) = rest.strip_prefix("\"\"\"") {
         return match inner.find("\"\"\"") {
             Some(length) => (3 + length + 3, Some(Quote::Triple)),
