@@ -7,21 +7,26 @@ use containust_lang::{format, parse};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+fn all(folder: &Path, files: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            all(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "ctst") {
+            files.push(fs::read_to_string(path).unwrap_or_default());
+        }
+    }
+}
+
 fn files() -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-    let folders = fs::read_dir(folder).expect("a corpus").map(|entry| entry.expect("an entry").path());
-    let mut files: Vec<String> = folders
-        .filter(|path| path.is_dir())
-        .flat_map(|folder| fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "ctst"))
-        .map(|path| fs::read_to_string(path).unwrap_or_default())
-        .collect();
+    let mut files = Vec::new();
+    all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus"), &mut files);
     let page = include_str!("../LANGUAGE.md");
     files.extend(page.split("```ctst").skip(1).filter_map(|part| {
         let (_, example) = part.split_once('\n')?;
         Some(example.split("```").next()?.to_owned())
     }));
-    assert!(files.len() > 20);
+    assert!(files.len() > 50);
     files
 }
 
@@ -50,7 +55,7 @@ fn holds(source: &str) {
 #[test]
 fn the_corpus() {
     let formatted = files().iter().filter(|file| format("f", file.as_bytes()).is_ok()).count();
-    assert!(formatted > 15, "only {formatted} files can be parsed");
+    assert!(formatted > 45, "only {formatted} files can be parsed");
     files().iter().for_each(|file| holds(file));
 }
 
