@@ -3,6 +3,7 @@
 //! the same namespaces, bounding set, filter and root as the first, and nothing from outside ever joins.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use containust_core::link::{LOOPBACK, Links};
 use containust_core::sys::{self, Alone};
@@ -11,20 +12,25 @@ use containust_policy::seccomp;
 use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, Plan, Process, ToContainer};
 use containust_shared::{exit, names, wire};
 use nix::sys::signal::{SigSet, Signal};
-use rustix::event::{PollFd, PollFlags, poll};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
 use crate::failure::{Step, refusal};
 use crate::message::send;
 use crate::network::{ETH0, sockets};
-use crate::process::{Confines, Started, Streams};
+use crate::process::{Confines, Starting, Streams};
 use crate::project::limit_user_namespaces;
 use crate::{process, root};
 
 /// What C itself needs to start processes under other ids and to signal them: CAP_KILL, CAP_SETGID, CAP_SETUID,
 /// CAP_SETPCAP. A container's root has them by default; one whose root has not must not be started for now.
 const NEEDED: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
+
+/// Longer than any honest process takes from fork to execve.
+const PATIENCE: Duration = Duration::from_secs(10);
+const SIGKILL: i32 = 9;
 
 /// Runs the container on its channel and returns C's exit code. Called in the child that S cloned.
 pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd, ids: Option<(u32, u32)>) -> i32 {
@@ -45,15 +51,12 @@ fn run(alone: &Alone, channel: BorrowedFd<'_>, go: &OwnedFd, ids: Option<(u32, u
     if let Some((uid, gid)) = ids {
         exist_as(uid, gid).map_err(tool)?;
     }
-    let confines = prepare(&plan, go, ids.is_none()).map_err(tool)?;
+    let held = prepare(&plan, go, ids.is_none()).map_err(tool)?;
 
-    let mut container = Container { alone, channel, confines, children: Vec::new() };
-    let started = container.start(&plan.process, fds)?;
+    let mut container = Container { alone, channel, held, starting: Vec::new(), children: Vec::new() };
+    container.start(MAIN, &plan.process, fds)?;
     drop(plan);
-    container.children.push((MAIN, started.pid));
-    container.announce(MAIN, &started).map_err(tool)?;
-    drop(started);
-    container.serve().map_err(tool)
+    container.serve()
 }
 
 fn receive_plan(channel: BorrowedFd<'_>) -> Result<(Plan, Vec<OwnedFd>), Failure> {
@@ -123,96 +126,140 @@ struct Held {
 struct Container<'a> {
     alone: &'a Alone,
     channel: BorrowedFd<'a>,
-    confines: Held,
+    held: Held,
+    /// What was forked and has not executed yet, with the moment until which it has to.
+    starting: Vec<(u32, Starting, Instant)>,
     /// Id and pid of what the supervisor asked for and has not heard the end of.
     children: Vec<(u32, i32)>,
 }
 
 impl Container<'_> {
-    fn start(&self, process: &Process, fds: Vec<OwnedFd>) -> Result<Started, (i32, Failure)> {
+    fn start(&mut self, id: u32, process: &Process, fds: Vec<OwnedFd>) -> Result<(), (i32, Failure)> {
         let streams = match (process.tty, <[OwnedFd; 3]>::try_from(fds)) {
             (false, Ok(streams)) => Streams::Given(streams),
             (true, Err(fds)) if fds.is_empty() => {
-                let copy = rustix::io::fcntl_dupfd_cloexec(&self.confines.root.devpts, 3);
+                let copy = rustix::io::fcntl_dupfd_cloexec(&self.held.root.devpts, 3);
                 Streams::Terminal(copy.step("reach the devpts", "").map_err(|failure| (exit::TOOL, failure))?)
             }
             _ => return Err((exit::TOOL, refusal("take that number of descriptors", ""))),
         };
-        process::start(self.alone, &self.confines.confines, process, streams)
+        let starting = process::start(self.alone, &self.held.confines, process, streams)?;
+        let now = Instant::now();
+        self.starting.push((id, starting, now.checked_add(PATIENCE).unwrap_or(now)));
+        Ok(())
     }
 
-    fn announce(&self, id: u32, started: &Started) -> Result<(), Failure> {
-        let master: Vec<_> = started.master.iter().map(AsFd::as_fd).collect();
-        self.tell(&FromContainer::Started { id, pid: started.pid.unsigned_abs() }, &master)
+    /// Tells what became of a process that was starting. An error is the main process's, and the container's end.
+    fn conclude(&mut self, at: usize) -> Result<(), (i32, Failure)> {
+        let (id, starting, _) = self.starting.swap_remove(at);
+        let told = match starting.outcome() {
+            Ok((pid, master)) => {
+                self.children.push((id, pid));
+                let master: Vec<_> = master.iter().map(AsFd::as_fd).collect();
+                self.tell(&FromContainer::Started { id, pid: pid.unsigned_abs() }, &master)
+            }
+            Err(failure) if id == MAIN => return Err(failure),
+            Err((code, failure)) => self.tell(&FromContainer::Failed { id, code, failure }, &[]),
+        };
+        told.map_err(|failure| (exit::TOOL, failure))
     }
 
     fn tell(&self, message: &FromContainer, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
         send(self.channel, message, fds).step("tell the supervisor", "")
     }
 
-    /// Reaps and serves until the main process ends or the supervisor is gone.
-    fn serve(&mut self) -> Result<i32, Failure> {
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
-        mask.thread_block().map_err(std::io::Error::from).step("block SIGCHLD", "")?;
-        let signals = nix::sys::signalfd::SignalFd::with_flags(
-            &mask,
-            nix::sys::signalfd::SfdFlags::SFD_CLOEXEC | nix::sys::signalfd::SfdFlags::SFD_NONBLOCK,
-        )
-        .map_err(std::io::Error::from)
-        .step("make a signalfd", "")?;
+    /// Reaps and serves until the main process ends or the supervisor is gone. Nothing in here waits for a process of
+    /// the container: its root could make that take for ever.
+    fn serve(&mut self) -> Result<i32, (i32, Failure)> {
+        let tool = |failure| (exit::TOOL, failure);
+        let signals = child_signals().map_err(tool)?;
         let mut buffer = vec![0; wire::MAX_MESSAGE];
         // Children may have ended before SIGCHLD was blocked.
         let mut reap = true;
         loop {
             if reap && let Some(ended) = self.reap()? {
                 // The end of this process ends all that is left in the container.
-                self.tell(&FromContainer::Exited { id: MAIN, ended }, &[])?;
+                self.tell(&FromContainer::Exited { id: MAIN, ended }, &[]).map_err(tool)?;
                 return Ok(0);
             }
-            let mut fds = [PollFd::new(&self.channel, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
-            match poll(&mut fds, None) {
+            // In this order: a process closes its status before SIGCHLD tells of its end, so that whoever is seen to
+            // have ended has been seen to report.
+            let mut fds = vec![PollFd::new(&signals, PollFlags::IN), PollFd::new(&self.channel, PollFlags::IN)];
+            fds.extend(self.starting.iter().map(|(_, starting, _)| PollFd::new(&starting.status, PollFlags::IN)));
+            let next = self.starting.iter().map(|(.., until)| until.saturating_duration_since(Instant::now())).min();
+            let timeout =
+                next.map(|left| Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: 1_000_000 });
+            match poll(&mut fds, timeout.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
-                other => other.step("wait for requests", "")?,
+                other => other.step("wait for requests", "").map_err(tool)?,
             };
-            let [request, signal] = fds.map(|fd| !fd.revents().is_empty());
-            reap = signal;
-            if signal {
-                while signals.read_signal().map_err(std::io::Error::from).step("read the signalfd", "")?.is_some() {}
+            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(fds);
+            let is = |at: usize| ready.get(at).copied().unwrap_or_default();
+            reap = is(0);
+            if reap {
+                while signals
+                    .read_signal()
+                    .map_err(std::io::Error::from)
+                    .step("read the signalfd", "")
+                    .map_err(tool)?
+                    .is_some()
+                {}
             }
-            if request {
-                match channel::receive(self.channel, &mut buffer).step("receive a request", "")? {
+            for at in (0..self.starting.len()).rev() {
+                if is(at.saturating_add(2)) {
+                    self.conclude(at)?;
+                }
+            }
+            self.end_laggards().map_err(tool)?;
+            if is(1) {
+                match channel::receive(self.channel, &mut buffer).step("receive a request", "").map_err(tool)? {
                     None => return Ok(0),
                     Some((len, fds)) => {
                         let Ok(request) = wire::decode(buffer.get(..len).unwrap_or_default()) else {
-                            return Err(refusal("read a malformed request", ""));
+                            return Err(tool(refusal("read a malformed request", "")));
                         };
-                        self.request(request, fds)?;
+                        self.request(request, fds).map_err(tool)?;
                     }
                 }
             }
         }
     }
 
+    /// Kills what was stopped on its way to execve; its end is told like any other.
+    fn end_laggards(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        for (_, starting, until) in &mut self.starting {
+            if *until <= now {
+                sys::kill(starting.pid, SIGKILL).step("end a process that does not start", "")?;
+                *until = now.checked_add(PATIENCE).unwrap_or(now);
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for every child that has ended, ours and orphans. Some: the main process was among them.
-    fn reap(&mut self) -> Result<Option<Ended>, Failure> {
+    fn reap(&mut self) -> Result<Option<Ended>, (i32, Failure)> {
+        let tool = |failure| (exit::TOOL, failure);
         loop {
             let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some(ended)) => ended,
                 Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(None),
-                Err(error) => return Err(error).step("wait for processes", ""),
+                Err(error) => return Err(error).step("wait for processes", "").map_err(tool),
             };
             let ended = match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Ended::Exited(code),
                 (None, Some(signal)) => Ended::Signaled(signal),
                 (None, None) => continue,
             };
-            let Some(at) = self.children.iter().position(|(_, child)| *child == pid.as_raw_nonzero().get()) else {
-                continue;
-            };
+            let pid = pid.as_raw_nonzero().get();
+            if let Some(at) = self.starting.iter().position(|(_, starting, _)| starting.pid == pid) {
+                self.conclude(at)?;
+            }
+            let Some(at) = self.children.iter().position(|(_, child)| *child == pid) else { continue };
             match self.children.swap_remove(at) {
                 (MAIN, _) => return Ok(Some(ended)),
-                (id, _) => self.tell(&FromContainer::Exited { id, ended }, &[])?,
+                (id, _) => self.tell(&FromContainer::Exited { id, ended }, &[]).map_err(tool)?,
             }
         }
     }
@@ -221,11 +268,8 @@ impl Container<'_> {
     fn request(&mut self, request: ToContainer, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         match request {
             ToContainer::Exec { id, process } if id != MAIN && self.pid(id).is_none() => {
-                match self.start(&process, fds) {
-                    Ok(started) => {
-                        self.children.push((id, started.pid));
-                        self.announce(id, &started)
-                    }
+                match self.start(id, &process, fds) {
+                    Ok(()) => Ok(()),
                     Err((code, failure)) => self.tell(&FromContainer::Failed { id, code, failure }, &[]),
                 }
             }
@@ -257,7 +301,8 @@ impl Container<'_> {
     }
 
     fn pid(&self, id: u32) -> Option<i32> {
-        self.children.iter().find(|(child, _)| *child == id).map(|(_, pid)| *pid)
+        let starting = self.starting.iter().map(|(child, starting, _)| (*child, starting.pid));
+        self.children.iter().copied().chain(starting).find(|(child, _)| *child == id).map(|(_, pid)| pid)
     }
 
     /// Adds up `/proc/PID/stat` (proc_pid_stat(5)) of all processes but this one.
@@ -265,8 +310,11 @@ impl Container<'_> {
         let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
         let ticks = rustix::param::clock_ticks_per_second().max(1);
         let (mut processes, mut resident, mut cpu) = (0u32, 0u64, 0u64);
-        let proc = &self.confines.root.proc;
-        let list = rustix::fs::Dir::read_from(proc).step("list", "/proc")?;
+        let proc = &self.held.root.proc;
+        // What fsmount(2) gave can be looked up in, but not read.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let list = rustix::fs::openat(proc, ".", flags, Mode::empty()).and_then(rustix::fs::Dir::new);
+        let list = list.step("list", "/proc")?;
         for entry in list {
             let entry = entry.step("list", "/proc")?;
             let pid = entry.file_name().to_bytes();
@@ -290,6 +338,16 @@ impl Container<'_> {
         let cpu_ms = cpu.saturating_mul(1000).checked_div(ticks).unwrap_or(0).saturating_add(reaped);
         Ok(FromContainer::Stat { processes, resident, cpu_ms })
     }
+}
+
+/// SIGCHLD as a descriptor.
+fn child_signals() -> Result<SignalFd, Failure> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block().map_err(std::io::Error::from).step("block SIGCHLD", "")?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(std::io::Error::from)
+        .step("make a signalfd", "")
 }
 
 fn read_stat(proc: BorrowedFd<'_>, pid: &[u8]) -> rustix::io::Result<Vec<u8>> {

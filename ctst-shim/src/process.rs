@@ -33,22 +33,26 @@ pub(crate) enum Streams {
     Terminal(OwnedFd),
 }
 
-/// A process that runs its program.
-pub(crate) struct Started {
+/// A process that was forked and has not yet said whether it runs its program. Root of the container can stop it before
+/// it does, so nothing waits for it.
+pub(crate) struct Starting {
     pub(crate) pid: i32,
+    /// Readable once it has said so.
+    pub(crate) status: OwnedFd,
     /// The terminal's master side.
     pub(crate) master: Option<OwnedFd>,
+    prepared: Prepared,
 }
 
-/// Forks and executes. On failure also the exit code that `ctst` gives for it.
+/// Forks a process that then executes. On failure also the exit code that `ctst` gives for it.
 pub(crate) fn start(
     alone: &Alone,
     confines: &Confines,
     process: &Process,
     streams: Streams,
-) -> Result<Started, (i32, Failure)> {
-    let prepared = Prepared::new(process).map_err(|failure| (exit::TOOL, failure))?;
+) -> Result<Starting, (i32, Failure)> {
     let tool = |failure| (exit::TOOL, failure);
+    let prepared = Prepared::new(process).map_err(tool)?;
 
     let (streams, master) = match streams {
         Streams::Given(streams) => (streams, None),
@@ -60,34 +64,40 @@ pub(crate) fn start(
     };
     give(&streams, &prepared).map_err(tool)?;
 
-    let (status_read, status_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "").map_err(tool)?;
+    let (status, status_end) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "").map_err(tool)?;
     let argv = Arguments::new(&prepared.argv);
     let envp = Arguments::new(&prepared.env);
-    let pid = match sys::fork(alone).step("fork", "").map_err(tool)? {
+    match sys::fork(alone).step("fork", "").map_err(tool)? {
         None => {
             let error = run(confines, &prepared, &streams, master.is_some(), &argv, &envp);
-            sys::exit_now(report(&status_write, error));
+            sys::exit_now(report(&status_end, error));
         }
-        Some(pid) => pid,
-    };
-    drop((status_write, streams));
-
-    let mut status = [0; 5];
-    let mut len = 0;
-    while let Some(rest) = status.get_mut(len..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::read(&status_read, rest) {
-            Ok(0) => break,
-            Ok(n) => len = len.saturating_add(n),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err((exit::TOOL, io_failure("hear from the new process", b"", error.into()))),
+        Some(pid) => {
+            drop((argv, envp));
+            Ok(Starting { pid, status, master, prepared })
         }
-    }
-    // The pipe is closed by a successful execve; a child that was killed before it is told by waitpid.
-    match status {
-        [0, ..] => Ok(Started { pid, master }),
-        [at, a, b, c, d] => Err(prepared.failure(at, i32::from_ne_bytes([a, b, c, d]))),
     }
 }
+
+impl Starting {
+    /// What became of it, once `status` is readable: its pid and terminal, or why it does not run its program.
+    pub(crate) fn outcome(self) -> Result<(i32, Option<OwnedFd>), (i32, Failure)> {
+        let mut status = [0; REPORT];
+        // A report is written at once, so that a pipe gives it at once (pipe(7)). None: a successful execve closed the
+        // pipe, or the process was killed, which is told as its end.
+        match rustix::io::read(&self.status, &mut status) {
+            Ok(0) => Ok((self.pid, self.master)),
+            Ok(_) => {
+                let [at, a, b, c, d] = status;
+                Err(self.prepared.failure(at, i32::from_ne_bytes([a, b, c, d])))
+            }
+            Err(error) => Err((exit::TOOL, io_failure("hear from the new process", b"", error.into()))),
+        }
+    }
+}
+
+/// Bytes of a report: the step and the errno.
+const REPORT: usize = 5;
 
 /// Everything that needs memory, made before the fork.
 struct Prepared {

@@ -18,6 +18,7 @@ use crate::{container, sandbox};
 
 /// User namespaces that containers with an id of their own may take up, while S makes one.
 const MAX_CONTAINERS: u32 = 4096;
+const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
 /// S: pid 1 of the project. Ends when its channel closes, and the kernel ends every container with it.
 pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address) -> i32 {
@@ -105,8 +106,11 @@ fn fork_container(
                 // Without this byte the container ends by itself.
                 rustix::io::write(&go_write, &[1]).map(drop).step("release the container", "")
             });
-            // A container that has already ended says why on its own channel, and better.
-            if has_ended(&pidfd) { Ok(pidfd) } else { released.map(|()| pidfd) }
+            // A container that has ended, or is about to (it has lost its namespaces), says why on its own channel.
+            match released {
+                Err(failure) if failure.errno != ESRCH && !has_ended(&pidfd) => Err(failure),
+                Ok(()) | Err(_) => Ok(pidfd),
+            }
         }
     }
 }
