@@ -132,6 +132,13 @@ pub const DEFAULT: &[Row] = &[
         Errno::Eperm,
         "what uname reports may change; address randomisation and mapping at 0 may not",
     ),
+    allow_if(
+        "prlimit64",
+        0,
+        Check::NotIn(&[1]),
+        Errno::Eperm,
+        "limits of a container's own processes, but not of its pid 1, which starts what `ctst exec` asks for",
+    ),
     // Allowed.
     allow(
         "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close \
@@ -234,7 +241,7 @@ pub const DEFAULT: &[Row] = &[
         "scheduling; raising one's own share needs a capability over the host",
     ),
     allow(
-        "getrlimit setrlimit prlimit64 getrusage sysinfo uname getrandom",
+        "getrlimit setrlimit getrusage sysinfo uname getrandom",
         "limits and facts about the machine that runtimes size themselves by",
     ),
     allow(
