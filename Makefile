@@ -41,7 +41,7 @@ bench:
 	package_lists
 	folder=$$home/.cache/containust-bench
 	stage "$$folder" "$$built"/{ctst,ctst-shim} tests/bench
-	stage "$$folder/stack" examples/stack/fetch
+	stage "$$folder/stack" tests/demo/stack/fetch
 	trap '"$${as[@]}" "$$folder/bench" stop' EXIT
 	"$${as[@]}" env ROUNDS="$${ROUNDS:-100}" "$$folder/bench" run
 	as_root "$$folder/bench" memory

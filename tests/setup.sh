@@ -91,9 +91,9 @@ prepare_demo() {
   cargo build --quiet --bins -p ctst -p ctst-shim
   ordinary_user ctst-demo
   local folder=$home/.cache/containust-demo
-  stage "$folder" "$built"/{ctst,ctst-shim} examples/demo.sh
+  stage "$folder" "$built"/{ctst,ctst-shim} tests/demo/demo.sh
   # Without what a run in the checkout itself may have left there.
-  tar -C examples -c --exclude=stack/rootfs --exclude=stack/data --exclude=stack/.containust stack |
+  tar -C tests/demo -c --exclude=stack/rootfs --exclude=stack/data --exclude=stack/.containust stack |
     "${as[@]}" tar -C "$folder" -x --no-same-owner
   demo=$folder/demo.sh
 }
