@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::host::Watch;
-use crate::model::{Config, Ownership};
+use crate::model::{Config, Declared, Ownership};
 use crate::source::{is_digest, map_key};
 
 /// Version of [`Record`]. A newer one is refused; there is no older one yet.
@@ -37,6 +37,22 @@ pub(crate) struct Record {
     /// Only `host://`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) watch: Option<WatchRecord>,
+    /// The lowest first. Empty in records of older versions: one layer, named by the image's digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) layers: Vec<LayerRecord>,
+    #[serde(default)]
+    pub(crate) declared: Declared,
+}
+
+/// One folder of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    /// The folder's name.
+    pub(crate) name: String,
+    /// Digest of the tree, 64 hexadecimal digits.
+    pub(crate) tree: String,
+    /// Bytes.
+    pub(crate) size: u64,
 }
 
 /// [`Watch`] as text: a `%` and bytes that are not UTF-8 are written as `%` and two digits.
@@ -61,9 +77,12 @@ impl WatchRecord {
 }
 
 impl Record {
-    /// The layer's folder name.
-    pub(crate) fn layer(&self) -> String {
-        format!("{}{}", self.digest, map_key(self.ownership))
+    /// The names of the layers' folders, the lowest first.
+    pub(crate) fn layers(&self) -> Vec<String> {
+        match self.layers.is_empty() {
+            true => vec![format!("{}{}", self.digest, map_key(self.ownership))],
+            false => self.layers.iter().map(|layer| layer.name.clone()).collect(),
+        }
     }
 }
 
@@ -98,7 +117,11 @@ pub(crate) fn read(catalogue: &OwnedFd, path: &Path, name: &str) -> Result<Optio
     }
     let record = serde_json::from_slice(&bytes).ok();
     Ok(record.filter(|record: &Record| {
-        record.schema == SCHEMA && is_digest(&record.digest) && is_digest(&record.fingerprint)
+        let is_name = |name: &str| name.get(..64).is_some_and(is_digest) && !name.contains('/');
+        record.schema == SCHEMA
+            && is_digest(&record.digest)
+            && is_digest(&record.fingerprint)
+            && record.layers.iter().all(|layer| is_name(&layer.name) && is_digest(&layer.tree))
     }))
 }
 

@@ -32,7 +32,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::model::Ownership;
-use crate::tree::{Body, Digest, Item, MAX_THREADS, Meta, Unreadable, join, open_dir};
+use crate::tree::{self, Body, Digest, Item, MAX_THREADS, Meta, Unreadable, join, open_dir};
 use crate::{Error, Progress};
 
 /// Read, hashed and written at once; small enough to stay in a core's cache in between.
@@ -56,12 +56,14 @@ pub(crate) struct Copy<'a> {
 
 pub(crate) struct Copied {
     pub(crate) digest: Digest,
+    /// Of the copy, as [`hash_tree`] computes it.
+    pub(crate) tree: Digest,
     /// How many files had extended attributes of a kind that is not kept.
     pub(crate) xattrs: usize,
 }
 
 /// What had to be read to know an entry.
-enum Content {
+pub(crate) enum Content {
     Sha256(Digest),
     Target(Vec<u8>),
 }
@@ -181,7 +183,12 @@ pub(crate) fn copy(job: &Copy<'_>, progress: &mut dyn FnMut(Progress)) -> Result
 
     link_hard(job)?;
     finish_directories(job)?;
-    Ok(Copied { digest: digest(job.items, &contents), xattrs })
+    let source = digest(job.items, &contents, Ids::Source);
+    let tree = match job.ownership {
+        Ownership::Caller => digest(job.items, &contents, Ids::Flat),
+        _ => source,
+    };
+    Ok(Copied { digest: source, tree, xattrs })
 }
 
 /// Splits `leaves`, which are sorted by folder, into pieces of work that each lie in one folder.
@@ -352,7 +359,7 @@ fn create(target: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(target, name, flags, Mode::RUSR | Mode::WUSR)
 }
 
-fn write_at(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
+pub(crate) fn write_at(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, at))? {
             0 => return Err(Errno::IO),
@@ -396,7 +403,31 @@ fn finish_directories(job: &Copy<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn digest(items: &[Item], contents: &[Option<Content>]) -> Digest {
+/// Which owners a digest tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ids {
+    /// Those of a source; the importing caller's own count as 0.
+    Source,
+    /// None: everything is the caller's.
+    Flat,
+    /// Those of a copy, less this.
+    Above(u32),
+}
+
+impl Ids {
+    fn of(self, id: u32, own: u32) -> u32 {
+        match self {
+            Ids::Source if id == own => 0,
+            Ids::Source => id,
+            Ids::Flat => 0,
+            Ids::Above(base) => id.wrapping_sub(base),
+        }
+    }
+}
+
+/// The digest of what is described above. Of a tree in the store, special files are part of it, too: kind `s`, and a mode
+/// that says which.
+pub(crate) fn digest(items: &[Item], contents: &[Option<Content>], ids: Ids) -> Digest {
     let (own_uid, own_gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let mut hash = Sha256::new_with_prefix(b"containust-tree-1\n");
     let mut out = Vec::new();
@@ -407,6 +438,7 @@ fn digest(items: &[Item], contents: &[Option<Content>]) -> Digest {
     for (item, content) in items.iter().zip(contents) {
         let (kind, mode) = match (&item.body, content) {
             (Body::Hard(_), _) => (b'h', item.meta.mode),
+            (Body::Special, _) => (b's', item.meta.kind.as_raw_mode() | item.meta.mode),
             (_, None) => (b'd', item.meta.mode),
             (_, Some(Content::Sha256(_))) => (b'f', item.meta.mode),
             // Some file systems answer other bits; the kernel never looks at them.
@@ -417,7 +449,7 @@ fn digest(items: &[Item], contents: &[Option<Content>]) -> Digest {
         bytes(&mut out, &item.path);
         out.extend(mode.to_le_bytes());
         for (id, own) in [(item.meta.uid, own_uid), (item.meta.gid, own_gid)] {
-            out.extend((if id == own { 0 } else { id }).to_le_bytes());
+            out.extend(ids.of(id, own).to_le_bytes());
         }
         match (&item.body, content) {
             (Body::Hard(first), _) => bytes(&mut out, &items[*first].path),
@@ -431,6 +463,65 @@ fn digest(items: &[Item], contents: &[Option<Content>]) -> Digest {
         hash.update(&out);
     }
     hash.finalize().into()
+}
+
+/// The digest of a tree of the store.
+pub(crate) fn hash_tree(root: &OwnedFd, base: &Path, ids: Ids) -> Result<Digest, Error> {
+    let mut items = tree::scan(root, base)?.items;
+    find_hard_links(&mut items);
+    let next = AtomicUsize::new(0);
+    let read = || {
+        let mut part = Part::default();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else { return Ok(part) };
+            let failed = |cause| Error::io("read", join(base, &item.path), cause);
+            let (folder, name) = item.split();
+            let content = match item.body {
+                Body::File => hash_file(root, folder, name, &mut buffer),
+                Body::Symlink => open_dir(root, folder)
+                    .and_then(|folder| rustix::fs::readlinkat(folder, name, Vec::new()))
+                    .map(|target| Some(Content::Target(target.into_bytes()))),
+                _ => continue,
+            };
+            match content.map_err(failed)? {
+                Some(content) => part.contents.push((index, content)),
+                None => part.unreadable.push(index),
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_THREADS);
+    let parts: Vec<Result<Part, Error>> = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(read)).collect();
+        let own = read();
+        others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic))).chain([own]).collect()
+    });
+    let mut unreadable = Unreadable::default();
+    let mut contents: Vec<Option<Content>> = items.iter().map(|_| None).collect();
+    for part in parts {
+        let part = part?;
+        part.unreadable.iter().for_each(|i| unreadable.add(join(base, &items[*i].path)));
+        part.contents.into_iter().for_each(|(i, content)| contents[i] = Some(content));
+    }
+    unreadable.check(base)?;
+    Ok(digest(&items, &contents, ids))
+}
+
+/// `None` when the caller may not read it.
+fn hash_file(root: &OwnedFd, folder: &[u8], name: &[u8], buffer: &mut [u8]) -> Result<Option<Content>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(open_dir(root, folder)?, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS | Errno::PERM) => return Ok(None),
+        file => file?,
+    };
+    let mut hash = Sha256::new();
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *buffer))? {
+            0 => return Ok(Some(Content::Sha256(hash.finalize().into()))),
+            count => hash.update(&buffer[..count]),
+        }
+    }
 }
 
 /// Whether a file has attributes that an image does not keep: `user.*` (of which overlayfs would take `user.overlay.*`
@@ -449,6 +540,7 @@ fn has_lost_attributes(file: &OwnedFd) -> bool {
 
 /// Host ids for a source's owners, where files are given away; the id that does not fit as error.
 fn owner(ownership: Ownership, meta: &Meta) -> Result<Option<(u32, u32)>, u32> {
+    // `Subordinate` is refused for what is copied.
     let Ownership::Shifted { base, count } = ownership else { return Ok(None) };
     let shift = |id: u32| if id < count { base.checked_add(id).ok_or(id) } else { Err(id) };
     Ok(Some((shift(meta.uid)?, shift(meta.gid)?)))
@@ -456,7 +548,7 @@ fn owner(ownership: Ownership, meta: &Meta) -> Result<Option<(u32, u32)>, u32> {
 
 fn outside(job: &Copy<'_>, item: &Item, id: u32) -> Error {
     let count = match job.ownership {
-        Ownership::Shifted { count, .. } => count,
+        Ownership::Shifted { count, .. } | Ownership::Subordinate { count, .. } => count,
         Ownership::Caller => 0,
     };
     Error::OwnerRange { path: join(job.source.1, &item.path), id, count }

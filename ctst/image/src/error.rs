@@ -156,7 +156,96 @@ pub enum Error {
         /// What is wrong, such as `matches nothing`.
         why: String,
     },
+    /// The file of a `tar://` image does not exist.
+    #[error("archive `{}` does not exist", shown(.0))]
+    ArchiveMissing(PathBuf),
+    /// An archive is damaged, contradicts itself, or is of a kind that is not understood.
+    #[error("archive `{}` {why}", shown(archive))]
+    Archive {
+        /// The archive.
+        archive: PathBuf,
+        /// What is wrong, such as `is empty`.
+        why: String,
+    },
+    /// An entry of an archive is refused: it would land outside, or its meaning is not clear.
+    #[error("archive `{}`: entry `{}` {why}", shown(archive), shown(entry))]
+    Entry {
+        /// The archive.
+        archive: PathBuf,
+        /// As the archive names it.
+        entry: PathBuf,
+        /// Why, such as `leads out of the image by ..`.
+        why: String,
+    },
+    /// An archive makes more than [`Limits`](crate::Limits) allow.
+    #[error("archive `{}`{} {what}", shown(archive), entry.as_ref().map_or(String::new(), |e| format!(": entry `{}`", shown(e))))]
+    TooLarge {
+        /// The archive.
+        archive: PathBuf,
+        /// Where one entry alone is too large.
+        entry: Option<PathBuf>,
+        /// What is, such as `has more than 4000000 entries`.
+        what: String,
+    },
+    /// A blob inside an archive is not what its name or its image says.
+    #[error("archive `{}`: `{blob}` has digest sha256:{found}, expected is sha256:{expected}", shown(archive))]
+    BlobDigest {
+        /// The archive.
+        archive: PathBuf,
+        /// The blob.
+        blob: String,
+        /// 64 hexadecimal digits.
+        expected: String,
+        /// 64 hexadecimal digits.
+        found: String,
+    },
+    /// An archive has no image for this machine.
+    #[error("archive `{}` has no image for {wanted}{}", shown(archive), if found.is_empty() { String::new() } else { format!(", only for {}", found.join(", ")) })]
+    Platform {
+        /// The archive.
+        archive: PathBuf,
+        /// This machine's platform.
+        wanted: String,
+        /// What there is.
+        found: Vec<String>,
+    },
+    /// An archive has more than one image that could be meant.
+    #[error("archive `{}` holds {} images: {}", shown(archive), names.len(), names.join(", "))]
+    SeveralImages {
+        /// The archive.
+        archive: PathBuf,
+        /// Their names, at most ten.
+        names: Vec<String>,
+    },
+    /// The ownership can be given by a worker container only.
+    #[error("files with the ids of a range can be unpacked in a worker container only")]
+    NoWorker,
+    /// A worker failed, or did not say what it should.
+    #[error("{text}")]
+    Worker {
+        /// [`Error::code`] of the error inside the worker; `I040` where it has none.
+        code: String,
+        /// Its text.
+        text: String,
+        /// [`Error::help`] of it.
+        help: Option<String>,
+    },
+    /// No image of this reference is in the store.
+    #[error("no image `{}` is in the store", text(.0))]
+    NotInStore(String),
+    /// An image of the store is not what was imported.
+    #[error("image `{}` was changed in the store: {why}", text(reference))]
+    Damaged {
+        /// Its reference.
+        reference: String,
+        /// What differs.
+        why: String,
+    },
 }
+
+/// Codes of errors that come out of a worker.
+const WORKER_CODES: [&str; 12] =
+    ["I001", "I002", "I006", "I007", "I015", "I031", "I032", "I033", "I034", "I035", "I036", "I037"];
 
 impl Error {
     /// The refusal of one call; a full disk gets a variant of its own.
@@ -198,6 +287,17 @@ impl Error {
             Error::Library { .. } => "I022",
             Error::Elf { .. } => "I023",
             Error::Include { .. } => "I024",
+            Error::ArchiveMissing(_) => "I030",
+            Error::Archive { .. } => "I031",
+            Error::Entry { .. } => "I032",
+            Error::TooLarge { .. } => "I033",
+            Error::BlobDigest { .. } => "I034",
+            Error::Platform { .. } => "I035",
+            Error::SeveralImages { .. } => "I036",
+            Error::NoWorker => "I037",
+            Error::Worker { code, .. } => WORKER_CODES.iter().find(|known| *known == code).unwrap_or(&"I040"),
+            Error::NotInStore(_) => "I041",
+            Error::Damaged { .. } => "I042",
         }
     }
 
@@ -239,6 +339,21 @@ impl Error {
                 text(name)
             ),
             Error::Include { .. } => "write an absolute glob that matches files of this host".into(),
+            Error::ArchiveMissing(_) => "create it, or correct the path after `tar://`".into(),
+            Error::Archive { .. } => "make or fetch the archive again; tar, gzip, zstd and xz are understood".into(),
+            Error::Entry { .. } => {
+                "ask whoever made the archive; one of `tar`, `docker save` or an OCI tool has no such entries".into()
+            }
+            Error::TooLarge { .. } => "if you trust the archive, unpack it yourself and use `file://`".into(),
+            Error::BlobDigest { .. } => "fetch the archive again; if that does not help, do not trust it".into(),
+            Error::Platform { .. } => {
+                "save the image for this machine: `docker save --platform`, or `skopeo copy --override-arch`".into()
+            }
+            Error::SeveralImages { .. } => "save one image into the archive: `docker save NAME -o FILE`".into(),
+            Error::NoWorker => "use the caller's ownership".into(),
+            Error::Worker { help, .. } => return help.clone(),
+            Error::NotInStore(_) => "`ctst images ls` shows what is".into(),
+            Error::Damaged { .. } => "remove the image and import it again".into(),
             Error::Io { cause: Errno::ACCESS | Errno::PERM, .. } => "check the permissions of the path".into(),
             Error::Io { .. } | Error::Limit { .. } | Error::Elf { .. } => return None,
         })

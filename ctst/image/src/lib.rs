@@ -4,6 +4,7 @@
 //! reference each was imported. Nothing here runs with a privilege or starts a process.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod catalogue;
 mod copy;
 mod elf;
@@ -15,8 +16,11 @@ mod remove;
 mod source;
 mod store;
 mod tree;
+mod unpack;
 
+pub use archive::Limits;
 pub use error::Error;
 pub use remove::remove_tree;
 pub use source::{Request, Source};
-pub use store::{Progress, Store};
+pub use store::{How, Progress, Store, Usage};
+pub use unpack::{Direct, Layer, Made, Owners, Report, Runner, UnpackJob};

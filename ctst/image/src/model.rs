@@ -1,5 +1,6 @@
 //! What the rest of the house knows of an image.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -16,13 +17,25 @@ pub enum Ownership {
         /// Number of ids.
         count: u32,
     },
+    /// Ids inside the worker container that unpacks, where 0 is the caller and `n` is host id `uid + n - 1`, or `gid + n -
+    /// 1`. Ids at or above `count` are refused. Only for archives, and with a [`Runner`](crate::Runner) that has such a
+    /// container.
+    Subordinate {
+        /// First subordinate user id on the host.
+        uid: u32,
+        /// First subordinate group id on the host.
+        gid: u32,
+        /// Number of ids, the caller's included.
+        count: u32,
+    },
 }
 
 /// An image of the store, ready to be mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// `sha256:` and 64 lower-case hexadecimal digits: the digest of the image's content (paths, types, modes, owners,
-    /// file bytes, link targets), the same on every host and for every [`Ownership`].
+    /// file bytes, link targets), the same on every host and for every [`Ownership`]. Of a `tar://` image: the digest of
+    /// the archive's file, as `sha256sum` computes it.
     pub digest: String,
     /// Directories to use as overlay layers, topmost first. Absolute and canonical.
     pub layers: Vec<PathBuf>,
@@ -48,6 +61,41 @@ pub struct Config {
     pub user: Option<String>,
     /// Working directory.
     pub workdir: Option<String>,
+}
+
+/// What an image declares beyond [`Config`]; only images of `docker save` and OCI do. All of it is a wish of the image's
+/// author, and none is checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Declared {
+    /// `80`, `80/tcp` or `53/udp`, sorted.
+    pub ports: Vec<String>,
+    /// Paths that should be volumes, sorted.
+    pub volumes: Vec<String>,
+    /// `SIGTERM`, `TERM` or a number.
+    pub stop_signal: Option<String>,
+    /// How to see whether it works.
+    pub healthcheck: Option<Healthcheck>,
+    /// Free text by name.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// As in a Dockerfile. Times are in nanoseconds; `None` is the reader's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Healthcheck {
+    /// `NONE`, or `CMD` and words, or `CMD-SHELL` and one text. Empty: inherited.
+    pub test: Vec<String>,
+    /// Between two checks.
+    pub interval: Option<u64>,
+    /// After which a check has failed.
+    pub timeout: Option<u64>,
+    /// In which failures do not count.
+    pub start_period: Option<u64>,
+    /// Between two checks in the start period.
+    pub start_interval: Option<u64>,
+    /// Failures in a row that count as unhealthy.
+    pub retries: Option<u32>,
 }
 
 /// One row of `ctst images`.

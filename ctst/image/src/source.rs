@@ -27,6 +27,9 @@ pub struct Request<'a> {
 pub enum Source {
     /// A directory that holds a root file system. Absolute.
     File(PathBuf),
+    /// An archive: plain, gzip, zstd or xz; a root file system, an image of `docker save` or an OCI layout. Absolute. The pin
+    /// of such a request is the digest of the archive's file.
+    Tar(PathBuf),
     /// Programs of this host with what they need.
     Host {
         /// Absolute paths; the first is the entrypoint.
@@ -42,6 +45,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::File(path) => write!(f, "file://{}", shown(path)),
+            Source::Tar(path) => write!(f, "tar://{}", shown(path)),
             Source::Host { programs, include } => {
                 let programs: Vec<String> = programs.iter().map(|path| shown(path)).collect();
                 write!(f, "host://{}", programs.join(","))?;
@@ -57,16 +61,29 @@ impl fmt::Display for Source {
 impl Request<'_> {
     /// Checks what needs no look at the disk, and gives the pin in its normal form.
     pub(crate) fn check(&self) -> Result<Option<String>, Error> {
-        if let Ownership::Shifted { base, count } = self.ownership {
-            if count == 0 || base.checked_add(count).is_none() {
-                return Err(Error::Range { base, count });
+        match self.ownership {
+            Ownership::Caller => {}
+            Ownership::Shifted { base, count } => {
+                if count == 0 || base.checked_add(count).is_none() {
+                    return Err(Error::Range { base, count });
+                }
+                if !rustix::process::geteuid().is_root() {
+                    return Err(Error::NotRoot);
+                }
             }
-            if !rustix::process::geteuid().is_root() {
-                return Err(Error::NotRoot);
+            Ownership::Subordinate { uid, gid, count } => {
+                for base in [uid, gid] {
+                    if count == 0 || base == 0 || base.checked_add(count).is_none() {
+                        return Err(Error::Range { base, count });
+                    }
+                }
+                if !matches!(self.source, Source::Tar(_)) {
+                    return Err(Error::NoWorker);
+                }
             }
         }
         match &self.source {
-            Source::File(path) if !path.is_absolute() => return Err(Error::Relative(path.clone())),
+            Source::File(path) | Source::Tar(path) if !path.is_absolute() => return Err(Error::Relative(path.clone())),
             Source::Host { programs, .. } if programs.is_empty() => return Err(Error::NoProgram),
             _ => {}
         }
@@ -90,6 +107,10 @@ impl Request<'_> {
                 part(b"file");
                 part(path.as_os_str().as_bytes());
             }
+            Source::Tar(path) => {
+                part(b"tar");
+                part(path.as_os_str().as_bytes());
+            }
             Source::Host { programs, include } => {
                 part(b"host");
                 part(&(programs.len() as u64).to_le_bytes());
@@ -107,6 +128,7 @@ pub(crate) fn map_key(ownership: Ownership) -> String {
     match ownership {
         Ownership::Caller => String::new(),
         Ownership::Shifted { base, count } => format!("-{base}-{count}"),
+        Ownership::Subordinate { uid, gid, count } => format!("-{uid}-{gid}-{count}"),
     }
 }
 

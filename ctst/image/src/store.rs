@@ -3,17 +3,18 @@
 //! ```text
 //! images/                     0700, the caller's
 //!   catalogue/<key>.json      one record for each reference and id map
-//!   layers/<digest>[-<map>]/tree/   root file systems
+//!   layers/<digest>[-<map>]/tree/   root file systems, by the digest of their tree
+//!   layers/<diff>[-lowest][-<map>]/tree/   layers of archives, by the digest of the uncompressed layer
 //!   staging/lock              held while a staging folder is made or old ones are removed
 //!   staging/<name>/           one running import; lock is held by it, so that a free one was left behind by a crash
-//!     lock, layer/tree/, record.json
+//!     lock, layer/tree/ or unpacked/<n>/tree/, record.json
 //! ```
 //!
 //! A layer gets its name by one rename, after all of it is on disk, and a record only after its layer: what is there
 //! under its final name is whole. The folder around each tree is there because a directory whose owner may not write it
 //! cannot be renamed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,21 +23,25 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::catalogue::{self, Record, SCHEMA};
+use sha2::{Digest as _, Sha256};
+
+use crate::archive::{Limits, stream};
+use crate::catalogue::{self, LayerRecord, Record, SCHEMA};
 use crate::copy::{self, Copy};
-use crate::error::list;
+use crate::error::{list, shown};
 use crate::host::{self, Watch};
-use crate::model::{Config, Entry, Image, Ownership};
-use crate::source::hex;
-use crate::tree::{self, Body, Digest, EXAMPLES, Item, Time, join};
-use crate::{Error, Request, Source, remove};
+use crate::model::{Config, Declared, Entry, Image, Ownership};
+use crate::source::{hex, is_digest, map_key};
+use crate::tree::{self, Body, Digest, EXAMPLES, Item, Time, join, open_dir};
+use crate::unpack::{Direct, Layer, Owners, Runner, TREE, UnpackJob, flattened_note};
+use crate::{Error, Request, Source};
 
 const CATALOGUE: &str = "catalogue";
 const LAYERS: &str = "layers";
 const STAGING: &str = "staging";
 const LOCK: &str = "lock";
 const LAYER: &str = "layer";
-const TREE: &str = "tree";
+const UNPACKED: &str = "unpacked";
 const RECORD: &str = "record.json";
 /// How often a source that was changed a moment ago is looked at again before it is copied as it is.
 const SETTLE: usize = 3;
@@ -61,6 +66,35 @@ pub enum Progress {
     Syncing,
 }
 
+/// How an import is done.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    /// What unpacks archives, and removes what others than the caller own.
+    pub runner: &'a dyn Runner,
+    /// How much an archive may make.
+    pub limits: Limits,
+}
+
+/// By [`Direct`], with the default limits.
+impl Default for How<'_> {
+    fn default() -> Self {
+        How { runner: &Direct, limits: Limits::default() }
+    }
+}
+
+/// What a store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Images, as [`Store::list`] counts them.
+    pub images: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Bytes of the files of all layers that belong to an image.
+    pub bytes: u64,
+    /// Layers that belong to none, which [`Store::prune`] removes.
+    pub unused: usize,
+}
+
 /// The images of one project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
@@ -81,24 +115,14 @@ impl Store {
     /// A store that is not the caller's own, or a record of a newer version.
     pub fn list(&self) -> Result<Vec<Entry>, Error> {
         let Some(store) = self.open()? else { return Ok(Vec::new()) };
-        let path = self.dir.join(CATALOGUE);
-        let Some(catalogue) = open_private(&store, CATALOGUE, &path)? else { return Ok(Vec::new()) };
-        let names = std::fs::read_dir(&path).map_err(|e| Error::std("list", &path, &e))?;
-        let mut entries = Vec::new();
-        for name in names {
-            let name = name.map_err(|e| Error::std("list", &path, &e))?.file_name();
-            let Some(name) = name.to_str().filter(|name| name.ends_with(".json")) else { continue };
-            let Some(record) = catalogue::read(&catalogue, &path, name)? else { continue };
-            if has_layer(&store, &record) {
-                let digest = format!("sha256:{}", record.digest);
-                entries.push(Entry {
-                    reference: record.reference,
-                    digest,
-                    size: record.size,
-                    imported: record.imported,
-                });
-            }
-        }
+        let records = self.records()?.into_iter().map(|(_, record)| record);
+        let mut entries: Vec<Entry> = records
+            .filter(|record| has_layers(&store, record))
+            .map(|Record { reference, digest, size, imported, .. }| {
+                let digest = format!("sha256:{digest}");
+                Entry { reference, digest, size, imported }
+            })
+            .collect();
         // The newest of those that differ in their id map only.
         entries.sort_by(|a, b| (&a.reference, &a.digest, b.imported).cmp(&(&b.reference, &b.digest, a.imported)));
         entries.dedup_by(|a, b| (&a.reference, &a.digest) == (&b.reference, &b.digest));
@@ -114,6 +138,7 @@ impl Store {
         let pin = request.check()?;
         let root = match &request.source {
             Source::File(path) => Some(self.open_source(path)?),
+            Source::Tar(path) => Some(stream::open(path)?),
             Source::Host { programs, .. } => {
                 programs.iter().try_for_each(|path| host_program_exists(path))?;
                 None
@@ -123,11 +148,12 @@ impl Store {
         let path = self.dir.join(CATALOGUE);
         let Some(catalogue) = open_private(&store, CATALOGUE, &path)? else { return Ok(None) };
         let Some(record) = catalogue::read(&catalogue, &path, &record_name(request))? else { return Ok(None) };
-        if record.ownership != request.ownership || !has_layer(&store, &record) {
+        if record.ownership != request.ownership || !has_layers(&store, &record) {
             return Ok(None);
         }
         let now = match (&request.source, &root, &record.watch) {
             (Source::File(path), Some(root), _) => tree::scan(root, path)?.fingerprint(),
+            (Source::Tar(path), Some(archive), _) => archive_state(archive, path)?.0,
             (_, _, Some(watch)) => watch.read().fingerprint()?,
             _ => return Ok(None),
         };
@@ -144,8 +170,24 @@ impl Store {
     /// # Errors
     /// Everything that keeps the image from being in the store whole: see [`Error`]. Nothing of a failed import stays.
     pub fn import(&self, request: &Request<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Image, Error> {
+        self.import_with(request, How::default(), progress)
+    }
+
+    /// As [`Store::import`], in another way than in this process.
+    ///
+    /// # Errors
+    /// As [`Store::import`].
+    pub fn import_with(
+        &self,
+        request: &Request<'_>,
+        how: How<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Image, Error> {
         if let Some(image) = self.find(request)? {
             return Ok(image);
+        }
+        if let Source::Tar(path) = &request.source {
+            return self.import_archive(request, path, how, progress);
         }
         let pin = request.check()?;
         progress(Progress::Scanning);
@@ -156,7 +198,7 @@ impl Store {
         }
 
         let places = Places::create(&self.dir)?;
-        let staging = Staging::create(&places)?;
+        let staging = Staging::create(&places, how.runner)?;
         let layer = make_private(&staging.fd, LAYER, &staging.path.join(LAYER))?;
         let tree_path = staging.path.join(LAYER).join(TREE);
         let tree = make_private(&layer, TREE, &tree_path)?;
@@ -178,6 +220,11 @@ impl Store {
         }
 
         let record = Record {
+            layers: vec![LayerRecord {
+                name: format!("{digest}{}", map_key(request.ownership)),
+                tree: hex(&copied.tree),
+                size: content.size(),
+            }],
             schema: SCHEMA,
             reference: request.source.to_string(),
             digest,
@@ -185,24 +232,266 @@ impl Store {
             config: content.config.clone(),
             size: content.size(),
             notes,
-            imported: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+            imported: now(),
             fingerprint: hex(&content.fingerprint),
             watch: content.watch.as_ref().map(Into::into),
+            declared: Declared::default(),
         };
         progress(Progress::Syncing);
-        staging.publish(&places, &record, &record_name(request))?;
+        let made = [(LAYER.to_owned(), record.layers[0].name.clone())];
+        staging.publish(&places, &record, &record_name(request), &made)?;
+        self.image(record)
+    }
+
+    fn import_archive(
+        &self,
+        request: &Request<'_>,
+        path: &Path,
+        how: How<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Image, Error> {
+        let pin = request.check()?;
+        let map = map_key(request.ownership);
+        let archive = stream::open(path)?;
+        let (mut fingerprint, mut newest) = archive_state(&archive, path)?;
+        for _ in 0..SETTLE {
+            let Some(pause) = tree::unsettled(newest) else { break };
+            std::thread::sleep(pause);
+            (fingerprint, newest) = archive_state(&archive, path)?;
+        }
+        let places = Places::create(&self.dir)?;
+        let staging = Staging::create(&places, how.runner)?;
+        let target_path = staging.path.join(UNPACKED);
+        let target = make_private(&staging.fd, UNPACKED, &target_path)?;
+        let owners = owners(request.ownership, how.runner)?;
+        if let (Ownership::Shifted { base, .. }, true) = (request.ownership, how.runner.is_mapped()) {
+            give(&target, base, &target_path)?;
+        }
+        let known = self.known_layers()?;
+        let have = known.keys().filter(|name| has_tree(&places.layers, name));
+        let have: Vec<String> = have.filter_map(|name| name.strip_suffix(&map).map(str::to_owned)).collect();
+        let job = UnpackJob { archive: path.into(), owners, limits: how.limits, have };
+        let have_all = &job.have;
+        let fd = archive.try_clone().map_err(|e| Error::std("open", path, &e))?;
+        let report = how.runner.unpack(&job, fd, &target_path, progress)?;
+        if archive_state(&archive, path)?.0 != fingerprint {
+            return Err(Error::Changed(path.into()));
+        }
+        let is_possible = report.layers.iter().all(|layer| match &layer.made {
+            None => have_all.contains(&layer.key()),
+            Some(made) => is_digest(&made.tree),
+        });
+        let mut keys: Vec<String> = report.layers.iter().map(Layer::key).collect();
+        keys.sort();
+        let is_repeated = keys.windows(2).any(|pair| pair[0] == pair[1]);
+        if !is_possible
+            || is_repeated
+            || keys.is_empty()
+            || !is_digest(&report.digest)
+            || !report.layers.iter().all(|l| is_digest(&l.diff))
+        {
+            let text = format!("unpack `{}`: the worker's report contradicts itself", shown(path));
+            return Err(Error::Worker { code: String::new(), text, help: None });
+        }
+        check_pin(request, pin, &report.digest)?;
+
+        let (mut layers, mut made) = (Vec::new(), Vec::new());
+        for layer in &report.layers {
+            let name = format!("{}{map}", layer.key());
+            match &layer.made {
+                None => layers.extend(known.get(&name).cloned()),
+                Some(new) => {
+                    let folder_path = target_path.join(&new.folder);
+                    let folder = open_dir(&target, new.folder.as_bytes())
+                        .and_then(|folder| open_dir(&folder, TREE.as_bytes()).map(|_| folder))
+                        .map_err(|cause| Error::io("open", &folder_path, cause))?;
+                    give(&folder, rustix::process::geteuid().as_raw(), &folder_path)?;
+                    made.push((format!("{UNPACKED}/{}", new.folder), name.clone()));
+                    layers.push(LayerRecord { name, tree: new.tree.clone(), size: new.size });
+                }
+            }
+        }
+        let record = Record {
+            schema: SCHEMA,
+            reference: request.source.to_string(),
+            digest: report.digest,
+            ownership: request.ownership,
+            config: report.config,
+            size: layers.iter().map(|layer| layer.size).sum(),
+            notes: report.notes,
+            imported: now(),
+            fingerprint: hex(&fingerprint),
+            watch: None,
+            layers,
+            declared: report.declared,
+        };
+        progress(Progress::Syncing);
+        staging.publish(&places, &record, &record_name(request), &made)?;
         self.image(record)
     }
 
     fn image(&self, record: Record) -> Result<Image, Error> {
-        let layer = self.dir.join(LAYERS).join(record.layer()).join(TREE);
+        let layers = record.layers().into_iter().rev().map(|name| {
+            let layer = self.dir.join(LAYERS).join(name).join(TREE);
+            layer.canonicalize().map_err(|e| Error::std("open", layer, &e))
+        });
         Ok(Image {
             digest: format!("sha256:{}", record.digest),
-            layers: vec![layer.canonicalize().map_err(|e| Error::std("open", &layer, &e))?],
+            layers: layers.collect::<Result<_, _>>()?,
             config: record.config,
             size: record.size,
             notes: record.notes,
         })
+    }
+
+    /// What the image declares beyond its [`Config`].
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub fn declared(&self, image: &Image) -> Result<Declared, Error> {
+        let digest = image.digest.strip_prefix("sha256:").unwrap_or(&image.digest);
+        let mut records = self.records()?.into_iter().map(|(_, record)| record);
+        Ok(records.find(|record| record.digest == digest).map(|record| record.declared).unwrap_or_default())
+    }
+
+    /// Forgets an image, in all its id maps; returns how many there were. Its layers stay until [`Store::prune`].
+    ///
+    /// # Errors
+    /// [`Error::NotInStore`], and as [`Store::list`].
+    pub fn remove(&self, reference: &str) -> Result<usize, Error> {
+        let path = self.dir.join(CATALOGUE);
+        let names: Vec<String> = self
+            .records()?
+            .into_iter()
+            .filter(|(_, record)| record.reference == reference)
+            .map(|(name, _)| name)
+            .collect();
+        if names.is_empty() {
+            return Err(Error::NotInStore(reference.into()));
+        }
+        let places = Places::create(&self.dir)?;
+        for name in &names {
+            match rustix::fs::unlinkat(&places.catalogue, &**name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(cause) => return Err(Error::io("remove", path.join(name), cause)),
+            }
+        }
+        rustix::fs::fsync(&places.catalogue).map_err(|cause| Error::io("sync", path, cause))?;
+        Ok(names.len())
+    }
+
+    /// Removes layers that belong to no image, unless they are among `keep`, as [`Image::layers`] names them: containers may
+    /// still run on layers of an image that was removed. Also what crashed imports left. Returns the names of the layers.
+    ///
+    /// # Errors
+    /// A running import, which may count on a layer, and what cannot be removed.
+    pub fn prune(&self, keep: &[PathBuf], runner: &dyn Runner) -> Result<Vec<String>, Error> {
+        if self.open()?.is_none() {
+            return Ok(Vec::new());
+        }
+        let places = Places::create(&self.dir)?;
+        let staging = self.dir.join(STAGING);
+        let _guard = lock(&places.staging, &staging, FlockOperation::LockExclusive)?;
+        if sweep(&places.staging, &staging, runner)? {
+            return Err(Error::Store { path: self.dir.clone(), why: "is being imported into; try again afterwards" });
+        }
+        let used = self.known_layers()?;
+        let layers = self.dir.join(LAYERS);
+        let mut removed = Vec::new();
+        for entry in std::fs::read_dir(&layers).map_err(|e| Error::std("list", &layers, &e))? {
+            let entry = entry.map_err(|e| Error::std("list", &layers, &e))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let tree = entry.path().join(TREE).canonicalize();
+            if !used.contains_key(&name) && !tree.is_ok_and(|tree| keep.contains(&tree)) {
+                runner.remove(&entry.path())?;
+                removed.push(name);
+            }
+        }
+        removed.sort();
+        Ok(removed)
+    }
+
+    /// Reads all of an image and compares it with what was imported.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::NotInStore`], files that cannot be read, and as [`Store::list`].
+    pub fn verify(&self, reference: &str, runner: &dyn Runner) -> Result<(), Error> {
+        let records = self.records()?.into_iter().map(|(_, record)| record);
+        let records: Vec<Record> = records.filter(|record| record.reference == reference).collect();
+        if records.is_empty() {
+            return Err(Error::NotInStore(reference.into()));
+        }
+        let damaged = |why: String| Error::Damaged { reference: reference.into(), why };
+        for record in records {
+            if record.layers.is_empty() {
+                return Err(damaged("an older version imported it and kept no digest".into()));
+            }
+            let owners = owners(record.ownership, runner)?;
+            for layer in &record.layers {
+                let tree = self.dir.join(LAYERS).join(&layer.name).join(TREE);
+                if !tree.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+                    return Err(damaged(format!("layer {} is missing", layer.name)));
+                }
+                let found = runner.digest(owners, &tree)?;
+                if found != layer.tree {
+                    return Err(damaged(format!("layer {} has digest {found}, not {}", layer.name, layer.tree)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the store holds. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub fn df(&self) -> Result<Usage, Error> {
+        let Some(store) = self.open()? else { return Ok(Usage::default()) };
+        let used = self.known_layers()?;
+        let mut usage = Usage { images: self.list()?.len(), ..Usage::default() };
+        let layers = self.dir.join(LAYERS);
+        if open_private(&store, LAYERS, &layers)?.is_some() {
+            for entry in std::fs::read_dir(&layers).map_err(|e| Error::std("list", &layers, &e))? {
+                let entry = entry.map_err(|e| Error::std("list", &layers, &e))?;
+                usage.layers += 1;
+                match used.get(&*entry.file_name().to_string_lossy()) {
+                    Some(layer) => usage.bytes += layer.size,
+                    None => usage.unused += 1,
+                }
+            }
+        }
+        Ok(usage)
+    }
+
+    /// All records, with their files' names.
+    fn records(&self) -> Result<Vec<(String, Record)>, Error> {
+        let Some(store) = self.open()? else { return Ok(Vec::new()) };
+        let path = self.dir.join(CATALOGUE);
+        let Some(catalogue) = open_private(&store, CATALOGUE, &path)? else { return Ok(Vec::new()) };
+        let mut records = Vec::new();
+        for name in std::fs::read_dir(&path).map_err(|e| Error::std("list", &path, &e))? {
+            let name = name.map_err(|e| Error::std("list", &path, &e))?.file_name();
+            let Some(name) = name.to_str().filter(|name| name.ends_with(".json")) else { continue };
+            if let Some(record) = catalogue::read(&catalogue, &path, name)? {
+                records.push((name.to_owned(), record));
+            }
+        }
+        Ok(records)
+    }
+
+    /// The layers that records name, by name.
+    fn known_layers(&self) -> Result<BTreeMap<String, LayerRecord>, Error> {
+        let records = self.records()?.into_iter();
+        let layers = records.flat_map(|(_, record)| match record.layers.is_empty() {
+            // Of an older version.
+            true => record
+                .layers()
+                .into_iter()
+                .map(|name| LayerRecord { name, tree: String::new(), size: record.size })
+                .collect(),
+            false => record.layers,
+        });
+        Ok(layers.map(|layer| (layer.name.clone(), layer)).collect())
     }
 
     fn open(&self) -> Result<Option<OwnedFd>, Error> {
@@ -226,6 +515,42 @@ impl Store {
             _ => Ok(root),
         }
     }
+}
+
+/// Who owns what `runner` unpacks.
+fn owners(ownership: Ownership, runner: &dyn Runner) -> Result<Owners, Error> {
+    match (ownership, runner.is_mapped()) {
+        (Ownership::Caller, _) => Ok(Owners::Flatten),
+        (Ownership::Shifted { count, .. } | Ownership::Subordinate { count, .. }, true) => {
+            Ok(Owners::Map { base: 0, count })
+        }
+        (Ownership::Shifted { base, count }, false) => Ok(Owners::Map { base, count }),
+        (Ownership::Subordinate { .. }, false) => Err(Error::NoWorker),
+    }
+}
+
+/// Makes `id` the owner of a folder, if it is not.
+fn give(folder: &OwnedFd, id: u32, path: &Path) -> Result<(), Error> {
+    use rustix::fs::{Gid, Uid, fchown, fstat};
+    let failed = |cause| Error::io("change owner of", path, cause);
+    match fstat(folder).map_err(failed)?.st_uid == id {
+        true => Ok(()),
+        false => fchown(folder, Some(Uid::from_raw(id)), Some(Gid::from_raw(id))).map_err(failed),
+    }
+}
+
+/// Tells one state of an archive's file from every other, and when it last changed.
+fn archive_state(archive: &OwnedFd, path: &Path) -> Result<(Digest, Time), Error> {
+    let meta = tree::Meta::from(stream::check_regular(archive, path)?);
+    let mut state = Vec::new();
+    meta.print(&mut state);
+    state.extend(meta.dev.to_le_bytes());
+    state.extend(meta.ino.to_le_bytes());
+    Ok((Sha256::digest(&state).into(), meta.ctime))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
 fn host_program_exists(path: &Path) -> Result<(), Error> {
@@ -254,9 +579,12 @@ fn check_pin(request: &Request<'_>, pin: Option<String>, found: &str) -> Result<
     }
 }
 
-fn has_layer(store: &OwnedFd, record: &Record) -> bool {
-    let tree = format!("{LAYERS}/{}/{TREE}", record.layer());
-    rustix::fs::statat(store, tree, AtFlags::SYMLINK_NOFOLLOW)
+fn has_layers(store: &OwnedFd, record: &Record) -> bool {
+    record.layers().iter().all(|name| has_tree(store, &format!("{LAYERS}/{name}")))
+}
+
+fn has_tree(folder: &OwnedFd, layer: &str) -> bool {
+    rustix::fs::statat(folder, format!("{layer}/{TREE}"), AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
 }
 
@@ -279,6 +607,8 @@ impl Content {
             let (content, newest) = match source {
                 Source::File(path) => Content::from_directory(store.open_source(path)?, path)?,
                 Source::Host { programs, include } => Content::from_host(programs, include)?,
+                // Not copied but unpacked.
+                Source::Tar(path) => return Err(Error::NotADirectory(path.clone())),
             };
             match tree::unsettled(newest) {
                 Some(pause) if left > 0 => std::thread::sleep(pause),
@@ -363,15 +693,7 @@ impl Content {
             gids.extend(is_foreign(meta.gid, gid).then_some(meta.gid));
             files += usize::from(is_foreign(meta.uid, uid) || is_foreign(meta.gid, gid));
         }
-        let list = |what: &str, ids: &BTreeSet<u32>| {
-            let names: Vec<String> = ids.iter().take(EXAMPLES).map(u32::to_string).collect();
-            let more = if ids.len() > EXAMPLES { ", …" } else { "" };
-            (!ids.is_empty()).then(|| format!("{what} {}{more}", names.join(", ")))
-        };
-        let owners: Vec<String> = [list("uid", &uids), list("gid", &gids)].into_iter().flatten().collect();
-        (files > 0).then(|| {
-            format!("{files} files of other owners ({}) belong to root inside the container", owners.join("; "))
-        })
+        flattened_note(files, &uids, &gids)
     }
 }
 
@@ -449,45 +771,36 @@ impl Places {
 
 /// The folder of one import. What is still in it when it is dropped is removed.
 struct Staging<'a> {
-    places: &'a Places,
     fd: OwnedFd,
     path: PathBuf,
-    name: String,
+    runner: &'a dyn Runner,
     /// Held until the folder is gone.
     _lock: OwnedFd,
 }
 
 impl<'a> Staging<'a> {
     /// Removes what crashed imports left, and makes a folder.
-    fn create(places: &'a Places) -> Result<Staging<'a>, Error> {
+    fn create(places: &'a Places, runner: &'a dyn Runner) -> Result<Staging<'a>, Error> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let path = places.dir.join(STAGING);
         let _guard = lock(&places.staging, &path, FlockOperation::LockExclusive)?;
-        for entry in std::fs::read_dir(&path).map_err(|e| Error::std("list", &path, &e))? {
-            let name = entry.map_err(|e| Error::std("list", &path, &e))?.file_name();
-            if name == LOCK {
-                continue;
+        sweep(&places.staging, &path, runner)?;
+        // Names of the living differ by pid; what could not be removed may have any.
+        let path = loop {
+            let path = path.join(format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+            if path.symlink_metadata().is_err() {
+                break path;
             }
-            let old = path.join(&name);
-            let in_use = match open_private(&places.staging, &name, &old) {
-                Ok(Some(folder)) => lock(&folder, &old, FlockOperation::NonBlockingLockExclusive)
-                    .is_err_and(|e| matches!(e, Error::Io { cause: Errno::WOULDBLOCK, .. })),
-                _ => false,
-            };
-            if !in_use {
-                remove::remove_tree(&old)?;
-            }
-        }
-        // Names of the living differ by pid; the dead were just removed.
-        let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = path.join(&name);
-        let fd = make_private(&places.staging, &*name, &path)?;
+        };
+        let name = path.file_name().unwrap_or_default();
+        let fd = make_private(&places.staging, name, &path)?;
         let lock = lock(&fd, &path, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Staging { places, fd, path, name, _lock: lock })
+        Ok(Staging { fd, path, runner, _lock: lock })
     }
 
-    /// Brings everything to the disk and then under its final name.
-    fn publish(&self, places: &Places, record: &Record, name: &str) -> Result<(), Error> {
+    /// Brings everything to the disk and then under its final name; `made` are the layers' folders in the staging folder
+    /// and in the store.
+    fn publish(&self, places: &Places, record: &Record, name: &str, made: &[(String, String)]) -> Result<(), Error> {
         let path = self.path.join(RECORD);
         let written = |cause| Error::io("write", &path, cause);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -498,21 +811,23 @@ impl<'a> Staging<'a> {
         // One pass over the file system instead of one for each of thousands of files.
         rustix::fs::syncfs(&self.fd).map_err(|cause| Error::io("sync", &self.path, cause))?;
 
-        let layer = record.layer();
-        let target = places.dir.join(LAYERS).join(&layer);
-        let moved = |cause| Error::io("publish", &target, cause);
-        match rustix::fs::renameat(&self.fd, LAYER, &places.layers, &layer) {
-            Ok(()) => {}
-            // Another import was faster, or another reference has the same content.
-            Err(Errno::EXIST | Errno::NOTEMPTY) => {
-                let tree = format!("{layer}/{TREE}");
-                if rustix::fs::statat(&places.layers, tree, AtFlags::SYMLINK_NOFOLLOW).is_err() {
-                    remove::remove_tree(&target)?;
-                    rustix::fs::renameat(&self.fd, LAYER, &places.layers, &layer).map_err(moved)?;
+        let layers = places.dir.join(LAYERS);
+        for (from, layer) in made {
+            let target = layers.join(layer);
+            let moved = |cause| Error::io("publish", &target, cause);
+            match rustix::fs::renameat(&self.fd, from, &places.layers, layer) {
+                Ok(()) => {}
+                // Another import was faster, or another reference has the same content.
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                    if !has_tree(&places.layers, layer) {
+                        self.runner.remove(&target)?;
+                        rustix::fs::renameat(&self.fd, from, &places.layers, layer).map_err(moved)?;
+                    }
                 }
+                Err(cause) => return Err(moved(cause)),
             }
-            Err(cause) => return Err(moved(cause)),
         }
+        let moved = |cause| Error::io("publish", &layers, cause);
         rustix::fs::fsync(&places.layers).map_err(moved)?;
         let target = places.dir.join(CATALOGUE).join(name);
         rustix::fs::renameat(&self.fd, RECORD, &places.catalogue, name)
@@ -524,8 +839,34 @@ impl<'a> Staging<'a> {
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next import.
-        let _ = remove::remove_at(&self.places.staging, self.name.as_bytes());
+        let _ = self.runner.remove(&self.path);
     }
+}
+
+/// Removes what crashed imports left; whether others are running. The caller holds the lock.
+fn sweep(staging: &OwnedFd, path: &Path, runner: &dyn Runner) -> Result<bool, Error> {
+    let mut is_busy = false;
+    for entry in std::fs::read_dir(path).map_err(|e| Error::std("list", path, &e))? {
+        let name = entry.map_err(|e| Error::std("list", path, &e))?.file_name();
+        if name == LOCK {
+            continue;
+        }
+        let old = path.join(&name);
+        let in_use = match open_private(staging, &name, &old) {
+            Ok(Some(folder)) => lock(&folder, &old, FlockOperation::NonBlockingLockExclusive)
+                .is_err_and(|e| matches!(e, Error::Io { cause: Errno::WOULDBLOCK, .. })),
+            _ => false,
+        };
+        is_busy |= in_use;
+        if !in_use {
+            match runner.remove(&old) {
+                // Of other ids than this runner's, which only a worker can remove.
+                Err(Error::Io { cause: Errno::ACCESS | Errno::PERM, .. }) => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(is_busy)
 }
 
 /// Locks the file [`LOCK`] of a folder, for as long as the descriptor is open: the kernel frees it when the process ends,

@@ -1,6 +1,8 @@
 //! What the tests of this crate share.
 #![expect(dead_code, reason = "no test uses all of it")]
 
+pub(crate) mod tarball;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
