@@ -19,17 +19,18 @@ die() {
   exit 1
 }
 
-# Every process of the project: ctst and its shim, and all below them.
+# Every process of the project: its supervisor, and all below it.
 processes() {
-  ps -e -o pid=,ppid=,comm= | awk '
-    { parent[$1] = $2; name[$1] = $3 }
+  ps -e -o pid=,ppid=,args= | PROJECT=$project/stack.ctst awk '
+    { parent[$1] = $2 }
+    $4 == "supervise" && $5 == ENVIRON["PROJECT"] { found[$1] }
     END {
       for (pid in parent) {
-        for (p = pid; p in parent && p != 1; p = parent[p]) {
-          if (name[p] ~ /^ctst/) { print pid; break }
+        for (p = pid; p in parent; p = parent[p]) {
+          if (p in found) { print pid; break }
         }
       }
-    }' | sort -n
+    }'
 }
 listening() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
@@ -58,7 +59,6 @@ if listening $port; then
   echo "port 8080 is taken here, so the demo publishes $port"
   sed -i "s/127.0.0.1:8080/127.0.0.1:$port/" stack.ctst
 fi
-before=$(processes)
 mounts=$(cat /proc/self/mountinfo)
 
 say "The stack, as $(id -un) (uid $(id -u)), on Linux $(uname -r)"
@@ -94,13 +94,14 @@ say "What they say"
 show ctst logs --tail 4
 
 say "Stop it"
-running=$(comm -13 <(echo "$before") <(processes))
+running=$(processes)
 [ "$(wc -w <<<"$running")" -ge 4 ] || die "found no processes to watch"
 show ctst stop
 
 say "Nothing is left"
 for _ in $(seq 100); do
-  left=$(comm -12 <(echo "$running") <(processes))
+  # ps fails where it finds none; a zombie waits only for its parent to notice.
+  left=$({ ps -o pid=,stat= -p "$(paste -sd, <<<"$running")" || :; } | awk '$2 !~ /^Z/ { print $1 }')
   [ -n "$left" ] || break
   sleep 0.1
 done
