@@ -1,4 +1,5 @@
-//! `ctst exec`: exit codes, streams, options, terminals; and that it gives nothing that the container has not.
+//! `ctst exec`: exit codes, streams, options, terminals; and that it gives nothing that the container has not. And what
+//! terminals and streams of the caller that fail do to other commands.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -180,6 +181,31 @@ fn a_real_terminal_with_size_resize_and_interrupt() {
         assert_eq!(child.wait().expect("wait for exec").code(), Some(9));
         project.stop();
     }
+}
+
+#[test]
+fn a_terminal_that_goes_away_stops_what_ran_in_its_foreground() {
+    let project = Project::new(&Caller::ordinary(), ONE);
+    let (master, mut child) = on_a_terminal(&project, &["run", "--yes"]);
+    containust_tests::eventually("one runs", || project.ps().iter().any(|row| row["state"] == "running"));
+    project.note();
+    drop(master);
+    child.wait().expect("wait for run");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn standard_error_that_takes_nothing_keeps_nobody_from_anything() {
+    let project = Project::new(&Caller::ordinary(), ONE);
+    let deaf = |args: &[&str]| {
+        let full = || File::options().write(true).open("/dev/full").expect("open /dev/full");
+        project.command(args).stderr(full()).output().expect("run ctst").status.code()
+    };
+    assert_eq!(deaf(&["run", "-d", "--wait", "--yes"]), Some(0));
+    project.note();
+    assert_eq!(deaf(&["exec", "one", "no-such-program"]), Some(127));
+    assert_eq!(deaf(&["stop"]), Some(0));
+    project.assert_nothing_left();
 }
 
 #[test]

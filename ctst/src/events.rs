@@ -25,7 +25,7 @@ pub(crate) fn show(event: &Event) {
         EventKind::Stopped { .. } => (Style::new(), "stopped".to_owned()),
         EventKind::Removed => (DIM, "removed".to_owned()),
     };
-    anstream::eprintln!("{BOLD}{}{BOLD:#} {style}{}{style:#}", event.component, escape(text.as_bytes()));
+    talk!("{BOLD}{}{BOLD:#} {style}{}{style:#}", event.component, escape(text.as_bytes()));
 }
 
 fn first_line(text: &str) -> &str {

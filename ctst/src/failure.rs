@@ -82,9 +82,9 @@ pub(crate) fn tell(report: &Report, about: &str) {
     let about = if about.is_empty() { String::new() } else { format!("{}: ", escape(about.as_bytes())) };
     let mut lines = report.message.lines().map(|line| escape(line.as_bytes()));
     let first = lines.next().unwrap_or_default();
-    anstream::eprintln!("{error}error{code}{error:#}{bold}: {about}{first}{bold:#}");
-    lines.for_each(|line| anstream::eprintln!("  {line}"));
+    talk!("{error}error{code}{error:#}{bold}: {about}{first}{bold:#}");
+    lines.for_each(|line| talk!("  {line}"));
     if let Some(text) = &report.help {
-        anstream::eprintln!("  {help}help{help:#}: {}", escape(text.as_bytes()));
+        talk!("  {help}help{help:#}: {}", escape(text.as_bytes()));
     }
 }

@@ -11,11 +11,14 @@ use clap::Parser as _;
 use args::{Args, Command};
 use failure::{Outcome, TOOL};
 
+// First, because of its macro.
+#[macro_use]
+mod output;
+
 mod args;
 mod commands;
 mod events;
 mod failure;
-mod output;
 mod printer;
 mod progress;
 mod signals;

@@ -33,6 +33,17 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
+/// Writes text to standard error at once, without styles where they are not wanted. Nobody can be told that it cannot be
+/// written, and a terminal that went away is no reason to leave something undone.
+pub(crate) fn talk(text: &str) {
+    anstream::stderr().lock().write_all(text.as_bytes()).ok();
+}
+
+/// [`talk`]s a line, as `eprintln!` does, which panics where it cannot write.
+macro_rules! talk {
+    ($($words:tt)*) => { $crate::output::talk(&format!("{}\n", format_args!($($words)*))) };
+}
+
 /// Writes `value` as JSON and a newline.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<(), Failure> {
     let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::from)?;

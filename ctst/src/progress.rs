@@ -7,7 +7,7 @@ use containust_sdk::Progress as Step;
 use containust_sdk::image;
 use containust_sdk::logs::escape;
 
-use crate::output::{BOLD, DIM, WARN, size};
+use crate::output::{BOLD, DIM, WARN, size, talk};
 
 /// A line that changes more often cannot be read, and slows the import.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -34,24 +34,22 @@ impl Progress {
                 if first {
                     self.begun = Some(component.clone());
                     if !self.terminal {
-                        anstream::eprintln!("{what}");
+                        talk!("{what}");
                     }
                 }
                 if self.terminal && (first || self.shown.is_none_or(|at| at.elapsed() >= PERIOD)) {
                     self.shown = Some(Instant::now());
                     self.open = true;
-                    // Not through anstream, which takes escapes away where no colours are wanted.
-                    eprint!("\r\x1b[K");
-                    anstream::eprint!("{what} {DIM}{}{DIM:#}", progress(detail));
-                    io::stderr().flush().ok();
+                    clear_line();
+                    talk(&format!("{what} {DIM}{}{DIM:#}", progress(detail)));
                 }
             }
             Step::Imported { component, reference, notes, .. } => {
                 self.clear();
                 self.begun = None;
-                anstream::eprintln!("{BOLD}{component}{BOLD:#} imported {}", escape(reference.as_bytes()));
+                talk!("{BOLD}{component}{BOLD:#} imported {}", escape(reference.as_bytes()));
                 for note in notes {
-                    anstream::eprintln!("  {WARN}note{WARN:#}: {}", escape(note.as_bytes()));
+                    talk!("  {WARN}note{WARN:#}: {}", escape(note.as_bytes()));
                 }
             }
         }
@@ -60,9 +58,15 @@ impl Progress {
     /// Makes the line free for something else.
     pub(crate) fn clear(&mut self) {
         if std::mem::take(&mut self.open) {
-            eprint!("\r\x1b[K");
+            clear_line();
         }
     }
+}
+
+/// Not through anstream, which takes escapes away where no colours are wanted.
+fn clear_line() {
+    // As with all that is told.
+    io::stderr().write_all(b"\r\x1b[K").ok();
 }
 
 fn progress(detail: &image::Progress) -> String {

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use containust_sdk::lang::Severity;
 use containust_sdk::lang::model::Composition;
-use containust_sdk::lang::{Severity, render};
 use containust_sdk::logs::escape;
 use containust_sdk::{ContainerStatus, Error, Loaded, Project};
 
 use crate::failure::{Failure, TOOL};
-use crate::output::tame;
+use crate::output::{talk, tame};
 
 pub(crate) mod build;
 pub(crate) mod check;
@@ -38,7 +38,7 @@ fn show_diagnostics(loaded: &Loaded) {
         return;
     }
     // The renderer leaves some control characters of the file and of its name as they are.
-    anstream::eprint!("{}", tame(&render(found, &loaded.source, true)));
+    talk(&tame(&loaded.outcome.render(&loaded.source, true)));
     let count = |severity| found.iter().filter(|d| d.severity == severity).count();
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let counts = match (count(Severity::Error), count(Severity::Warning)) {
@@ -46,7 +46,7 @@ fn show_diagnostics(loaded: &Loaded) {
         (errors, 0) => plural(errors, "error"),
         (errors, warnings) => format!("{} and {}", plural(errors, "error"), plural(warnings, "warning")),
     };
-    anstream::eprintln!("{}: {counts}", escape(loaded.name.as_bytes()));
+    talk!("{}: {counts}", escape(loaded.name.as_bytes()));
 }
 
 /// The positional file or that of `-f`.

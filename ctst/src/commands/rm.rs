@@ -12,7 +12,7 @@ use crate::failure::Outcome;
 pub(crate) fn run(args: &Rm, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
     if select(&args.components, &project.status()?)?.is_empty() {
-        anstream::eprintln!("nothing is left of any container");
+        talk!("nothing is left of any container");
         return Ok(0);
     }
     Client::remove(&project, &args.components, &mut |event| events::show(event))?;

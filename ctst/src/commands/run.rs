@@ -16,7 +16,7 @@ use super::{load, plan};
 use crate::args::Run;
 use crate::events;
 use crate::failure::{self, Failure, Outcome, TOOL};
-use crate::output::{BOLD, WARN};
+use crate::output::{BOLD, WARN, talk};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::signals::Signals;
@@ -56,15 +56,15 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
 fn introduce(plan: &Plan, chosen: &HashSet<String>, all: bool) {
     let mut short = plan.clone();
     short.steps.retain(|s| if s.action == Action::Remove { all } else { chosen.contains(&s.component) });
-    anstream::eprintln!("{BOLD}{}{BOLD:#}: {}", plan.project, plan::summary(&short));
+    talk!("{BOLD}{}{BOLD:#}: {}", plan.project, plan::summary(&short));
     let changed = short.steps.iter().filter(|s| s.action != Action::Unchanged);
-    changed.for_each(|step| anstream::eprintln!("  {} {}", step.action.name(), step.component));
+    changed.for_each(|step| talk!("  {} {}", step.action.name(), step.component));
     let new = new_grants(plan, chosen);
     if !new.is_empty() {
-        anstream::eprint!("of this host it is given\n{}", plan::grants(new.into_iter()));
+        talk(&format!("of this host it is given\n{}", plan::grants(new.into_iter())));
     }
     for note in &plan.notes {
-        anstream::eprintln!("{WARN}note{WARN:#}: {}", containust_sdk::logs::escape(note.as_bytes()));
+        talk!("{WARN}note{WARN:#}: {}", containust_sdk::logs::escape(note.as_bytes()));
     }
 }
 
@@ -84,7 +84,7 @@ fn consent(plan: &Plan, chosen: &HashSet<String>, yes: bool) -> Result<(), Failu
         return Ok(());
     }
     if io::stdin().is_terminal() && io::stderr().is_terminal() {
-        anstream::eprint!("Allow what is marked? [y/N] ");
+        talk("Allow what is marked? [y/N] ");
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).map_err(|e| Failure::io("read your answer", e))?;
         if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
@@ -143,59 +143,49 @@ fn settled(failed: &[(String, Report)], told: &HashSet<String>) -> i32 {
 }
 
 /// Shows logs and events until everything is over. Ctrl-C stops, a second one kills.
+///
+/// Containers that run in our foreground are not to be left alone by us: what cannot be shown stops them, too.
 fn foreground(session: &mut Session, printer: &mut Printer) -> Outcome {
     let signals = Signals::take(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let mut stopping = false;
-    let mut broken = None;
+    let (mut stopping, mut hung_up) = (false, false);
+    let mut shown = Ok(());
     let code = loop {
         match session.poll_event()? {
             Polled::Notice(Notice::Over { code }) => break code,
             Polled::End => break 0,
             Polled::Notice(Notice::Event(event)) => {
                 // What it printed before belongs before, and an unfinished line must not be gone on with by ours.
-                show(printer, &mut broken)?;
-                if broken.is_none() {
-                    printer.finish()?;
-                }
+                shown = shown.and_then(|()| printer.drain()).and_then(|()| printer.finish());
                 events::show(&event);
                 continue;
             }
             Polled::Notice(Notice::Settled { .. }) => continue,
             Polled::Empty => {}
         }
-        // A supervisor that cannot be told is at its end, which the next notice tells.
+        // Before anything is printed: the terminal may be what is gone. A supervisor that cannot be told is at its end,
+        // which the next notice tells.
         while let Some(signal) = signals.next()? {
+            hung_up |= signal == Signal::SIGHUP;
             if std::mem::replace(&mut stopping, true) {
-                anstream::eprintln!("killing");
                 session.kill().ok();
+                talk!("killing");
             } else {
-                let again = if signal == Signal::SIGINT { " (Ctrl-C again kills)" } else { "" };
-                anstream::eprintln!("stopping{again}");
                 session.stop(GRACE).ok();
+                let again = if signal == Signal::SIGINT { " (Ctrl-C again kills)" } else { "" };
+                talk!("stopping{again}");
             }
         }
-        show(printer, &mut broken)?;
-        if broken.is_some() && !std::mem::replace(&mut stopping, true) {
+        shown = shown.and_then(|()| printer.drain());
+        if shown.is_err() && !std::mem::replace(&mut stopping, true) {
             session.stop(GRACE).ok();
         }
         wait(&[PollFd::new(session, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)], Some(POLL))?;
     };
-    show(printer, &mut broken)?;
-    match broken {
-        Some(failure) => Err(failure),
-        None => printer.finish().map(|()| code),
+    match shown.and_then(|()| printer.drain()).and_then(|()| printer.finish()) {
+        // Where a terminal hung up, it takes no text any more.
+        Err(failure) if !hung_up => Err(failure),
+        _ => Ok(code),
     }
-}
-
-/// Prints until nobody reads what we print: then containers that run in our foreground are to stop, not to be left.
-fn show(printer: &mut Printer, broken: &mut Option<Failure>) -> Result<(), Failure> {
-    if broken.is_none() {
-        match printer.drain() {
-            Err(Failure::BrokenPipe) => *broken = Some(Failure::BrokenPipe),
-            other => return other,
-        }
-    }
-    Ok(())
 }
 
 fn wait(fds: &[PollFd<'_>], within: Option<Duration>) -> Result<(), Failure> {

@@ -15,7 +15,7 @@ pub(crate) fn run(args: &Stop, file: Option<&Path>) -> Outcome {
     // A name that does not exist is an error even if nothing runs.
     select(&args.components, &project.status()?)?;
     match Client::connect(&project)? {
-        None => anstream::eprintln!("nothing is running"),
+        None => talk!("nothing is running"),
         Some(mut client) => {
             client.stop(&args.components, Duration::from_secs(args.time), &mut |event| events::show(event))?;
         }
