@@ -1,7 +1,8 @@
 //! Images: where root file systems come from and where they are kept.
 //!
 //! A [`Store`] holds unpacked root file systems by the digest of their content, and a catalogue that knows by which
-//! reference each was imported. Nothing here runs with a privilege or starts a process.
+//! reference each was imported. Nothing here runs with a privilege or starts a process: what is better done in a container,
+//! such as unpacking a stranger's archive, a [`Runner`] does.
 #![forbid(unsafe_code)]
 
 mod archive;
@@ -17,6 +18,7 @@ mod source;
 mod store;
 mod tree;
 mod unpack;
+mod worker;
 
 pub use archive::Limits;
 pub use error::Error;
@@ -24,3 +26,4 @@ pub use remove::remove_tree;
 pub use source::{Request, Source};
 pub use store::{How, Progress, Store, Usage};
 pub use unpack::{Direct, Layer, Made, Owners, Report, Runner, UnpackJob};
+pub use worker::{Answer, Job, read_answer, worker_main};

@@ -23,6 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::{Limits, stream};
@@ -45,13 +46,16 @@ const UNPACKED: &str = "unpacked";
 const RECORD: &str = "record.json";
 /// How often a source that was changed a moment ago is looked at again before it is copied as it is.
 const SETTLE: usize = 3;
+/// Layers that a worker is told of: its job is an argument. One that it is not told of is unpacked again.
+const MAX_HAVE: usize = 1000;
 
 /// How far an import is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Progress {
     /// The source is being listed and analysed.
     Scanning,
-    /// Contents are being read, hashed and written.
+    /// Contents are being read, hashed and written. Of an archive, the bytes are those of its file, and how many files it has
+    /// is not known before its end.
     Copying {
         /// Files and links that are finished.
         files_done: u64,
@@ -269,8 +273,11 @@ impl Store {
         }
         let known = self.known_layers()?;
         let have = known.keys().filter(|name| has_tree(&places.layers, name));
-        let have: Vec<String> = have.filter_map(|name| name.strip_suffix(&map).map(str::to_owned)).collect();
-        let job = UnpackJob { archive: path.into(), owners, limits: how.limits, have };
+        let have: Vec<String> =
+            have.filter_map(|name| name.strip_suffix(&map).map(str::to_owned)).take(MAX_HAVE).collect();
+        // A worker's job is JSON.
+        let name = PathBuf::from(path.to_string_lossy().into_owned());
+        let job = UnpackJob { archive: name, owners, limits: how.limits, have };
         let have_all = &job.have;
         let fd = archive.try_clone().map_err(|e| Error::std("open", path, &e))?;
         let report = how.runner.unpack(&job, fd, &target_path, progress)?;

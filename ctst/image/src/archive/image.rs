@@ -325,6 +325,9 @@ impl Reader<'_> {
             let what = format!("has {} layers, {} are the most", blobs.len(), self.limits.layers);
             return Err(Error::TooLarge { archive: self.archive.into(), entry: None, what });
         }
+        if blobs.is_empty() {
+            return Err(self.bad("has no layers"));
+        }
         let mut layers: Vec<Blob> = Vec::new();
         for ((name, digest), diff) in blobs.into_iter().zip(diffs) {
             let diff = self.sha256(&diff)?;

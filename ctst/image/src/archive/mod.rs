@@ -97,6 +97,7 @@ pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits) -> Result
     };
     let mut tar = Tar::new(input, archive, limits);
     let (mut listing, mut names, mut budget) = (Listing::default(), 0, MAX_DOCUMENTS);
+    let mut twice = None;
     while let Some(entry) = tar.next()? {
         let path = plain(&entry.path);
         let top = path.split(|b| *b == b'/').next().unwrap_or_default();
@@ -117,12 +118,14 @@ pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits) -> Result
                     content.extend(tar.read(entry.size)?);
                     listing.documents.insert(path.clone(), content);
                 }
-                if listing.files.insert(path, entry.size).is_some() && listing.is_image() {
-                    return Err(tar.refused("is there twice"));
+                if listing.links.contains_key(&path) || listing.files.insert(path, entry.size).is_some() {
+                    twice.get_or_insert(tar.refused("is there twice"));
                 }
             }
             Kind::Symlink | Kind::Hard => {
-                listing.links.insert(path, entry.link);
+                if listing.files.contains_key(&path) || listing.links.insert(path, entry.link).is_some() {
+                    twice.get_or_insert(tar.refused("is there twice"));
+                }
             }
             _ => {}
         }
@@ -130,13 +133,11 @@ pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits) -> Result
     if tar.entries() == 0 {
         return Err(Error::Archive { archive: archive.into(), why: "holds nothing".into() });
     }
-    image::select(&listing, archive, limits)
-        .map(|selected| selected.map_or(Content::Root, |image| Content::Image(Box::new(image))))
-}
-
-impl Listing {
-    fn is_image(&self) -> bool {
-        ["manifest.json", "oci-layout"].iter().any(|name| self.files.contains_key(name.as_bytes()))
+    match (image::select(&listing, archive, limits)?, twice) {
+        (None, _) => Ok(Content::Root),
+        // A root file system may have a file twice, and the last one counts.
+        (Some(_), Some(error)) => Err(error),
+        (Some(image), None) => Ok(Content::Image(Box::new(image))),
     }
 }
 

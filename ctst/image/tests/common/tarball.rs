@@ -199,7 +199,10 @@ impl Oci {
     /// Adds a blob; its descriptor.
     pub(crate) fn blob(&mut self, kind: &str, bytes: &[u8]) -> String {
         let digest = sha256(bytes);
-        self.tar = std::mem::take(&mut self.tar).file(&format!("blobs/sha256/{digest}"), bytes);
+        let name = format!("blobs/sha256/{digest}");
+        if !self.tar.0.windows(name.len()).any(|window| window == name.as_bytes()) {
+            self.tar = std::mem::take(&mut self.tar).file(&name, bytes);
+        }
         let kind = format!("application/vnd.oci.image.{kind}");
         format!(r#""mediaType":"{kind}","digest":"sha256:{digest}","size":{}"#, bytes.len())
     }
