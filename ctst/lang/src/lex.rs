@@ -2,10 +2,10 @@
 
 use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while, take_while_m_n, take_while1};
-use nom::character::complete::{alpha1, char, digit1, multispace1, one_of, satisfy};
-use nom::combinator::{all_consuming, map_opt, opt, peek, recognize, value};
-use nom::multi::{fold_many0, many0_count, many1, separated_list1};
-use nom::sequence::{delimited, pair, preceded, terminated};
+use nom::character::complete::{alpha1, char, digit1, one_of, satisfy};
+use nom::combinator::{all_consuming, map_opt, opt, recognize, value};
+use nom::multi::{many1, separated_list1};
+use nom::sequence::{delimited, pair, preceded};
 use nom::{IResult, Parser};
 
 /// What a lexical parser gives. Errors carry nothing: the syntactic parser knows what it wanted and where.
@@ -15,26 +15,59 @@ fn word_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
+/// Length of the white space and comments that a text begins with, and whether a line ends in them.
+pub(crate) fn trivia(input: &str) -> (usize, bool) {
+    let bytes = input.as_bytes();
+    let (mut at, mut fresh) = (0, false);
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b' ' | b'\t' | b'\r' => at += 1,
+            b'\n' => (at, fresh) = (at + 1, true),
+            b'#' => at = line_end(input, at),
+            b'/' if bytes.get(at + 1) == Some(&b'/') => at = line_end(input, at),
+            _ => break,
+        }
+    }
+    (at, fresh)
+}
+
+fn line_end(input: &str, at: usize) -> usize {
+    input[at..].find('\n').map_or(input.len(), |length| at + length)
+}
+
 /// What is left after white space and comments.
 pub(crate) fn after_trivia(input: &str) -> &str {
-    let comment = preceded(alt((tag("//"), tag("#"))), take_while(|c| c != '\n'));
-    let skipped: Lexed<'_, ()> = fold_many0(alt((multispace1, comment)), || (), |(), _| ()).parse(input);
-    skipped.map_or(input, |(left, ())| left)
+    &input[trivia(input).0..]
 }
 
 /// A letter, then letters, digits, `_`, and `-` where another of these follows: `a->b` begins with `a`.
 pub(crate) fn ident(input: &str) -> Lexed<'_, &str> {
-    let hyphen = terminated(char('-'), peek(satisfy(word_character)));
-    recognize((
-        satisfy(|c| c.is_ascii_alphabetic()),
-        many0_count(alt((take_while1(word_character).map(|_| ()), hyphen.map(|_| ())))),
-    ))
-    .parse(input)
+    let bytes = input.as_bytes();
+    if !bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+        return Err(nom::Err::Error(()));
+    }
+    let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let mut length = 1;
+    while let Some(byte) = bytes.get(length) {
+        let hyphen = *byte == b'-' && bytes.get(length + 1).is_some_and(word);
+        if !(word(byte) || hyphen) {
+            break;
+        }
+        length += 1;
+    }
+    Ok((&input[length..], &input[..length]))
 }
 
 /// `ident { "." ident }`
 pub(crate) fn path(input: &str) -> Lexed<'_, &str> {
-    recognize(pair(ident, many0_count(preceded(char('.'), ident)))).parse(input)
+    let (mut left, _) = ident(input)?;
+    while let Some(after) = left.strip_prefix('.') {
+        match ident(after) {
+            Ok((next, _)) => left = next,
+            Err(_) => break,
+        }
+    }
+    Ok((left, &input[..input.len() - left.len()]))
 }
 
 /// Everything that begins like a number, up to what cannot belong to one; [`number_kind`] says what it is.

@@ -116,11 +116,9 @@ impl<'a> Parser<'a, '_> {
     }
 
     fn trivia(&mut self) {
-        let rest = self.rest();
-        let left = lex::after_trivia(rest);
-        let skipped = &rest[..rest.len() - left.len()];
-        self.at += skipped.len();
-        self.fresh |= skipped.contains('\n');
+        let (length, fresh) = lex::trivia(self.rest());
+        self.at += length;
+        self.fresh |= fresh;
     }
 
     /// What `parser` reads right here, if it does; moves behind it.
@@ -164,7 +162,8 @@ impl<'a> Parser<'a, '_> {
     }
 
     fn at_statement(&self) -> bool {
-        lex::ident(self.rest()).is_ok_and(|(_, word)| STATEMENTS.contains(&word) && !self.is_key(word.len()))
+        self.rest().starts_with(|c: char| c.is_ascii_uppercase())
+            && lex::ident(self.rest()).is_ok_and(|(_, word)| STATEMENTS.contains(&word) && !self.is_key(word.len()))
     }
 
     fn at_key(&self) -> bool {

@@ -38,6 +38,14 @@ pub(crate) fn unquoted(source: &str, text: Text) -> Cow<'_, str> {
     }
 }
 
+/// A string that means what it looks like: without escapes and placeholders, on one line.
+pub(crate) fn simple(source: &str, text: Text) -> Option<&str> {
+    let quote = text.quote.len();
+    let inner = Span { start: text.span.start + quote, end: text.span.end.saturating_sub(quote) }.text(source);
+    let simple = text.quote == Quote::Plain && !inner.bytes().any(|byte| byte == b'$' || byte == b'\\');
+    simple.then_some(inner)
+}
+
 /// The string cut at its placeholders. Adjacent literals are joined, so that most strings are one piece.
 pub(crate) fn pieces(source: &str, text: Text) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();

@@ -110,7 +110,15 @@ impl<'a> Checker<'a, '_> {
 
     /// The variables that CONNECT gives; what the author set stays.
     fn wire(&self, env: &mut Vec<(String, String)>, edges: &[usize]) {
-        let own: HashSet<String> = env.iter().map(|(name, _)| name.clone()).collect();
+        if edges.is_empty() {
+            return;
+        }
+        let written = env.len();
+        let many: Option<HashSet<String>> = (written > 32).then(|| env.iter().map(|(name, _)| name.clone()).collect());
+        let own = |env: &[(String, String)], name: &String| match &many {
+            Some(names) => names.contains(name),
+            None => env[..written].iter().any(|(other, _)| other == name),
+        };
         for &number in edges {
             let target = &self.declared[self.edges[number].to];
             let (prefix, host) = (prefix(&target.name), target.host());
@@ -119,7 +127,8 @@ impl<'a> Checker<'a, '_> {
                 wiring.push((format!("{prefix}_PORT"), port.to_string()));
                 wiring.push((format!("{prefix}_CONNECTION_STRING"), format!("{}://{host}:{port}", target.scheme)));
             }
-            env.extend(wiring.into_iter().filter(|(name, _)| !own.contains(name)));
+            wiring.retain(|(name, _)| !own(env, name));
+            env.append(&mut wiring);
         }
     }
 

@@ -17,8 +17,13 @@ use super::properties::{Property, Shape};
 use super::resolve::{Bound, Origin, Scope};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-const TIMEOUT: Property =
-    Property { name: "TIMEOUT", wants: "a duration", example: "CONNECT a -> b TIMEOUT 90s", shape: Shape::Single };
+const TIMEOUT: Property = Property {
+    name: "TIMEOUT",
+    wants: "a duration",
+    example: "CONNECT a -> b TIMEOUT 90s",
+    shape: Shape::Single,
+    slot: "TIMEOUT",
+};
 
 /// `from` waits for `to`.
 pub(super) struct Edge {

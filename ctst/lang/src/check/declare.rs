@@ -195,47 +195,53 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    /// Names that are different but become one host name or one variable.
+    /// Names that are different but become one host name or one variable. Both come from a name in the same way, up to
+    /// upper and lower case, so one table serves them.
     pub(super) fn collisions(&mut self) {
-        let mut prefixes: HashMap<String, usize> = HashMap::new();
-        let mut hosts: HashMap<String, usize> = HashMap::new();
+        // With each host name, whose it is, and whether it comes from the component's name.
+        let mut hosts: HashMap<String, (usize, bool)> = HashMap::with_capacity(self.declared.len());
         for index in 0..self.declared.len() {
             let declared = &self.declared[index];
             if declared.role != Role::Deployed || self.by_name[0].get(&declared.name) != Some(&index) {
                 continue;
             }
             let (name, span) = (declared.name.clone(), declared.span);
-            let own = declared.settings.get("hostname").map(|setting| setting.value.value.span);
-            let prefix = prefix(&name);
-            if let Some(&other) = prefixes.get(&prefix) {
-                let (other_name, other_span) = (shown(&self.declared[other].name), self.declared[other].span);
-                self.finding(
-                    Code::NameCollision,
-                    span,
-                    format!("{} and {other_name} both give the variable `{prefix}_HOST`", shown(&name)),
-                )
-                .label("the same variable")
-                .related(other_span, "as for this one")
-                .help("give one of them another name");
-                continue;
-            }
-            prefixes.insert(prefix, index);
-            let hosts_of = [Some(declared.name.replace('_', "-")), declared.hostname.clone()];
-            for (host, at) in hosts_of.into_iter().flatten().zip([span, own.unwrap_or(span)]) {
-                let other = *hosts.entry(host.to_ascii_lowercase()).or_insert(index);
-                if other != index {
+            let from_name = name.replace('_', "-").to_ascii_lowercase();
+            match *hosts.entry(from_name).or_insert((index, true)) {
+                (other, _) if other == index => {}
+                (other, true) => {
                     let (other_name, other_span) = (shown(&self.declared[other].name), self.declared[other].span);
                     self.finding(
                         Code::NameCollision,
-                        at,
-                        format!("{} has the same host name as {other_name}", shown(&name)),
+                        span,
+                        format!("{} and {other_name} both give the variable `{}_HOST`", shown(&name), prefix(&name)),
                     )
-                    .label("the same host name")
-                    .related(other_span, "as this one")
-                    .help("give one of them another name or `hostname`");
-                    break;
+                    .label("the same variable")
+                    .related(other_span, "as for this one")
+                    .help("give one of them another name");
+                    continue;
+                }
+                (other, false) => {
+                    self.same_host(&name, span, other);
+                    continue;
                 }
             }
+            let declared = &self.declared[index];
+            let Some(setting) = declared.settings.get("hostname") else { continue };
+            let Some(hostname) = &declared.hostname else { continue };
+            let at = setting.value.value.span;
+            let (other, _) = *hosts.entry(hostname.to_ascii_lowercase()).or_insert((index, false));
+            if other != index {
+                self.same_host(&name, at, other);
+            }
         }
+    }
+
+    fn same_host(&mut self, name: &str, at: Span, other: usize) {
+        let (other_name, other_span) = (shown(&self.declared[other].name), self.declared[other].span);
+        self.finding(Code::NameCollision, at, format!("{} has the same host name as {other_name}", shown(name)))
+            .label("the same host name")
+            .related(other_span, "as this one")
+            .help("give one of them another name or `hostname`");
     }
 }

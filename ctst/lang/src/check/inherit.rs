@@ -289,7 +289,7 @@ impl<'a> Checker<'a, '_> {
             let place = match &places {
                 Some(places) => places.get(&name).copied(),
                 None if kind.known.is_empty() => settings.list.iter().position(|setting| setting.name == name),
-                None => settings.list.iter().position(|setting| properties::same_thing(&setting.name, &name)),
+                None => settings.list.iter().position(|setting| setting.property.slot == property.slot),
             };
             let place = match place {
                 Some(place) => {

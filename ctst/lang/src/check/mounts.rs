@@ -1,6 +1,6 @@
 //! `volumes` and `tmpfs`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::codes::Code;
 use crate::diagnostic::Span;
@@ -14,7 +14,7 @@ use super::resolve::Scope;
 use super::values::Read;
 
 /// Where something is mounted already.
-type Targets = HashMap<String, Span>;
+type Targets = BTreeMap<String, Span>;
 
 impl<'a> Checker<'a, '_> {
     pub(super) fn mounts(&mut self, settings: &Settings<'a>, scope: Scope) -> (Vec<Volume>, Vec<Tmpfs>) {

@@ -14,6 +14,8 @@ pub(super) struct Property {
     /// A correct use, for messages.
     pub(super) example: &'static str,
     pub(super) shape: Shape,
+    /// The name, or that of the other word for the same thing: `port` for `ports`, `volume` for `volumes`.
+    pub(super) slot: &'static str,
 }
 
 /// How a value is inherited.
@@ -30,11 +32,11 @@ pub(super) enum Shape {
 }
 
 const fn property(name: &'static str, wants: &'static str, example: &'static str) -> Property {
-    Property { name, wants, example, shape: Shape::Single }
+    Property { name, wants, example, shape: Shape::Single, slot: name }
 }
 
 const fn list(name: &'static str, wants: &'static str, example: &'static str) -> Property {
-    Property { name, wants, example, shape: Shape::List }
+    Property { name, wants, example, shape: Shape::List, slot: name }
 }
 
 /// A variable in `env`.
@@ -49,7 +51,7 @@ pub(super) const COMPONENT: &[Property] = &[
     list("image", "an image reference in quotes, or a list of `host://` ones", r#"image = "file://./rootfs""#),
     list("include", "a list of globs of files of this host", r#"include = ["/etc/nginx/**"]"#),
     list("port", "a port from 1 to 65535, or a list of them", "port = 80"),
-    list("ports", "a port from 1 to 65535, or a list of them", "ports = [80, 443]"),
+    Property { slot: "port", ..list("ports", "a port from 1 to 65535, or a list of them", "ports = [80, 443]") },
     Property { shape: Shape::Variables, ..property("env", "a block of variables", r#"env { MODE = "production" }"#) },
     list(
         "command",
@@ -68,11 +70,14 @@ pub(super) const COMPONENT: &[Property] = &[
         ..property("healthcheck", "a block", r#"healthcheck { http = "/healthz" }"#)
     },
     list("volume", "`host:inside` in quotes, with `:ro` if wanted, or a list of these", r#"volume = "./data:/data""#),
-    list(
-        "volumes",
-        "`host:inside` in quotes, with `:ro` if wanted, or a list of these",
-        r#"volumes = ["./data:/data:ro"]"#,
-    ),
+    Property {
+        slot: "volume",
+        ..list(
+            "volumes",
+            "`host:inside` in quotes, with `:ro` if wanted, or a list of these",
+            r#"volumes = ["./data:/data:ro"]"#,
+        )
+    },
     list("profiles", "a name in quotes, or a list of names", r#"profiles = ["debug"]"#),
     list(
         "tmpfs",
@@ -150,14 +155,6 @@ const COMPOSE: &[(&str, &str)] = &[
 /// Whether the name is of the language and not carried out.
 pub(super) fn comes_later(name: &str) -> bool {
     LATER.contains(&name)
-}
-
-/// Two words for one thing: `port` and `ports`, `volume` and `volumes`.
-pub(super) fn same_thing(one: &str, other: &str) -> bool {
-    let singular = |name: &str| name == "port" || name == "volume";
-    one == other
-        || (singular(one) && other.strip_suffix('s') == Some(one))
-        || (singular(other) && one.strip_suffix('s') == Some(other))
 }
 
 impl Checker<'_, '_> {

@@ -68,6 +68,17 @@ impl<'a> Checker<'a, '_> {
     }
 
     pub(super) fn text(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
+        let (_, Bound { value, given: None, .. }) = setting else { return self.whole(setting, scope) };
+        if let ValueKind::Text(quote) = value.kind
+            && let Some(text) = text::simple(self.source, Text { span: value.span, quote })
+            && text.len() <= LONGEST_TEXT
+        {
+            return Some(text.to_owned());
+        }
+        self.whole(setting, scope)
+    }
+
+    fn whole(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
         Some(self.parts(setting, scope)?.into_iter().map(|part| part.text).collect())
     }
 
