@@ -13,6 +13,7 @@ mod lex;
 pub mod model;
 mod parse;
 mod render;
+mod schema;
 mod sources;
 pub mod syntax;
 mod text;
@@ -24,6 +25,7 @@ pub use explain::explain;
 pub use format::format;
 pub use parse::MAX_DEPTH;
 pub use render::{render, render_sources};
+pub use schema::{grammar, model_schema};
 
 use std::fmt;
 
