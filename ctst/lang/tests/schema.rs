@@ -134,7 +134,11 @@ impl Writer<'_> {
                 upper if upper != "PUBLIC" && upper.chars().all(|c| c.is_ascii_uppercase()) => expose = false,
                 _ => {}
             }
-            let before = place.checked_sub(1).map_or("", |before| self.out[before].as_str());
+            let back = |steps| place.checked_sub(steps).map_or("", |before: usize| self.out[before].as_str());
+            let before = back(1);
+            if word == "{" && matches!(before, "base" | "pg.server" | "true" | "false") && back(2) != "FROM" {
+                text.push(',');
+            }
             let tight = |word: &str| matches!(word, ":" | "[" | "]" | "-" | "/");
             if !(expose && ((tight(word) && before != "EXPOSE") || tight(before))) {
                 text.push(' ');
@@ -146,7 +150,7 @@ impl Writer<'_> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever the grammar allows, the parser reads.
     #[test]
