@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SpanRelativeTo, Timestamp};
+use rustix::fs::OFlags;
 
 /// How much of an unfinished line is held back before it is written as a `P` record, in bytes.
 pub const MAX_PARTIAL: usize = 16 * 1024;
@@ -195,7 +196,8 @@ impl Drop for Writer {
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)
 }
 
 /// Records of one call, written together; all of them have the time of the call.
@@ -353,7 +355,9 @@ fn scan(dir: &Path) -> io::Result<VecDeque<Source>> {
     // A crash while rotating may leave one name free; two free names end the sequence.
     let mut missing = 0;
     for age in 0.. {
-        match File::open(path(dir, age)) {
+        // Where somebody put a link or a fifo there, it is not followed and not waited for.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        match OpenOptions::new().read(true).custom_flags(flags).open(path(dir, age)) {
             Ok(file) => {
                 let source = Source::new(file)?;
                 if files.iter().all(|f| f.id != source.id) {
@@ -726,13 +730,24 @@ mod tests {
     #[test]
     fn a_full_disk_is_an_error_and_not_the_end() {
         let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/dev/full", dir.path().join("log")).unwrap();
         let mut writer = Writer::open(dir.path(), SMALL).unwrap();
+        writer.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
         assert_eq!(writer.write(Stream::Out, b"a\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
         std::fs::remove_file(dir.path().join("log")).unwrap();
         writer.file = create(&dir.path().join("log")).unwrap();
         writer.write(Stream::Out, b"b\n").unwrap();
         assert_eq!(texts(&all(&mut Reader::open(dir.path(), None, None).unwrap())), [b"b"]);
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_log_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "mine\n").unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join("log")).unwrap();
+        assert!(Writer::open(dir.path(), SMALL).is_err());
+        assert!(Reader::open(dir.path(), None, None).is_err());
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "mine\n");
     }
 
     #[test]

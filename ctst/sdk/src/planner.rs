@@ -1,6 +1,7 @@
 //! Making a plan: reading what is there, and writing nothing.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 
 use containust_lang::model::{Component, Composition};
 
@@ -28,6 +29,7 @@ impl Project {
         let graph = GraphResolver::new(composition)?;
         let ids = Ids::detect()?;
         let published = published(composition)?;
+        let private = self.private_dirs();
         let mut known = self.known()?;
         let mut plan = Plan {
             project: composition.name.clone(),
@@ -41,7 +43,7 @@ impl Project {
             let Some(component) = composition.components.iter().find(|c| c.name == name) else { continue };
             let ports = published.get(name).map(Vec::as_slice).unwrap_or_default();
             let old = known.remove(name);
-            self.plan_component(&mut plan, component, ports, old, &ids)?;
+            self.plan_component(&mut plan, component, ports, old, &ids, &private)?;
         }
         for (component, known) in known {
             let causes = vec!["the file no longer has it".to_owned()];
@@ -65,13 +67,14 @@ impl Project {
         ports: &[Published],
         old: Option<Known>,
         ids: &Ids,
+        private: &[PathBuf],
     ) -> Result<()> {
         if let Some(problem) = builder::problem(component) {
             return Err(Error::Invalid { component: component.name.clone(), problem });
         }
         let (reference, image) = images::find(self, component, ids)?;
         let spec = match &image {
-            Some(image) => Some(spec::resolve(self.folder(), component, &reference, image)?),
+            Some(image) => Some(spec::resolve(self.folder(), component, &reference, image, private)?),
             None => None,
         };
         if let Some(spec) = &spec {
@@ -82,7 +85,7 @@ impl Project {
             Some(Known { stored: Stored::Record(record), .. }) => Some(record.as_ref()),
             _ => None,
         };
-        let volumes = spec::volumes(self.folder(), component)?;
+        let volumes = spec::volumes(self.folder(), component, private)?;
         for volume in volumes {
             let new = !had.is_some_and(|record| record.spec.volumes.contains(&volume));
             plan.grants.push(Grant::Mount {

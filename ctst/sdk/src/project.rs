@@ -166,15 +166,27 @@ impl Project {
     /// Where a supervisor may listen, the preferred place first. A client looks in all of them, because a shell of cron
     /// or of `su` has another environment than that of a login.
     pub(crate) fn sockets(&self) -> Vec<PathBuf> {
-        let uid = getuid().as_raw();
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-        let mut dirs: Vec<_> = runtime.into_iter().map(|dir| dir.join("ctst")).collect();
-        dirs.push(format!("/run/user/{uid}/ctst").into());
-        dirs.push(format!("/tmp/ctst-{uid}").into());
-        dirs.dedup();
-        let name = self.socket_name();
-        dirs.into_iter().map(|dir| dir.join(&name)).filter(|path| path.as_os_str().len() <= MAX_SOCKET_PATH).collect()
+        let paths = socket_dirs().into_iter().map(|dir| dir.join(self.socket_name()));
+        paths.filter(|path| path.as_os_str().len() <= MAX_SOCKET_PATH).collect()
     }
+
+    /// The folders that no container may see, as far as they exist, canonical: who can write the project's state or
+    /// reach a supervisor acts as the caller.
+    pub(crate) fn private_dirs(&self) -> Vec<PathBuf> {
+        let dirs = [self.state_dir()].into_iter().chain(socket_dirs());
+        dirs.filter_map(|dir| dir.canonicalize().ok()).collect()
+    }
+}
+
+/// Where supervisors of this user may listen, whatever their project.
+fn socket_dirs() -> Vec<PathBuf> {
+    let uid = getuid().as_raw();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let mut dirs: Vec<_> = runtime.into_iter().map(|dir| dir.join("ctst")).collect();
+    dirs.push(format!("/run/user/{uid}/ctst").into());
+    dirs.push(format!("/tmp/ctst-{uid}").into());
+    dirs.dedup();
+    dirs
 }
 
 /// Whether `dir` belongs to the caller and to nobody else.

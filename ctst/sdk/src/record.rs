@@ -3,10 +3,13 @@
 //! A record is written by the project's supervisor only, to a temporary file that is then renamed. It is not synced:
 //! after a crash of the host nothing runs, and whatever the file says then is recognised as untrue or unreadable.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{During, Error, Report, Result};
@@ -110,7 +113,16 @@ impl Record {
     pub(crate) fn write(&self, dir: &Path) -> Result<()> {
         let json = serde_json::to_vec(self).map_err(|e| Error::protocol(e.to_string()))?;
         let (temporary, place) = (dir.join("record.tmp"), dir.join("record.json"));
-        std::fs::write(&temporary, json)
+        let flags = OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = File::options();
+        options
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(flags)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(&json))
             .and_then(|()| std::fs::rename(&temporary, &place))
             .during(|| format!("write {}", place.display()))
     }

@@ -116,10 +116,11 @@ pub fn up(
     let mut link = Link::open(project, Some(composition.components.len()))?;
     let mut wanted = Vec::with_capacity(chosen.len());
     let mut images = Images::new(project, plan)?;
+    let private = project.private_dirs();
     for component in &chosen {
         let (reference, image) = images.ensure(component, progress)?;
         let published = published.get(component.name.as_str()).cloned().unwrap_or_default();
-        let spec = spec::resolve(project.folder(), component, &reference, &image)?;
+        let spec = spec::resolve(project.folder(), component, &reference, &image, &private)?;
         wanted.push(Wanted { spec, published, file: project.file_name() });
     }
     let mut own = options.only.clone();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use containust_image::model::Image;
@@ -18,6 +19,9 @@ use crate::status::Published;
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What programs expect to be able to write, whatever the root file system is.
 const WRITABLE: [(&str, u32); 3] = [("/run", 0o755), ("/tmp", 0o1777), ("/var/tmp", 0o1777)];
+
+/// Of the empty file systems that hide what is not for containers, in bytes: one page.
+const COVER_SIZE: u64 = 4096;
 
 /// A component with everything looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,8 +66,8 @@ pub(crate) struct Wanted {
     pub(crate) file: String,
 }
 
-/// Looks a component's volumes up.
-pub(crate) fn volumes(folder: &Path, component: &Component) -> Result<Vec<Bind>> {
+/// Looks a component's volumes up. None may lie within the `private` folders ([`crate::project::Project::private_dirs`]).
+pub(crate) fn volumes(folder: &Path, component: &Component, private: &[PathBuf]) -> Result<Vec<Bind>> {
     component
         .volumes
         .iter()
@@ -78,14 +82,44 @@ pub(crate) fn volumes(folder: &Path, component: &Component) -> Result<Vec<Bind>>
                 let problem = format!("mount {}: its name is not UTF-8", source.display());
                 return Err(Error::Invalid { component: component.name.clone(), problem });
             }
+            shown(&component.name, &source, private)?;
             Ok(Bind { source, target: volume.target.clone(), readonly: volume.readonly })
         })
         .collect()
 }
 
+/// What a mount of `source` would show of the `private` folders, as paths below it.
+///
+/// Folders are compared by device and inode, because a bind mount of the host gives them other paths.
+fn shown(component: &str, source: &Path, private: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    let mut found = Vec::new();
+    for place in private {
+        let Some(it) = id(place) else { continue };
+        if source.ancestors().any(|above| id(above) == Some(it)) {
+            let (source, place) = (source.display(), place.display());
+            let problem = format!("mount {source}: {place} belongs to ctst itself; choose another folder");
+            return Err(Error::Invalid { component: component.to_owned(), problem });
+        }
+        let own = id(source);
+        if let Some(above) = place.ancestors().find(|above| own.is_some() && id(above) == own)
+            && let Ok(below) = place.strip_prefix(above)
+        {
+            found.push(below.to_owned());
+        }
+    }
+    Ok(found)
+}
+
 /// Joins a component with its image, as docker does: an entrypoint of the component's own drops the image's default
 /// command; variables of the component win.
-pub(crate) fn resolve(folder: &Path, component: &Component, reference: &str, image: &Image) -> Result<ContainerSpec> {
+pub(crate) fn resolve(
+    folder: &Path,
+    component: &Component,
+    reference: &str,
+    image: &Image,
+    private: &[PathBuf],
+) -> Result<ContainerSpec> {
     let config = &image.config;
     let argv: Vec<String> = match (&component.entrypoint, &component.command) {
         (Some(entrypoint), command) => entrypoint.iter().chain(command.iter().flatten()).cloned().collect(),
@@ -118,7 +152,7 @@ pub(crate) fn resolve(folder: &Path, component: &Component, reference: &str, ima
         user: component.user.clone().or_else(|| config.user.clone()).unwrap_or_default(),
         readonly: component.readonly,
         network: component.network,
-        volumes: volumes(folder, component)?,
+        volumes: volumes(folder, component, private)?,
         tmpfs: component.tmpfs.clone(),
         restart: component.restart,
         healthcheck: component.healthcheck.clone(),
@@ -175,15 +209,16 @@ impl ContainerSpec {
     }
 
     /// What C needs, and the descriptors that keep the inodes of its sources from being reused until it has started.
-    /// `alone`: as in [`crate::ids::Ids::alone`].
+    /// `alone`: as in [`crate::ids::Ids::alone`]. `private`: folders that volumes must not show.
     pub(crate) fn plan(
         &self,
         dir: &Path,
         address: Option<Address>,
         alone: Option<(u32, u32)>,
+        private: &[PathBuf],
     ) -> Result<(Plan, Vec<OwnedFd>)> {
         let mut held = Vec::new();
-        let mut open = |path: &Path| -> Result<Source> {
+        let open = |path: &Path| -> Result<Source> {
             let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             let fd = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how);
             let stat = fd.and_then(|fd| fstat(&fd).map(|stat| (fd, stat)));
@@ -195,29 +230,48 @@ impl ContainerSpec {
             held.push(fd);
             Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: stat.st_dev, ino: stat.st_ino })
         };
-        let mut mounts = Vec::new();
+        let plan = self.plan_with(dir, address, alone, private, open)?;
+        Ok((plan, held))
+    }
+
+    fn plan_with(
+        &self,
+        dir: &Path,
+        address: Option<Address>,
+        alone: Option<(u32, u32)>,
+        private: &[PathBuf],
+        mut open: impl FnMut(&Path) -> Result<Source>,
+    ) -> Result<Plan> {
+        // Each with what covers parts of it, which must not end up below or above anything else.
+        let mut mounts: Vec<Vec<Mount>> = Vec::new();
         for (file, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname")] {
             if !self.mounts_at(target) {
                 let source = open(&dir.join(file))?;
-                mounts.push(Mount::Bind { source, target: target.into(), readonly: true });
+                mounts.push(vec![Mount::Bind { source, target: target.into(), readonly: true }]);
             }
         }
         for (target, mode) in WRITABLE {
             if self.readonly && !self.mounts_at(target) {
-                mounts.push(Mount::Tmpfs { target: target.into(), size: 0, mode });
+                mounts.push(vec![Mount::Tmpfs { target: target.into(), size: 0, mode }]);
             }
         }
         for tmpfs in &self.tmpfs {
             let target = tmpfs.target.clone().into_bytes();
-            mounts.push(Mount::Tmpfs { target, size: tmpfs.size.unwrap_or(0), mode: tmpfs.mode });
+            mounts.push(vec![Mount::Tmpfs { target, size: tmpfs.size.unwrap_or(0), mode: tmpfs.mode }]);
         }
         for Bind { source, target, readonly } in &self.volumes {
-            mounts.push(Mount::Bind { source: open(source)?, target: target.clone().into(), readonly: *readonly });
+            let bind = Mount::Bind { source: open(source)?, target: target.clone().into(), readonly: *readonly };
+            let covers = shown(&self.name, source, private)?.into_iter().map(|below| {
+                let target = [target.trim_end_matches('/').as_bytes(), below.as_os_str().as_bytes()].join(&b'/');
+                Mount::Tmpfs { target, size: COVER_SIZE, mode: 0 }
+            });
+            mounts.push([bind].into_iter().chain(covers).collect());
         }
         // Stable, so that the author's order stands where it matters.
-        mounts.sort_by_key(|mount| depth(target(mount)));
+        mounts.sort_by_key(|group| group.first().map_or(0, |mount| depth(target(mount))));
+        let mounts = mounts.concat();
 
-        let plan = Plan {
+        Ok(Plan {
             hostname: self.hostname.clone().into_bytes(),
             layers: self.layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?,
             upper: Some(open(&dir.join("upper"))?),
@@ -228,8 +282,7 @@ impl ContainerSpec {
             capabilities: containust_policy::capabilities::DEFAULT,
             rlimits: Vec::new(),
             process: self.process(self.argv.clone(), alone),
-        };
-        Ok((plan, held))
+        })
     }
 
     /// A process with the component's environment, user and working directory.
@@ -301,7 +354,7 @@ mod tests {
     }
 
     fn resolved(builder: ContainerBuilder) -> ContainerSpec {
-        resolve(Path::new("/"), &builder.build().unwrap(), "file:///srv", &image()).unwrap()
+        resolve(Path::new("/"), &builder.build().unwrap(), "file:///srv", &image(), &[]).unwrap()
     }
 
     #[test]
@@ -316,7 +369,7 @@ mod tests {
         assert_eq!(resolved(builder().workdir("/").user("0")).cwd, "");
         let mut empty = image();
         empty.config = Config::default();
-        assert!(resolve(Path::new("/"), &builder().build().unwrap(), "", &empty).is_err());
+        assert!(resolve(Path::new("/"), &builder().build().unwrap(), "", &empty, &[]).is_err());
     }
 
     #[test]
@@ -346,11 +399,39 @@ mod tests {
                 .tmpfs("/tmp/", None)
                 .volume(&data, "/etc", true),
         );
-        let (plan, held) = spec.plan(&dir, None, None).unwrap();
+        let (plan, held) = spec.plan(&dir, None, None, &[]).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         assert_eq!(targets, ["/run", "/srv", "/tmp/", "/etc", "/etc/hosts", "/etc/hostname", "/var/tmp", "/srv/a/b"]);
         assert_eq!(held.len(), 7);
         std::fs::remove_dir(dir.join("data")).unwrap();
-        assert!(matches!(spec.plan(&dir, None, None), Err(Error::Source { path, .. }) if path == dir.join("data")));
+        assert!(
+            matches!(spec.plan(&dir, None, None, &[]), Err(Error::Source { path, .. }) if path == dir.join("data"))
+        );
+    }
+
+    #[test]
+    fn covers_what_is_not_for_containers() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        for name in ["upper", "work", "p/.containust/containers", "p/other"] {
+            std::fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        for name in ["hosts", "hostname"] {
+            std::fs::write(dir.join(name), "").unwrap();
+        }
+        let private = [dir.join("p/.containust")];
+        let (all, other) = (dir.to_str().unwrap(), dir.join("p/other").to_str().unwrap().to_owned());
+        let spec = resolved(builder().volume(all, "/all/", true).volume(&other, "/all/p", false).readonly(false));
+        let (plan, _) = spec.plan(&dir, None, None, &private).unwrap();
+        let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
+        // Right after its mount: what the author mounts above it is none of its business.
+        assert_eq!(targets, ["/all/", "/all/p/.containust", "/etc/hosts", "/etc/hostname", "/all/p"]);
+        assert!(matches!(plan.mounts[1], Mount::Tmpfs { mode: 0, .. }));
+        for inside in ["p/.containust", "p/.containust/containers"] {
+            let path = dir.join(inside).to_str().unwrap().to_owned();
+            let component = builder().volume(&path, "/x", true).build().unwrap();
+            let refused = resolve(Path::new("/"), &component, "", &image(), &private);
+            assert!(matches!(refused, Err(Error::Invalid { problem, .. }) if problem.contains("belongs to ctst")));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::Instant;
 
@@ -160,7 +160,9 @@ impl Supervisor {
             .ids
             .alone(&spec.layers, &spec.user)
             .map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
-        let (plan, held) = spec.plan(&container.dir, address, container.alone)?;
+        // Root's own folders are closed to containers, whose ids are others; a cover might be out of their reach too.
+        let private = if matches!(self.ids, Ids::Root(_)) { Vec::new() } else { self.project.private_dirs() };
+        let (plan, held) = spec.plan(&container.dir, address, container.alone, &private)?;
         let (ours, theirs) = shim::seqpacket()?;
         let mut channel = Channel::new(ours);
         let null: OwnedFd = std::fs::File::options()
@@ -215,8 +217,13 @@ impl Supervisor {
         let shared = self.hosts.get_or_insert_with(|| network::hosts(None, bridged));
         for (id, container) in &self.containers {
             let path = container.dir.join("hosts");
-            if container.host.is_some() && (*id == cid || changed && container.live.is_some()) {
+            if container.host.is_some() && *id == cid {
                 write_in_place(&path, shared)?;
+            } else if container.host.is_some() && changed && container.live.is_some() {
+                // Its own doing, and its own loss: it knows fewer names.
+                if let Err(error) = write_in_place(&path, shared) {
+                    say(&format!("{error}"));
+                }
             } else if *id == cid {
                 let own = network::hosts(Some(&container.record.spec.hostname), std::iter::empty());
                 write_in_place(&path, &own)?;
@@ -673,7 +680,10 @@ fn prepare(dir: &Path, ids: &Ids) -> Result<()> {
 fn write_in_place(path: &Path, text: &str) -> Result<()> {
     use std::os::unix::fs::FileExt;
     let what = || format!("write {}", path.display());
-    let file = std::fs::File::options().create(true).truncate(false).write(true).open(path).during(what)?;
+    // A container may hold a lease on it (fcntl(2)), for whose end nobody waits.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = std::fs::File::options();
+    let file = options.create(true).truncate(false).write(true).custom_flags(flags).open(path).during(what)?;
     file.set_permissions(Permissions::from_mode(0o644)).during(what)?;
     file.write_all_at(text.as_bytes(), 0).during(what)?;
     file.set_len(text.len() as u64).during(what)
