@@ -7,15 +7,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
-use rustix::process::{PidfdFlags, getuid, pidfd_open};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{PidfdFlags, pidfd_open};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::error::{During, Error, Result};
 use crate::event::Event;
 use crate::fdpass;
 use crate::ipc::{Connection, Hello, Incoming, Reply, Request, VERSION};
-use crate::project::Project;
+use crate::peer;
+use crate::project::{Project, check_private};
 use crate::run::{ExecRequest, PAUSE, Session};
 use crate::status::{ContainerStatus, Stats};
 use crate::supervisor;
@@ -35,17 +36,19 @@ pub(crate) fn lost(project: &Project) -> Error {
 /// A connected socket and the process behind it; `None`: nothing listens.
 pub(crate) fn dial(project: &Project) -> Result<Option<(OwnedFd, u32)>> {
     for path in project.sockets() {
+        // Anybody may have made a folder of that name, and filled it.
+        if path.parent().is_none_or(|dir| check_private(dir).is_err()) {
+            continue;
+        }
         let what = || format!("connect to {}", path.display());
         let address = SocketAddrUnix::new(&path).during(what)?;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(what)?;
-        // Whatever refuses (nobody there, not listening, not ours to enter): there is no supervisor of ours.
-        if connect(&socket, &address).is_ok() {
-            let peer = sockopt::socket_peercred(&socket).during(what)?;
-            if peer.uid != getuid() {
-                let problem = format!("user {} listens there", peer.uid.as_raw());
-                return Err(Error::Untrusted { path, problem });
-            }
-            return Ok(Some((socket, peer.pid.as_raw_nonzero().get().unsigned_abs())));
+        // Whatever refuses (nobody there, not listening, not ours to enter): there is no supervisor of ours. Nor is who
+        // listens inside a container.
+        if connect(&socket, &address).is_ok()
+            && let Ok(pid) = peer::trusted(&socket)
+        {
+            return Ok(Some((socket, pid.as_raw_nonzero().get().unsigned_abs())));
         }
     }
     Ok(None)

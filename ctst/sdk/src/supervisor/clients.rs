@@ -6,14 +6,13 @@ use std::os::fd::OwnedFd;
 use containust_shared::exit;
 use containust_shared::protocol::ToContainer;
 use mio::Token;
-use rustix::net::sockopt;
-use rustix::process::getuid;
 
 use super::container::{Asked, Exec};
 use super::poller::{Cid, Source};
 use super::{Supervisor, say};
 use crate::error::{During, Error, Report, Result};
 use crate::ipc::{Connection, Hello, Incoming, Reply, Request};
+use crate::peer;
 use crate::run::ExecRequest;
 use crate::spec::set;
 use crate::status::Stats;
@@ -53,8 +52,14 @@ impl Supervisor {
         while let Some((listener, _, _)) = &self.listener {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    let own = sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid == getuid());
-                    if !own || self.clients.len() >= MAX_CLIENTS {
+                    if self.clients.len() >= MAX_CLIENTS {
+                        continue;
+                    }
+                    if let Err(why) = peer::trusted(&stream) {
+                        // Once: a container that tries again and again must not fill the disk.
+                        if !std::mem::replace(&mut self.refused, true) {
+                            say(&format!("refuse a client: {why}"));
+                        }
                         continue;
                     }
                     if let Err(error) = self.admit(Connection::new(stream.into()), false) {

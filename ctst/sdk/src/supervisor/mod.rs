@@ -154,6 +154,7 @@ fn start(file: &Path, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> 
         next_id: 0,
         clients: HashMap::new(),
         next_client: 0,
+        refused: false,
         workers: HashMap::new(),
         swept: false,
         removing: 0,
@@ -297,6 +298,8 @@ struct Supervisor {
     next_id: u32,
     clients: HashMap<u64, Client>,
     next_client: u64,
+    /// Somebody was refused, and it was told.
+    refused: bool,
     workers: HashMap<u32, Worker>,
     /// What an earlier supervisor left was looked for.
     swept: bool,
