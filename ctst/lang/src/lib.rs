@@ -108,7 +108,7 @@ pub fn check(name: &str, bytes: &[u8], project: &str, env: &dyn Fn(&str) -> Opti
 
 /// Checks a file.
 ///
-/// `name` is the file's name for messages, `project` the composition's name, and `env` looks up the variables that
+/// `name` is the file's name for messages, `project` the composition's name where no STACK gives it one, and `env` looks up the variables that
 /// `${env.X}` names. Their values go into the composition and never into a diagnostic.
 #[must_use]
 pub fn check_with(

@@ -37,6 +37,7 @@ const TOKENS: &[&str] = &[
     "a",
     "IMPORT \"f.ctst\" AS b ",
     "IMPORT \"g\"\n",
+    "STACK \"a\"",
     "PARAM a = ",
     ": port",
     "a(a)",

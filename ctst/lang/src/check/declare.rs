@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::codes::Code;
 use crate::diagnostic::{Cursor, Span, shown};
 use crate::model::Network;
-use crate::syntax::{self, ComponentKind, Name, StatementKind};
+use crate::syntax::{self, Body, ComponentKind, Name, StatementKind, Text};
 
 use super::inherit::Settings;
 use super::resolve::Scope;
@@ -25,7 +25,8 @@ fn well_formed(name: &str) -> bool {
 impl<'a> Checker<'a, '_> {
     /// Collects the components and refuses the statements that are not carried out.
     pub(super) fn declare(&mut self, number: usize) {
-        let file = &self.files[number].tree;
+        let files = self.files;
+        let file = &files[number].tree;
         let mut cursor = Cursor::new(self.source.as_bytes());
         for statement in &file.statements {
             if self.report.full() {
@@ -36,8 +37,12 @@ impl<'a> Checker<'a, '_> {
                 | StatementKind::Expose(_)
                 | StatementKind::Param(_)
                 | StatementKind::Import { .. } => continue,
-                // In the main file only: an imported one is named for it elsewhere.
-                StatementKind::Stack { .. } if number != 0 => continue,
+                // That of an imported file has no effect, which is warned about elsewhere.
+                StatementKind::Stack { name, body } => {
+                    if number == 0 {
+                        self.stack(*name, body.as_ref());
+                    }
+                }
                 StatementKind::Component(component) => {
                     let (line, _) = cursor.advance(statement.span.start);
                     if component.kind == ComponentKind::Job {
@@ -48,6 +53,30 @@ impl<'a> Checker<'a, '_> {
                 _ => self.refuse(statement.keyword),
             }
         }
+    }
+
+    /// The project's name.
+    fn stack(&mut self, name: Text, body: Option<&Body>) {
+        let text = crate::text::unquoted(self.source, name);
+        if let Some((first, _)) = self.stack {
+            self.finding(Code::DuplicateName, name.span, "the project has two names")
+                .label("named again")
+                .related(first, "named here first")
+                .help("keep one STACK");
+        } else if !well_formed(&text) {
+            self.finding(Code::BadName, name.span, format!("{} is no name", shown(&text)))
+                .label("cannot be a project's name")
+                .expected("a letter, then letters, digits, `_` and `-`, 63 characters at most")
+                .help("write for example `STACK \"shop\"`");
+        }
+        for entry in body.iter().flat_map(|body| &body.entries) {
+            if self.report.full() {
+                return;
+            }
+            let key = shown(&entry.key.text(self.source));
+            self.not_supported(entry.key.span, &format!("{key} of a STACK"));
+        }
+        self.stack.get_or_insert((name.span, text));
     }
 
     fn refuse(&mut self, keyword: Span) {

@@ -41,6 +41,8 @@ struct Checker<'a, 'r> {
     /// Everything that COMPONENT, TEMPLATE and JOB declare, in the file's order.
     declared: Vec<Declared<'a>>,
     files: &'a [Source],
+    /// The project's name, if a STACK says it.
+    stack: Option<(Span, Cow<'a, str>)>,
     /// What each file declares.
     by_name: Vec<HashMap<Cow<'a, str>, usize>>,
     /// What each file calls its imports, by their place.
@@ -146,6 +148,7 @@ pub(crate) fn composition<'a>(
         report,
         declared: Vec::new(),
         files,
+        stack: None,
         by_name: names(),
         aliases: names(),
         used_imports: HashSet::new(),
@@ -181,7 +184,8 @@ pub(crate) fn composition<'a>(
     if checker.report.has_errors() {
         return None;
     }
-    Some(model::Composition { name: project.to_owned(), components, exposures })
+    let name = checker.stack.as_ref().map_or(project, |(_, name)| name).to_owned();
+    Some(model::Composition { name, components, exposures })
 }
 
 impl<'a> Checker<'a, '_> {
