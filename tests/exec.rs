@@ -209,6 +209,34 @@ fn standard_error_that_takes_nothing_keeps_nobody_from_anything() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_an_error_and_nobody_waits_for_what_is_left_behind() {
+    let project = Project::new(&Caller::ordinary(), ONE);
+    project.up();
+    let full = File::options().write(true).open("/dev/full").expect("open /dev/full");
+    let done = project.command(["exec", "one", "echo", "hi"]).stdout(full).output().expect("run ctst");
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.code() == Some(125) && told.contains("write to standard output: No space"), "{done:?}");
+
+    let null = || File::options().write(true).open("/dev/null").expect("open /dev/null");
+    let script = "yes & sleep 0.2; exit 3";
+    let mut flooded =
+        project.command(["exec", "one", "sh", "-c", script]).stdout(null()).stderr(null()).spawn().expect("run ctst");
+    assert_eq!(flooded.wait().expect("wait for exec").code(), Some(3));
+
+    // The caller's pipe is full, and nobody reads it. The first signal ends the process, the next one the wait for it.
+    let mut stuck = project.start(["exec", "one", "yes"]);
+    std::thread::sleep(Duration::from_secs(1));
+    let pid = rustix::process::Pid::from_raw(stuck.pid()).expect("a pid");
+    let start = Instant::now();
+    while stuck.child().try_wait().expect("look at exec").is_none() {
+        assert!(start.elapsed() < Duration::from_secs(10), "exec sees no signal while its output is stuck");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal ctst");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    project.stop();
+}
+
+#[test]
 fn an_exec_that_loses_its_caller_ends_with_the_container() {
     let project = Project::new(&Caller::ordinary(), ONE);
     project.up();

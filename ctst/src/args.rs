@@ -171,6 +171,7 @@ pub(crate) struct Logs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Rm {
     /// Only these, which must not run (all that do not run if none is named)
+    #[arg(value_name = "COMPONENT")]
     pub(crate) components: Vec<String>,
 }
 
@@ -310,6 +311,7 @@ mod tests {
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
              logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
              stop COMPONENT -t/--time\n\
+             rm COMPONENT\n\
              build FILE\n\
              images --format\n\
              doctor --format\n"

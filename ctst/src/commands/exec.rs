@@ -7,9 +7,9 @@ use std::path::Path;
 
 use containust_sdk::{Client, Error, ExecRequest, ExecSession, Project};
 use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 use rustix::termios::isatty;
 
 use super::select;
@@ -27,6 +27,12 @@ const DEFAULT_SIZE: (u16, u16) = (24, 80);
 const END_OF_INPUT: u8 = 4;
 /// What a pipe holds.
 const BUFFER: usize = 64 * 1024;
+/// What a pipe that is ready for writing takes without making us wait (`PIPE_BUF`, pipe(7)): signals are to be seen
+/// meanwhile.
+const PIECE: usize = 4096;
+
+const STDOUT: &str = "standard output";
+const STDERR: &str = "standard error";
 
 pub(crate) fn run(args: Exec, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
@@ -44,20 +50,16 @@ pub(crate) fn run(args: Exec, file: Option<&Path>) -> Outcome {
         select(std::slice::from_ref(&request.component), &project.status()?)?;
         return Err(Error::NotRunning { project: project.folder().to_owned() }.into());
     };
-    let mut signals = FORWARDED.to_vec();
+    // Signals are taken over only once there is a process to forward them to: until then they end us as usual, and a
+    // process whose caller is gone is ended by the supervisor.
     if args.tty {
-        signals.push(Signal::SIGWINCH);
-    }
-    let signals = Signals::take(&signals)?;
-    if args.tty {
-        let session = client.exec(&request, [io::stdin().as_fd(); 3])?;
-        with_terminal(session, &signals, args.interactive)
+        with_terminal(client.exec(&request, [io::stdin().as_fd(); 3])?, args.interactive)
     } else {
         let (lent, copies) = streams(args.interactive).map_err(|e| Failure::io("make pipes", e))?;
         let session = client.exec(&request, lent.each_ref().map(AsFd::as_fd))?;
         // The command has its ends now; it would never see the end of its input while we have them too.
         drop(lent);
-        serve(session, &signals, copies)
+        serve(session, &Signals::take(&FORWARDED)?, copies)
     }
 }
 
@@ -73,20 +75,25 @@ fn variable(entry: &str) -> Result<Option<(String, String)>, Failure> {
     Ok(value.map(|value| (name.to_owned(), value)))
 }
 
-fn with_terminal(session: ExecSession, signals: &Signals, interactive: bool) -> Outcome {
+fn with_terminal(session: ExecSession, interactive: bool) -> Outcome {
+    let signals = Signals::take(&[&FORWARDED[..], &[Signal::SIGWINCH]].concat())?;
+    // It may have changed before that.
+    if let Some((rows, columns)) = terminal::size() {
+        session.resize(rows, columns)?;
+    }
     let no_terminal = || Failure::new("open a terminal in the container: none came with the process", None);
     let master = session.master().ok_or_else(no_terminal)?;
     let copies = terminal_copies(master, interactive).map_err(|e| Failure::io("use the container's terminal", e))?;
     let raw = interactive && isatty(io::stdin());
     let raw = raw.then(RawMode::enter).transpose().map_err(|e| Failure::io("set the terminal to raw mode", e))?;
-    let outcome = serve(session, signals, copies);
+    let outcome = serve(session, &signals, copies);
     drop(raw);
     outcome
 }
 
 fn terminal_copies(master: &OwnedFd, interactive: bool) -> io::Result<Vec<Copy>> {
     set_nonblocking(master)?;
-    let mut copies = vec![Copy::output(master.try_clone()?, io::stdout().as_fd().try_clone_to_owned()?)];
+    let mut copies = vec![Copy::output(master.try_clone()?, io::stdout().as_fd().try_clone_to_owned()?, STDOUT)];
     if interactive {
         let mut input = Copy::input(io::stdin().as_fd().try_clone_to_owned()?, master.try_clone()?);
         input.end = Some(END_OF_INPUT);
@@ -110,15 +117,16 @@ fn streams(interactive: bool) -> io::Result<([OwnedFd; 3], Vec<Copy>)> {
         set_nonblocking(&writer)?;
         copies.push(Copy::input(stdin.as_fd().try_clone_to_owned()?, writer));
     }
-    let mut output = |to: BorrowedFd<'_>| -> io::Result<OwnedFd> {
+    let mut output = |to: BorrowedFd<'_>, name| -> io::Result<OwnedFd> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         set_nonblocking(&reader)?;
-        copies.push(Copy::output(reader, to.try_clone_to_owned()?));
+        copies.push(Copy::output(reader, to.try_clone_to_owned()?, name));
         Ok(writer)
     };
-    let out = output(stdout.as_fd())?;
+    let out = output(stdout.as_fd(), STDOUT)?;
     // In one pipe, what is written to either stays in order.
-    let err = if same_file(stdout.as_fd(), stderr.as_fd())? { out.try_clone()? } else { output(stderr.as_fd())? };
+    let err =
+        if same_file(stdout.as_fd(), stderr.as_fd())? { out.try_clone()? } else { output(stderr.as_fd(), STDERR)? };
     Ok(([input, out, err], copies))
 }
 
@@ -137,8 +145,12 @@ fn serve(mut session: ExecSession, signals: &Signals, mut copies: Vec<Copy>) -> 
     loop {
         if let Some(code) = session.try_wait()? {
             // A process that it left behind may hold its streams open for long. What it wrote itself is there by now.
-            copies.iter_mut().for_each(Copy::finish);
-            return Ok(code);
+            for copy in copies.iter_mut().filter(|copy| copy.output.is_some()) {
+                if let Some(signal) = copy.finish(signals)? {
+                    return Ok(128 + signal as i32);
+                }
+            }
+            return copies.iter_mut().find_map(Copy::failure).map_or(Ok(code), Err);
         }
         while let Some(signal) = signals.next()? {
             match signal {
@@ -160,8 +172,8 @@ fn serve(mut session: ExecSession, signals: &Signals, mut copies: Vec<Copy>) -> 
         let waiting = copies.iter_mut().filter(|copy| copy.awaits().is_some());
         for (copy, _) in waiting.zip(ready).filter(|(_, ready)| *ready) {
             // Without a terminal the process notices by itself, as in a pipeline.
-            if copy.step() == Step::ReceiverGone && copy.output && session.master().is_some() {
-                return Err(Failure::BrokenPipe);
+            if copy.step() == Step::ReceiverGone && copy.output.is_some() && session.master().is_some() {
+                return Err(copy.failure().unwrap_or(Failure::BrokenPipe));
             }
         }
     }
@@ -175,8 +187,10 @@ struct Copy {
     held: Vec<u8>,
     /// Written at the end of `from`; otherwise `to` is closed there.
     end: Option<u8>,
-    /// Towards the caller.
-    output: bool,
+    /// What `to` is called, if it is the caller's.
+    output: Option<&'static str>,
+    /// Why `to` takes no more; none where only nobody reads it.
+    failed: Option<io::Error>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -187,12 +201,12 @@ enum Step {
 
 impl Copy {
     fn input(from: OwnedFd, to: OwnedFd) -> Self {
-        Self { from: Some(from.into()), to: Some(to.into()), held: Vec::new(), end: None, output: false }
+        Self { from: Some(from.into()), to: Some(to.into()), held: Vec::new(), end: None, output: None, failed: None }
     }
 
     /// `from` must not block.
-    fn output(from: OwnedFd, to: OwnedFd) -> Self {
-        Self { output: true, ..Self::input(from, to) }
+    fn output(from: OwnedFd, to: OwnedFd, name: &'static str) -> Self {
+        Self { output: Some(name), ..Self::input(from, to) }
     }
 
     /// What has to get ready before [`Self::step`]; none: it is over.
@@ -210,9 +224,13 @@ impl Copy {
         match if reading { self.read().map(drop) } else { self.write() } {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Step::Done,
             Ok(()) => Step::Done,
-            Err(_) => {
+            Err(e) => {
                 (self.from, self.to, self.held) = (None, None, Vec::new());
-                if reading { Step::Done } else { Step::ReceiverGone }
+                if reading {
+                    return Step::Done;
+                }
+                self.failed = Some(e).filter(|e| e.kind() != io::ErrorKind::BrokenPipe);
+                Step::ReceiverGone
             }
         }
     }
@@ -234,23 +252,52 @@ impl Copy {
 
     fn write(&mut self) -> io::Result<()> {
         let Some(to) = &mut self.to else { return Ok(()) };
-        let written = to.write(&self.held)?;
+        let (piece, mut written) = (if self.output.is_some() { PIECE } else { BUFFER }, 0);
+        let result = loop {
+            let held = &self.held[written..];
+            match to.write(&held[..piece.min(held.len())]) {
+                Ok(count) => written += count,
+                Err(e) => break Err(e),
+            }
+            let ready = |to: &File| poll(&mut [PollFd::new(to, PollFlags::OUT)], Some(&Timespec::default()));
+            if written == self.held.len() || !matches!(ready(to), Ok(1)) {
+                break Ok(());
+            }
+        };
         self.held.drain(..written);
-        Ok(())
+        result
     }
 
-    /// Moves what is there, and waits only for the caller to take it.
-    fn finish(&mut self) {
-        while self.output {
+    /// Moves what is there, and waits only for the caller to take it; gives the signal that ended that. What still comes
+    /// meanwhile is of processes that were left behind, and may never end.
+    fn finish(&mut self, signals: &Signals) -> Result<Option<Signal>, Failure> {
+        let held = self.from.as_ref().map(|from| fcntl_getpipe_size(from).unwrap_or(BUFFER));
+        let mut left = held.unwrap_or(0);
+        loop {
             while let (false, Some(to)) = (self.held.is_empty(), &self.to) {
+                let mut fds = [PollFd::new(to, PollFlags::OUT), PollFd::new(signals, PollFlags::IN)];
                 // An interrupted wait is the same as one that was too short.
-                poll(&mut [PollFd::new(to, PollFlags::OUT)], None).ok();
-                self.step();
+                poll(&mut fds, None).ok();
+                let ready = !fds[0].revents().is_empty();
+                match signals.next()? {
+                    None | Some(Signal::SIGWINCH) => {}
+                    signal => return Ok(signal),
+                }
+                if ready {
+                    self.step();
+                }
             }
-            if !matches!(self.read(), Ok(1..)) {
-                return;
+            match self.read() {
+                Ok(read @ 1..) if left > 0 => left = left.saturating_sub(read),
+                _ => return Ok(None),
             }
         }
+    }
+
+    /// Why the caller did not get everything, other than by its own will.
+    fn failure(&mut self) -> Option<Failure> {
+        let name = self.output?;
+        self.failed.take().map(|e| Failure::io(&format!("write to {name}"), e))
     }
 }
 
@@ -286,6 +333,36 @@ mod tests {
         assert_eq!(copy.step(), Step::ReceiverGone);
         assert!(copy.awaits().is_none());
         assert_eq!(writer.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_receiver_that_fails_is_told_of_and_one_that_left_is_not() {
+        let give = |to: OwnedFd| {
+            let (reader, writer) = pipe();
+            let mut copy = Copy::output(reader, to, STDOUT);
+            File::from(writer).write_all(b"hello").unwrap();
+            assert_eq!(copy.step(), Step::Done);
+            assert_eq!(copy.step(), Step::ReceiverGone);
+            copy.failure()
+        };
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let Some(Failure::Error(report)) = give(full.into()) else { panic!("not told") };
+        assert!(report.message.starts_with("write to standard output: "), "{}", report.message);
+        let (reader, writer) = pipe();
+        drop(reader);
+        assert!(give(writer).is_none());
+    }
+
+    #[test]
+    fn the_end_waits_for_no_process_that_writes_for_ever() {
+        let (reader, writer) = pipe();
+        let to = File::options().write(true).open("/dev/null").unwrap();
+        let mut copy = Copy::output(reader, to.into(), STDOUT);
+        let flood =
+            std::thread::spawn(move || while File::from(writer.try_clone().unwrap()).write_all(&[0; 9]).is_ok() {});
+        assert_eq!(copy.finish(&Signals::take(&[]).unwrap()).unwrap(), None);
+        drop(copy);
+        flood.join().unwrap();
     }
 
     #[test]
