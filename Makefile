@@ -19,7 +19,7 @@ test:
 	ordinary_user ctst-single single
 	ordinary_user ctst-test
 	cargo build --quiet --workspace --bins
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 # The demo once more, on Debian's kernel, in a machine of its own.
 test-vm:
