@@ -35,7 +35,8 @@ fn exit_codes() {
         exec(&["/srv"]).fails(126, &["/srv"]);
         project.ctst(["exec", "two", "true"]).fails(125, &["two", "one"]);
         project.stop();
-        exec(&["true"]).fails(125, &["ctst run"]);
+        exec(&["true"]).fails(125, &["not running", "ctst run -d one"]);
+        project.ctst(["-f", "./stack.ctst", "exec", "one", "true"]).fails(125, &["ctst -f ./stack.ctst run -d one"]);
     }
 }
 

@@ -5,14 +5,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use containust_sdk::{Client, Error, ExecRequest, ExecSession, Project};
+use containust_sdk::{Client, ContainerStatus, Error, ExecRequest, ExecSession, Project};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 use rustix::termios::isatty;
 
-use super::select;
+use super::not_running;
 use crate::args::Exec;
 use crate::failure::{Failure, Outcome};
 use crate::signals::Signals;
@@ -46,17 +46,24 @@ pub(crate) fn run(args: Exec, file: Option<&Path>) -> Outcome {
         tty: args.tty.then(|| terminal::size().unwrap_or(DEFAULT_SIZE)),
         component,
     };
-    let Some(client) = Client::connect(&project)? else {
-        select(std::slice::from_ref(&request.component), &project.status()?)?;
-        return Err(Error::NotRunning { project: project.folder().to_owned() }.into());
+    let client = Client::connect(&project)?;
+    let live = |status: &ContainerStatus| status.component == request.component && status.state.is_live();
+    let refused = |error: Option<Error>| match project.status() {
+        Ok(status) if !status.iter().any(live) => {
+            not_running(&project, file, &request.component, status.into_iter().map(|s| s.component).collect())
+        }
+        Ok(_) => error.unwrap_or_else(|| Error::NotRunning { project: project.folder().to_owned() }).into(),
+        Err(error) => error.into(),
     };
+    let Some(client) = client else { return Err(refused(None)) };
     // Signals are taken over only once there is a process to forward them to: until then they end us as usual, and a
     // process whose caller is gone is ended by the supervisor.
     if args.tty {
-        with_terminal(client.exec(&request, [io::stdin().as_fd(); 3])?, args.interactive)
+        let session = client.exec(&request, [io::stdin().as_fd(); 3]).map_err(|error| refused(Some(error)))?;
+        with_terminal(session, args.interactive)
     } else {
         let (lent, copies) = streams(args.interactive).map_err(|e| Failure::io("make pipes", e))?;
-        let session = client.exec(&request, lent.each_ref().map(AsFd::as_fd))?;
+        let session = client.exec(&request, lent.each_ref().map(AsFd::as_fd)).map_err(|error| refused(Some(error)))?;
         // The command has its ends now; it would never see the end of its input while we have them too.
         drop(lent);
         serve(session, &Signals::take(&FORWARDED)?, copies)

@@ -14,7 +14,7 @@ use crate::printer::{Printer, open};
 pub(crate) fn run(args: &Logs, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
     let status = project.status()?;
-    let shown = select(&args.components, &status)?;
+    let shown = select(&project, file, &args.components, &status)?;
     let all = status.into_iter().map(|s| s.component).collect();
     let mut printer = Printer::new(all, &shown, args.timestamps);
     for name in &shown {

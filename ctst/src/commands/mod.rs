@@ -5,7 +5,7 @@ use std::path::Path;
 use containust_sdk::lang::Severity;
 use containust_sdk::lang::model::Composition;
 use containust_sdk::logs::escape;
-use containust_sdk::{ContainerStatus, Error, Loaded, Project};
+use containust_sdk::{ContainerStatus, Error, Loaded, Project, Report};
 
 use crate::failure::{Failure, TOOL};
 use crate::output::{talk, tame};
@@ -60,12 +60,66 @@ fn one_file<'a>(option: Option<&'a Path>, positional: Option<&'a Path>) -> Resul
     }
 }
 
-/// The components that are meant: those named, which must exist, or all.
-fn select(named: &[String], status: &[ContainerStatus]) -> Result<Vec<String>, Failure> {
+/// The components that are meant: those named, of which something must be there, or all.
+fn select(
+    project: &Project,
+    file: Option<&Path>,
+    named: &[String],
+    status: &[ContainerStatus],
+) -> Result<Vec<String>, Failure> {
     let known: Vec<String> = status.iter().map(|s| s.component.clone()).collect();
     match named.iter().find(|name| !known.contains(name)) {
-        Some(name) => Err(Error::UnknownComponent { name: name.clone(), known }.into()),
+        Some(name) => Err(not_running(project, file, name, known)),
         None if named.is_empty() => Ok(known),
         None => Ok(named.to_vec()),
+    }
+}
+
+/// A component of which there is no container, or none that runs: `known` are those of which there is one.
+fn not_running(project: &Project, file: Option<&Path>, name: &str, mut known: Vec<String>) -> Failure {
+    // A file that cannot be read or has errors names nothing; what is asked here is not about them.
+    let composition = project.load().ok().and_then(|loaded| loaded.outcome.composition);
+    known.extend(composition.into_iter().flat_map(|composition| composition.components).map(|c| c.name));
+    known.sort();
+    known.dedup();
+    let name = name.to_owned();
+    if !known.contains(&name) {
+        return Error::UnknownComponent { name, known }.into();
+    }
+    let file = file.map(|file| file.to_string_lossy().into_owned());
+    let words = file.iter().flat_map(|file| ["-f", file]).chain(["run", "-d", &name]);
+    let help = format!("start it: {}", command_line(words));
+    let message = format!("component {name}: not running");
+    Failure::Error(Box::new(Report { code: "S0301".to_owned(), message, help: Some(help), exit: TOOL }))
+}
+
+/// The command that the caller gave, with one word more.
+fn again_with(option: &str) -> String {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let (before, after) = words.split_at(end);
+    command_line(before.iter().map(String::as_str).chain([option]).chain(after.iter().map(String::as_str)))
+}
+
+/// `ctst` and these arguments, for a shell.
+fn command_line<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
+    words.fold("ctst".to_owned(), |line, word| {
+        if !word.is_empty() && word.chars().all(plain) {
+            return line + " " + word;
+        }
+        line + " '" + &word.replace('\'', r"'\''") + "'"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines_are_for_a_shell() {
+        let line = |words: &[&str]| command_line(words.iter().copied());
+        assert_eq!(line(&["-f", "./a.ctst", "run", "-d"]), "ctst -f ./a.ctst run -d");
+        assert_eq!(line(&["-f", "it's a file", "", "$x"]), r"ctst -f 'it'\''s a file' '' '$x'");
     }
 }

@@ -11,7 +11,7 @@ use crate::failure::Outcome;
 
 pub(crate) fn run(args: &Rm, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
-    if select(&args.components, &project.status()?)?.is_empty() {
+    if select(&project, file, &args.components, &project.status()?)?.is_empty() {
         talk!("nothing is left of any container");
         return Ok(0);
     }

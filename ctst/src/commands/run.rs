@@ -12,7 +12,7 @@ use containust_sdk::{Action, EventKind, Grant, GraphResolver, Notice, Plan, Poll
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{load, plan};
+use super::{again_with, load, plan};
 use crate::args::Run;
 use crate::events;
 use crate::failure::{self, Failure, Outcome, TOOL};
@@ -94,7 +94,7 @@ fn consent(plan: &Plan, chosen: &HashSet<String>, yes: bool) -> Result<(), Failu
     }
     let list = anstream::adapter::strip_str(&plan::grants(asked.into_iter())).to_string();
     let message = format!("run {}: a person has to allow\n{}", plan.project, list.trim_end());
-    Err(Failure::new(message, "allow it: ctst run --yes".to_owned()))
+    Err(Failure::new(message, format!("allow it: {}", again_with("--yes"))))
 }
 
 fn printer(project: &Project, composition: &Composition, shown: &[String]) -> Result<Printer, Failure> {

@@ -13,7 +13,7 @@ use crate::failure::Outcome;
 pub(crate) fn run(args: &Stop, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
     // A name that does not exist is an error even if nothing runs.
-    select(&args.components, &project.status()?)?;
+    select(&project, file, &args.components, &project.status()?)?;
     match Client::connect(&project)? {
         None => talk!("nothing is running"),
         Some(mut client) => {
