@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Color, Style};
@@ -136,6 +137,12 @@ pub(crate) fn span(millis: u64) -> String {
     }
 }
 
+/// An image's reference as the file has it: relative to the project's folder where it lies in it.
+pub(crate) fn short_reference(reference: &str, folder: &Path) -> String {
+    let inside = reference.strip_prefix("file://").and_then(|path| Path::new(path).strip_prefix(folder).ok());
+    escape(inside.map_or(reference.to_owned(), |path| format!("file://./{}", path.display())).as_bytes())
+}
+
 /// The first digits of a digest, enough to tell images apart.
 pub(crate) fn short_digest(digest: &str) -> &str {
     let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
@@ -167,6 +174,16 @@ mod tests {
         assert_eq!(tame(styled), styled);
         assert_eq!(tame("a\x1b[2Jb\x1b[31\u{9b}\x1b"), "a\\x1b[2Jb\\x1b[31\\u{9b}\\x1b");
         assert_eq!(tame("\x1b]0;x\x07\x1b[1mbold\x1b[m\r\n"), "\\x1b]0;x\\x07\x1b[1mbold\x1b[m\n");
+    }
+
+    #[test]
+    fn references() {
+        let short = |reference| short_reference(reference, Path::new("/srv/shop"));
+        assert_eq!(short("file:///srv/shop/rootfs/x"), "file://./rootfs/x");
+        assert_eq!(short("file:///srv/shop"), "file://./");
+        assert_eq!(short("file:///srv/shopping/x"), "file:///srv/shopping/x");
+        assert_eq!(short("host:///bin/true"), "host:///bin/true");
+        assert_eq!(short("file:///srv/shop/\x1b"), "file://./\\x1b");
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! Imports of images, told on standard error: on one line that changes, on a terminal; else when one begins and ends.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use containust_sdk::Progress as Step;
 use containust_sdk::image;
 use containust_sdk::logs::escape;
 
-use crate::output::{BOLD, DIM, WARN, size, talk};
+use crate::output::{BOLD, DIM, WARN, short_reference, size, talk};
 
 /// A line that changes more often cannot be read, and slows the import.
 const PERIOD: Duration = Duration::from_millis(50);
 
-pub(crate) struct Progress {
+pub(crate) struct Progress<'a> {
+    /// The project's.
+    folder: &'a Path,
     terminal: bool,
     /// Something stands in the line.
     open: bool,
@@ -21,15 +24,15 @@ pub(crate) struct Progress {
     begun: Option<String>,
 }
 
-impl Progress {
-    pub(crate) fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal(), open: false, shown: None, begun: None }
+impl<'a> Progress<'a> {
+    pub(crate) fn new(folder: &'a Path) -> Self {
+        Self { folder, terminal: io::stderr().is_terminal(), open: false, shown: None, begun: None }
     }
 
     pub(crate) fn show(&mut self, step: &Step) {
         match step {
             Step::Importing { component, reference, detail } => {
-                let what = format!("{BOLD}{component}{BOLD:#} importing {}", escape(reference.as_bytes()));
+                let what = format!("{BOLD}{component}{BOLD:#} importing {}", short_reference(reference, self.folder));
                 let first = self.begun.as_ref() != Some(component);
                 if first {
                     self.begun = Some(component.clone());
@@ -47,7 +50,7 @@ impl Progress {
             Step::Imported { component, reference, notes, .. } => {
                 self.clear();
                 self.begun = None;
-                talk!("{BOLD}{component}{BOLD:#} imported {}", escape(reference.as_bytes()));
+                talk!("{BOLD}{component}{BOLD:#} imported {}", short_reference(reference, self.folder));
                 for note in notes {
                     talk!("  {WARN}note{WARN:#}: {}", escape(note.as_bytes()));
                 }

@@ -2,17 +2,15 @@
 
 use std::path::Path;
 
-use containust_sdk::logs::escape;
-
 use super::{load, one_file};
 use crate::args::Build;
 use crate::failure::Outcome;
-use crate::output::{self, BOLD, Cell, DIM, size, table};
+use crate::output::{self, BOLD, Cell, DIM, short_reference, size, table};
 use crate::progress::Progress;
 
 pub(crate) fn run(args: &Build, file: Option<&Path>) -> Outcome {
     let (project, composition) = load(one_file(file, args.file.as_deref())?)?;
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(project.folder());
     let imported = project.import(&composition, &mut |step| progress.show(&step));
     progress.clear();
     let rows: Vec<[Cell; 4]> = imported?
@@ -20,7 +18,7 @@ pub(crate) fn run(args: &Build, file: Option<&Path>) -> Outcome {
         .map(|(component, reference, image)| {
             [
                 Cell(component, BOLD),
-                escape(reference.as_bytes()).into(),
+                short_reference(&reference, project.folder()).into(),
                 size(image.size).into(),
                 // Whole, because a pin needs all of it.
                 Cell(image.digest, DIM),

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use containust_sdk::Project;
-use containust_sdk::logs::escape;
 
 use crate::args::{Format, Images};
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, Cell, DIM, now, short_digest, size, span, table};
+use crate::output::{self, Cell, DIM, now, short_digest, short_reference, size, span, table};
 
 pub(crate) fn run(args: &Images, file: Option<&Path>) -> Outcome {
-    let images = Project::locate(file)?.store().list().map_err(Failure::image)?;
+    let project = Project::locate(file)?;
+    let images = project.store().list().map_err(Failure::image)?;
     match args.format {
         Format::Json => output::json(&images)?,
         Format::Text => {
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &Images, file: Option<&Path>) -> Outcome {
                 .iter()
                 .map(|image| {
                     [
-                        escape(image.reference.as_bytes()).into(),
+                        short_reference(&image.reference, project.folder()).into(),
                         Cell(short_digest(&image.digest).to_owned(), DIM),
                         size(image.size).into(),
                         format!("{} ago", span(now.saturating_sub(image.imported.saturating_mul(1000)))).into(),

@@ -10,7 +10,7 @@ use containust_sdk::{Action, Grant, ImageState, Plan, Step};
 use super::{load, one_file};
 use crate::args::{self, Format};
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, table};
+use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, short_reference, table};
 
 /// Exit codes with `--detailed-exitcode`, as Terraform's.
 const NOTHING: i32 = 0;
@@ -37,13 +37,13 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
     let plan = project.plan(&composition)?;
     match args.format {
         Format::Json => output::json(&plan)?,
-        Format::Text => output::print(&text(&plan))?,
+        Format::Text => output::print(&text(&plan, project.folder()))?,
     }
     Ok(plan.changes())
 }
 
 /// The whole plan.
-pub(crate) fn text(plan: &Plan) -> String {
+pub(crate) fn text(plan: &Plan, folder: &Path) -> String {
     let mut text = format!("{BOLD}project {}{BOLD:#} {DIM}(ids: {}){DIM:#}\n\n", plan.project, safe(&plan.ids));
     let rows: Vec<[Cell; 3]> = plan.steps.iter().map(row).collect();
     // The symbol, the name and the action; images and causes have lines of their own below, being long.
@@ -53,7 +53,7 @@ pub(crate) fn text(plan: &Plan) -> String {
         // Writing to a string cannot fail.
         writeln!(text, "  {}", lines.next().unwrap_or_default()).ok();
         if let Some(image) = &step.image {
-            writeln!(text, "      {}", shown_image(image)).ok();
+            writeln!(text, "      {}", shown_image(image, folder)).ok();
         }
         for cause in &step.causes {
             writeln!(text, "      {DIM}because:{DIM:#} {}", safe(cause)).ok();
@@ -83,12 +83,19 @@ fn symbol(action: Action) -> (&'static str, Style) {
     }
 }
 
-fn shown_image(image: &ImageState) -> String {
+fn shown_image(image: &ImageState, folder: &Path) -> String {
     match image {
         ImageState::Present { reference, digest, size } => {
-            format!("{} {DIM}{}, {}{DIM:#}", safe(reference), output::short_digest(digest), output::size(*size))
+            format!(
+                "{} {DIM}{}, {}{DIM:#}",
+                short_reference(reference, folder),
+                output::short_digest(digest),
+                output::size(*size)
+            )
         }
-        ImageState::Import { reference } => format!("{} {WARN}will be imported{WARN:#}", safe(reference)),
+        ImageState::Import { reference } => {
+            format!("{} {WARN}will be imported{WARN:#}", short_reference(reference, folder))
+        }
     }
 }
 
@@ -168,11 +175,11 @@ mod tests {
         });
         let plan: Plan = serde_json::from_value(plan).unwrap();
         assert_eq!(
-            anstream::adapter::strip_str(&text(&plan)).to_string(),
+            anstream::adapter::strip_str(&text(&plan, Path::new("/srv"))).to_string(),
             "project shop (ids: single)\n\
              \n\
              \x20 =  db           unchanged\n\
-             \x20     file:///srv/\\x1b[2Jdb abababababab, 1.5 MB\n\
+             \x20     file://./\\x1b[2Jdb abababababab, 1.5 MB\n\
              \x20 +  web          create\n\
              \x20     host:///bin/true will be imported\n\
              \x20 ~  application  replace\n\

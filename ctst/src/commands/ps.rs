@@ -2,21 +2,21 @@
 
 use std::path::Path;
 
-use containust_sdk::logs::escape;
 use containust_sdk::{ContainerStatus, Health, Project, State};
 
 use crate::args::{Format, Ps};
 use crate::failure::Outcome;
-use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, now, span, table};
+use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, now, short_reference, span, table};
 
 pub(crate) fn run(args: &Ps, file: Option<&Path>) -> Outcome {
-    let mut status = Project::locate(file)?.status()?;
+    let project = Project::locate(file)?;
+    let mut status = project.status()?;
     status.retain(|s| args.all || s.state.is_live());
     match args.format {
         Format::Json => output::json(&status)?,
         Format::Text => {
             let now = now();
-            let rows: Vec<_> = status.iter().map(|s| row(s, now)).collect();
+            let rows: Vec<_> = status.iter().map(|s| row(s, now, project.folder())).collect();
             output::print(&table(["NAME", "STATE", "HEALTH", "FOR", "PORTS", "ADDRESS", "IMAGE"], &rows))?;
             for s in &status {
                 if let Some(failure) = &s.failure {
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Ps, file: Option<&Path>) -> Outcome {
     Ok(0)
 }
 
-fn row(status: &ContainerStatus, now: u64) -> [Cell; 7] {
+fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 7] {
     let mut state = status.state.name().to_owned();
     if let (false, Some(code)) = (status.state.is_live(), status.exit_code) {
         state += &format!(" ({code})");
@@ -50,8 +50,9 @@ fn row(status: &ContainerStatus, now: u64) -> [Cell; 7] {
         Some(Health::Unhealthy) => Cell("unhealthy".into(), BAD),
     };
     let since = if status.state == State::Running { status.started } else { status.finished.or(status.started) };
-    let ports =
-        status.ports.iter().map(|p| format!("{}->{}", std::net::SocketAddr::new(p.address, p.host_port), p.port));
+    // Those of the others are only what will be published when they run again.
+    let published = if status.state.is_live() { &status.ports[..] } else { &[] };
+    let ports = published.iter().map(|p| format!("{}->{}", std::net::SocketAddr::new(p.address, p.host_port), p.port));
     [
         Cell(status.component.clone(), BOLD),
         Cell(state, style),
@@ -59,6 +60,6 @@ fn row(status: &ContainerStatus, now: u64) -> [Cell; 7] {
         since.map(|at| span(now.saturating_sub(at))).unwrap_or_default().into(),
         ports.collect::<Vec<_>>().join(", ").into(),
         status.address.map(|a| a.to_string()).unwrap_or_default().into(),
-        escape(status.image.as_bytes()).into(),
+        short_reference(&status.image, folder).into(),
     ]
 }

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
     // Opened before anything starts, so that nothing is missed and nothing old is shown.
     let mut printer = if detached { None } else { Some(printer(&project, &composition, &shown)?) };
     let options = Options { wait: args.wait, only };
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(project.folder());
     let session = run::up(&project, &composition, &plan, &options, &mut |step| progress.show(&step));
     progress.clear();
     let mut session = session?;
