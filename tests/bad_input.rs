@@ -330,7 +330,7 @@ fn state_of_somebody_else_or_of_the_future() {
 #[test]
 fn what_is_not_carried_out_is_refused() {
     for (text, word) in [
-        ("STACK \"x\"", "STACK"),
+        ("VOLUME data", "VOLUME"),
         ("JOB one { image = \"file:///\" command = [\"/bin/true\"] }", "JOB"),
         ("NETWORK back", "NETWORK"),
         ("SECRET key FROM ENV \"KEY\"", "SECRET"),
