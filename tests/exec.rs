@@ -196,6 +196,26 @@ fn a_terminal_that_goes_away_stops_what_ran_in_its_foreground() {
 }
 
 #[test]
+fn a_signal_that_the_caller_ignores_is_ignored() {
+    let project = Project::new(&Caller::ordinary(), ONE);
+    let plain = project.command(["run", "--yes"]);
+    let mut command = Command::new("/usr/bin/nohup");
+    command.arg(plain.get_program()).args(plain.get_args());
+    project.caller.login(&mut command);
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(project.folder());
+    let mut run = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run nohup");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(run.id()).expect("a pid")).expect("a pid");
+    containust_tests::eventually("one runs", || project.ps().iter().any(|row| row["state"] == "running"));
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("signal ctst");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(project.status("one")["state"], "running");
+    assert!(run.try_wait().expect("look at run").is_none());
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal ctst");
+    run.wait().expect("wait for run");
+    project.assert_nothing_left();
+}
+
+#[test]
 fn standard_error_that_takes_nothing_keeps_nobody_from_anything() {
     let project = Project::new(&Caller::ordinary(), ONE);
     let deaf = |args: &[&str]| {
