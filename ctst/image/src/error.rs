@@ -245,7 +245,7 @@ pub enum Error {
 
 /// Codes of errors that come out of a worker.
 const WORKER_CODES: [&str; 12] =
-    ["I001", "I002", "I006", "I007", "I015", "I031", "I032", "I033", "I034", "I035", "I036", "I037"];
+    ["I001", "I002", "I006", "I007", "I012", "I015", "I031", "I032", "I033", "I034", "I035", "I036"];
 
 impl Error {
     /// The refusal of one call; a full disk gets a variant of its own.

@@ -34,7 +34,7 @@ use crate::host::{self, Watch};
 use crate::model::{Config, Declared, Entry, Image, Ownership};
 use crate::source::{hex, is_digest, map_key};
 use crate::tree::{self, Body, Digest, EXAMPLES, Item, Time, join, open_dir};
-use crate::unpack::{Direct, Layer, Owners, Runner, TREE, UnpackJob, flattened_note};
+use crate::unpack::{Direct, Owners, Runner, TREE, UnpackJob, flattened_note};
 use crate::{Error, Request, Source};
 
 const CATALOGUE: &str = "catalogue";
@@ -284,19 +284,14 @@ impl Store {
         if archive_state(&archive, path)?.0 != fingerprint {
             return Err(Error::Changed(path.into()));
         }
-        let is_possible = report.layers.iter().all(|layer| match &layer.made {
-            None => have_all.contains(&layer.key()),
-            Some(made) => is_digest(&made.tree),
+        let is_possible = report.layers.iter().enumerate().all(|(index, layer)| {
+            is_digest(&layer.diff)
+                && layer.is_lowest == (index == 0)
+                && layer.made.as_ref().map_or(have_all.contains(&layer.key()), |made| is_digest(&made.tree))
         });
-        let mut keys: Vec<String> = report.layers.iter().map(Layer::key).collect();
-        keys.sort();
-        let is_repeated = keys.windows(2).any(|pair| pair[0] == pair[1]);
-        if !is_possible
-            || is_repeated
-            || keys.is_empty()
-            || !is_digest(&report.digest)
-            || !report.layers.iter().all(|l| is_digest(&l.diff))
-        {
+        let diffs: BTreeSet<&String> = report.layers.iter().map(|layer| &layer.diff).collect();
+        let is_repeated = diffs.len() < report.layers.len();
+        if !is_possible || is_repeated || diffs.is_empty() || !is_digest(&report.digest) {
             let text = format!("unpack `{}`: the worker's report contradicts itself", shown(path));
             return Err(Error::Worker { code: String::new(), text, help: None });
         }

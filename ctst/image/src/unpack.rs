@@ -928,8 +928,16 @@ impl<'a> Writer<'a> {
                 return hide_below(&parent);
             }
             match rustix::fs::mknodat(&parent, hidden, FileType::CharacterDevice, Mode::empty(), 0) {
-                Ok(()) => rustix::fs::utimensat(&parent, hidden, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|cause| Trouble::Failed("set times of", cause)),
+                Ok(()) => {
+                    let flags = AtFlags::SYMLINK_NOFOLLOW;
+                    let root = Attributes { mode: 0, uid: 0, gid: 0, mtime: entry.mtime };
+                    if let Some((uid, gid)) = self.owner(root) {
+                        rustix::fs::chownat(&parent, hidden, Some(uid), Some(gid), flags)
+                            .map_err(|cause| Trouble::Failed("change owner of", cause))?;
+                    }
+                    rustix::fs::utimensat(&parent, hidden, &times(entry.mtime), flags)
+                        .map_err(|cause| Trouble::Failed("set times of", cause))
+                }
                 // What the layer itself has there hides what is below, except for a folder's content.
                 Err(Errno::EXIST) => match open_dir(&parent, hidden) {
                     Ok(folder) => hide_below(&folder),

@@ -361,8 +361,8 @@ fn depth_2000() {
         for n in 0..100 {
             tar = tar.long(b'L', &[format!("{n}/").as_bytes(), &b"d/".repeat(2000)].concat()).file("short", "");
         }
-        let text = too_large("names", Limits { names: 32 << 20, ..Limits::default() }, &gzip(&tar.end()));
-        assert!(text.contains("has names of more than 33554432 bytes"), "{text}");
+        let text = too_large("names", Limits { names: 4 << 20, ..Limits::default() }, &gzip(&tar.end()));
+        assert!(text.contains("has names of more than 4194304 bytes"), "{text}");
     });
 }
 
@@ -563,7 +563,6 @@ fn damaged_headers_have_no_second_meaning() {
             &etc().pax(&[("size", b"9663676416")]).header(b"x", &Head::default(), 0).end(),
         );
         assert!(text.contains("9663676416"), "{text}");
-        etc().extended(b'g', &[("comment", b"from git")]).file("x", "").end();
         Arena::new().unpack(&etc().extended(b'g', &[("comment", b"from git")]).file("x", "").end()).unwrap();
     });
 }
@@ -636,13 +635,9 @@ fn sparse_files_promise_nothing() {
         let meta = arena.root().join("etc/sparse").metadata().unwrap();
         assert!((meta.len(), meta.blocks() < 64) == (1_000_000, true));
         let many = Limits { bytes: 2_000_000, ..Limits::default() };
-        let file = |n: u32| {
-            let whole = pax("999999", "1\n0\n4\n");
-            let mut part = whole[..whole.len() - 1024].to_vec();
-            part[600] ^= u8::try_from(n).unwrap() & 0;
-            part
-        };
-        let bytes = [file(1), file(2), file(3), vec![0; 1024]].concat();
+        let whole = pax("999999", "1\n0\n4\n");
+        let one = &whole[..whole.len() - 1024];
+        let bytes = [one, one, one, &[0; 1024]].concat();
         assert!(too_large("many holes", many, &bytes).contains("unpacks to more than 2000000 bytes"));
         for (what, map) in [
             ("overlap", "2\n0\n2\n1\n2\n"),
@@ -903,7 +898,7 @@ fn mutations() {
             usize::try_from(state % below as u64).unwrap()
         };
         let (start, mut good, mut bad) = (Instant::now(), 0, 0);
-        for round in 0..3000 {
+        for round in 0..1500 {
             let mut bytes = seeds[round % seeds.len()].clone();
             for _ in 0..=random(4) {
                 let at = random(bytes.len());
@@ -939,7 +934,7 @@ fn mutations() {
             }
         }
         println!("{good} unpacked, {bad} refused, {:?}", start.elapsed());
-        assert!(good > 100 && bad > 1000, "{good} unpacked, {bad} refused");
+        assert!(good > 50 && bad > 500, "{good} unpacked, {bad} refused");
     });
 }
 

@@ -109,25 +109,24 @@ pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits) -> Result
             let what = format!("has names of more than {} bytes", limits.names);
             return Err(Error::TooLarge { archive: archive.into(), entry: None, what });
         }
-        match entry.kind {
+        let is_twice = match entry.kind {
             Kind::File => {
                 let is_document = entry.stretches.is_none() && entry.size <= MAX_DOCUMENT.min(budget);
                 let mut content = if is_document { tar.read(1)? } else { Vec::new() };
-                if matches!(content[..], [b'{' | b'[']) || path == b"oci-layout" {
+                if matches!(content[..], [b'{' | b'[']) {
                     budget -= entry.size;
                     content.extend(tar.read(entry.size)?);
                     listing.documents.insert(path.clone(), content);
                 }
-                if listing.links.contains_key(&path) || listing.files.insert(path, entry.size).is_some() {
-                    twice.get_or_insert(tar.refused("is there twice"));
-                }
+                listing.links.contains_key(&path) || listing.files.insert(path, entry.size).is_some()
             }
             Kind::Symlink | Kind::Hard => {
-                if listing.files.contains_key(&path) || listing.links.insert(path, entry.link).is_some() {
-                    twice.get_or_insert(tar.refused("is there twice"));
-                }
+                listing.files.contains_key(&path) || listing.links.insert(path, entry.link).is_some()
             }
-            _ => {}
+            _ => false,
+        };
+        if is_twice {
+            twice.get_or_insert(tar.refused("is there twice"));
         }
     }
     if tar.entries() == 0 {
