@@ -253,6 +253,8 @@ impl Client {
                 }
                 Ok(ExecSession { connection, master, code: None })
             }
+            // Killed at once, with its container.
+            Some((Reply::ExecEnded { code }, _)) => Ok(ExecSession { connection, master: None, code: Some(code) }),
             Some((Reply::Refused(report), _)) => Err(Error::Reported(report)),
             Some((other, _)) => Err(Error::protocol(format!("unexpected {other:?}"))),
             None => Err(lost(&self.project)),
