@@ -172,6 +172,9 @@ pub(crate) fn read(dir: &Path, project: Identity) -> Result<Option<Stored>> {
         }
         Ok(_) => std::fs::read(&path).during(|| format!("read {}", path.display()))?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            return Ok(Some(Stored::Unknown("its folder is a file".to_owned())));
+        }
         Err(e) => return Err(Error::io(format!("read {}", path.display()), e)),
     };
     parse(&bytes, &path, project).map(Some)
@@ -207,7 +210,9 @@ pub(crate) fn list(containers: &Path) -> Result<Vec<String>> {
         Err(e) => return Err(Error::io(format!("list {}", containers.display()), e)),
     };
     let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| containust_shared::names::is_name(name))
         .collect();
     names.sort();
@@ -293,6 +298,20 @@ pub(crate) mod tests {
         std::fs::remove_file(dir.path().join("record.json")).unwrap();
         std::fs::create_dir(dir.path().join("record.json")).unwrap();
         assert!(matches!(read(dir.path(), PROJECT).unwrap(), Some(Stored::Unknown(_))));
+    }
+
+    #[test]
+    fn a_stray_file_is_no_container() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("notes"), "").unwrap();
+        std::fs::create_dir(dir.path().join("web")).unwrap();
+        assert_eq!(list(dir.path()).unwrap(), ["web"]);
+        assert!(matches!(read(&dir.path().join("notes"), PROJECT), Ok(Some(Stored::Unknown(_)))));
+        // Whatever is at the temporary name, nothing is written through it.
+        let victim = dir.path().join("notes");
+        std::os::unix::fs::symlink(&victim, dir.path().join("web/record.tmp")).unwrap();
+        assert!(record().write(&dir.path().join("web")).is_err());
+        assert_eq!(std::fs::read(&victim).unwrap(), b"");
     }
 
     #[test]
