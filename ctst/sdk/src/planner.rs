@@ -78,6 +78,7 @@ impl Project {
             None => None,
         };
         if let Some(spec) = &spec {
+            spec.check_size(&self.container_dir(&spec.name), private)?;
             ids.alone(&spec.layers, &spec.user)
                 .map_err(|problem| Error::Invalid { component: component.name.clone(), problem })?;
         }

@@ -7,8 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use containust_image::model::Image;
-use containust_lang::model::{Component, Dependency, Healthcheck, Network, Restart, Tmpfs};
-use containust_shared::protocol::{Address, Mount, Plan, Process, Source};
+use containust_lang::model::{Component, Dependency, Healthcheck, Network, Probe, Restart, Tmpfs};
+use containust_shared::protocol::{Address, Mount, Plan, Process, Source, ToContainer};
+use containust_shared::wire::{self, MAX_MESSAGE, WireError};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -285,6 +286,34 @@ impl ContainerSpec {
         })
     }
 
+    /// Whether C can be told of it: what it is made from, and a probe's command, must each fit one message.
+    pub(crate) fn check_size(&self, dir: &Path, private: &[PathBuf]) -> Result<()> {
+        let unopened = |path: &Path| Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: 0, ino: 0 });
+        // The longest that a container can get of what is not decided yet.
+        let (address, alone) = (Address { ip: [0; 4], prefix: 0 }, self.user.len() < 21);
+        let alone = alone.then_some((u32::MAX, u32::MAX));
+        let plan = self.plan_with(dir, Some(address), alone, private, unopened)?;
+        let probe = match self.healthcheck.as_ref().map(|check| &check.probe) {
+            Some(Probe::Command(argv)) => Some(ToContainer::Exec { id: 0, process: self.process(argv.clone(), alone) }),
+            _ => None,
+        };
+        let requests = [("it", Some(ToContainer::Plan(Box::new(plan)))), ("its health check", probe)];
+        for (what, request) in requests {
+            if let Some(Err(error)) = request.map(|request| wire::encode(&request)) {
+                let size = match error {
+                    WireError::TooLarge(size) => size,
+                    WireError::Malformed | WireError::Trailing(_) => usize::MAX,
+                };
+                let problem = format!(
+                    "start {what}: command, environment and mounts take {size} bytes, and {MAX_MESSAGE} are the limit; \
+                     put what is large into a file and mount that"
+                );
+                return Err(Error::Invalid { component: self.name.clone(), problem });
+            }
+        }
+        Ok(())
+    }
+
     /// A process with the component's environment, user and working directory.
     pub(crate) fn process(&self, argv: Vec<String>, alone: Option<(u32, u32)>) -> Process {
         Process {
@@ -407,6 +436,16 @@ mod tests {
         assert!(
             matches!(spec.plan(&dir, None, None, &[]), Err(Error::Source { path, .. }) if path == dir.join("data"))
         );
+    }
+
+    #[test]
+    fn refuses_what_no_message_holds() {
+        let dir = Path::new("/p/.containust/containers/web");
+        let half = "x".repeat(40_000);
+        resolved(builder().env("A", &half)).check_size(dir, &[]).unwrap();
+        let error = resolved(builder().env("A", &half).env("B", &half)).check_size(dir, &[]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("component web") && text.contains("65536") && text.contains(" 80"), "{text}");
     }
 
     #[test]

@@ -37,6 +37,10 @@ impl Supervisor {
             };
             alone.map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         }
+        let private = self.project.private_dirs();
+        for Wanted { spec, .. } in &wanted {
+            spec.check_size(&self.project.container_dir(&spec.name), &private)?;
+        }
         let on_disk = record::list(&self.project.containers_dir())?;
         let mut stored = Vec::with_capacity(wanted.len());
         for Wanted { spec, .. } in &wanted {
