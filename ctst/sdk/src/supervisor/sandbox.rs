@@ -10,7 +10,9 @@ use containust_shared::protocol::{
     Address, Failure, FromSandbox, FromShim, MAX_FDS, Mapped, Sandbox as Request, ToSandbox, VERSION,
 };
 use mio::Token;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getgid, getuid, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getgid, getuid, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use super::poller::{Cid, Poller, Source};
 use crate::doctor;
@@ -106,6 +108,10 @@ impl Sandbox {
     pub(super) fn close(&mut self, poller: &mut Poller) {
         if let Some((channel, token)) = self.channel.take() {
             poller.remove(&channel, token);
+        }
+        if let Some((pidfd, _)) = &self.init {
+            // It ends with its channel, unless somebody has stopped it. It may have ended.
+            pidfd_send_signal(pidfd, Signal::KILL).ok();
         }
         self.held.clear();
     }
