@@ -1,16 +1,21 @@
 //! The caller's side of `ctst-shim`: finding it, starting it, and typed messages with it.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 use containust_shared::protocol::{CHANNEL_FD, Failure};
 use containust_shared::wire::{self, MAX_MESSAGE, Message};
-use rustix::io::FdFlags;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec};
 use rustix::net::SocketType;
+use rustix::process::getuid;
 
 use crate::error::{During, Error, Result};
 use crate::fdpass;
@@ -40,8 +45,10 @@ pub(crate) fn spawn() -> Result<(Child, Channel)> {
 pub(crate) fn spawn_on((a, b): (OwnedFd, OwnedFd)) -> Result<(Child, Channel)> {
     let path = locate()?;
     let (ours, theirs) = if a.as_raw_fd() == CHANNEL_FD { (b, a) } else { (a, b) };
-    let mut command = Command::new(&path);
-    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let copy = sealed(&path)?;
+    let program = copy.as_ref().map_or(path.clone(), |copy| format!("/proc/self/fd/{}", copy.as_raw_fd()).into());
+    let mut command = Command::new(program);
+    command.arg0("ctst-shim").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let what = || format!("start {}", path.display());
     let child = if theirs.as_raw_fd() == CHANNEL_FD {
         rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).during(what)?;
@@ -51,6 +58,32 @@ pub(crate) fn spawn_on((a, b): (OwnedFd, OwnedFd)) -> Result<(Child, Channel)> {
         command.fd_mappings(vec![mapping]).map_err(|e| Error::Sandbox(e.to_string()))?.spawn()
     };
     Ok((child.during(what)?, Channel::new(ours)))
+}
+
+/// A copy of the program in memory that nobody can change, where the file itself is not safe: its processes serve
+/// containers, whose root is the file's owner and finds it at `/proc/PID/exe`.
+fn sealed(path: &Path) -> Result<Option<OwnedFd>> {
+    let what = || format!("copy {}", path.display());
+    let mut program = File::open(path).during(what)?;
+    if getuid().is_root() || program.metadata().during(what)?.uid() == 0 {
+        return Ok(None);
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = match memfd_create("ctst-shim", flags | MemfdFlags::EXEC) {
+        // Before Linux 6.3 every such file is executable.
+        Err(Errno::INVAL) => memfd_create("ctst-shim", flags),
+        other => other,
+    };
+    let memory = memory.map_err(|errno| Error::NoSandbox {
+        problem: format!("{}: {}", what(), io::Error::from(errno)),
+        help: format!("install ctst-shim as root: install -o root -m 755 {} {INSTALLED}", path.display()),
+    })?;
+    // Not the number that the helper expects its channel at.
+    let memory = fcntl_dupfd_cloexec(&memory, CHANNEL_FD + 1).during(what)?;
+    let mut copy = File::from(memory);
+    io::copy(&mut program, &mut copy).during(what)?;
+    fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).during(what)?;
+    Ok(Some(copy.into()))
 }
 
 /// A pair of which each end takes the longest message.
