@@ -24,6 +24,9 @@ const INSTALLED: &str = "/usr/libexec/ctst/ctst-shim";
 /// Bookkeeping of the kernel for one record and its descriptors comes on top of the record.
 const BUFFER: usize = 2 * MAX_MESSAGE;
 
+/// More requests than this wait for no process that works.
+const MAX_QUEUE: usize = 1000;
+
 /// The helper beside this executable, else the installed one.
 pub(crate) fn locate() -> Result<PathBuf> {
     let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
@@ -121,6 +124,11 @@ impl AsFd for Channel {
 impl Channel {
     pub(crate) fn new(socket: OwnedFd) -> Self {
         Self { socket, queue: VecDeque::new() }
+    }
+
+    /// Whether the other end has left so many messages unread that it never will read them.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.queue.len() > MAX_QUEUE
     }
 
     /// A peer that is gone is no error here: its end is received.

@@ -245,6 +245,7 @@ impl Supervisor {
         channel.send(&ToContainer::Exec { id, process }, fds)?;
         live.execs.insert(id, Exec::Client(client));
         self.with(client, |client| client.exec = Some((cid, launch, id)));
+        self.check_stuck(cid);
         Ok(())
     }
 
@@ -259,6 +260,7 @@ impl Supervisor {
         {
             say(&format!("{error}"));
         }
+        self.check_stuck(cid);
     }
 
     fn ask_stats(&mut self, client: u64) {
@@ -273,6 +275,10 @@ impl Supervisor {
         }
         self.with(client, |client| client.stats = Some((asked, Vec::new())));
         self.answer_stats(client);
+        let cids: Vec<Cid> = self.containers.keys().copied().collect();
+        for cid in cids {
+            self.check_stuck(cid);
+        }
     }
 
     /// One container's answer; none where it ended instead.

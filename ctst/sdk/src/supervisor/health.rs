@@ -82,6 +82,10 @@ impl Supervisor {
         if container.check.current.is_some() {
             return;
         }
+        let execs = container.live.iter().flat_map(|live| live.execs.values());
+        if execs.into_iter().any(|exec| matches!(exec, Exec::Probe(_))) {
+            return self.probed(cid, Err("the command of the last probe was killed and has not ended".to_owned()));
+        }
         container.check.number += 1;
         let number = container.check.number;
         self.poller.after(check.timeout, Timer::ProbeTimeout(cid, number));
@@ -94,6 +98,7 @@ impl Supervisor {
         let gone = || Error::protocol("the container is gone");
         let container = self.containers.get_mut(&cid).ok_or_else(gone)?;
         let live = container.live.as_mut().ok_or_else(gone)?;
+        let exec = live.exec_id();
         let (channel, _) = live.channel.as_mut().ok_or_else(gone)?;
         match probe {
             Probe::Command(argv) => {
@@ -103,10 +108,6 @@ impl Supervisor {
                 let token =
                     self.poller.add_reader(&pipe, Source::ProbeOutput(cid)).during(|| "watch a probe".to_owned())?;
                 let process = container.record.spec.process(argv.clone(), container.alone);
-                let exec = {
-                    live.next_exec = live.next_exec.wrapping_add(1).max(1);
-                    live.next_exec
-                };
                 channel.send(&ToContainer::Exec { id: exec, process }, vec![null, end, other])?;
                 live.execs.insert(exec, Exec::Probe(number));
                 container.check.current = Some(Probing::Command { exec, pipe, token, output: Vec::new() });

@@ -405,8 +405,11 @@ impl Supervisor {
     pub(super) fn on_gone(&mut self, cid: Cid) {
         self.on_channel(cid);
         for stream in [Stream::Out, Stream::Err] {
-            // No process is left that could write, so that this ends.
-            while self.read_output(cid, stream, OUTPUT_TURN) {}
+            // What is there now and no more: it may have given its end of the pipe to who goes on writing.
+            let live = self.containers.get(&cid).and_then(|c| c.live.as_ref());
+            let pipe = live.and_then(|live| live.output[stream as usize].as_ref());
+            let rest = pipe.and_then(|(pipe, _)| rustix::io::ioctl_fionread(pipe).ok()).unwrap_or(0);
+            self.read_output(cid, stream, usize::try_from(rest).unwrap_or(OUTPUT_TURN));
         }
         let Some(container) = self.containers.get_mut(&cid) else { return };
         let Some(live) = container.live.take() else { return };
@@ -468,6 +471,7 @@ impl Supervisor {
             return self.fail(cid, report);
         };
         container.result = code;
+        container.record.failure = failure;
         self.event(cid, EventKind::Exited { code });
         let Some(container) = self.containers.get_mut(&cid) else { return };
         let again = match container.record.spec.restart {
@@ -612,6 +616,22 @@ impl Supervisor {
         }
     }
 
+    /// Ends a container that has stopped reading what it is asked.
+    pub(super) fn check_stuck(&mut self, cid: Cid) {
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let Some(live) = container.live.as_mut() else { return };
+        if !live.channel.as_ref().is_some_and(|(channel, _)| channel.is_stuck()) {
+            return;
+        }
+        let name = &container.record.spec.name;
+        let error = Error::Sandbox(format!("ask {name}: its pid 1 answers nothing any more; it is killed"));
+        say(&format!("{error}"));
+        let report = error.report();
+        live.failure = Some(report.clone());
+        self.event(cid, EventKind::Failed(report));
+        self.kill(cid);
+    }
+
     fn after_stop(&mut self, cid: Cid, then: Then) {
         match then {
             Then::Rest => {}
@@ -650,10 +670,14 @@ impl Supervisor {
 
     /// Writes a container's record. Failing to is not a reason to stop anything: `ps` asks who lives.
     pub(super) fn save(&mut self, cid: Cid) {
+        if self.lost {
+            return;
+        }
         if let Some(container) = self.containers.get(&cid)
             && let Err(error) = container.record.write(&container.dir)
         {
             say(&format!("{error}"));
+            self.guard();
         }
     }
 }

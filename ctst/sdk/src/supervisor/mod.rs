@@ -14,14 +14,14 @@ mod retire;
 mod sandbox;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use containust_shared::exit;
 use containust_shared::wire::MAX_MESSAGE;
@@ -47,6 +47,8 @@ use crate::shim;
 
 /// The hidden verb of this executable.
 pub(crate) const VERB: &str = "supervise";
+/// How often the state folder is looked at.
+const GUARD: Duration = Duration::from_secs(5);
 /// The supervisor's own log starts over when it is longer.
 const MAX_LOG: u64 = 1 << 20;
 
@@ -104,6 +106,7 @@ fn start(file: &Path, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> 
         return Err(Error::protocol("the project's folder was replaced just now"));
     }
     project.create_state_dir()?;
+    let state = folder_id(&project.state_dir()).ok_or_else(|| Error::protocol("the state folder is gone"))?;
     let lock = match lock(&project)? {
         Lock::Ours(lock) => lock,
         Lock::Theirs(socket) => return Ok(Started::Busy(socket)),
@@ -165,6 +168,8 @@ fn start(file: &Path, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> 
         poller,
         dirty: false,
         broken: None,
+        state,
+        lost: false,
         ending: false,
     };
     supervisor.greet(connection, &hello)?;
@@ -183,7 +188,7 @@ fn lock(project: &Project) -> Result<Lock> {
     let path = project.lock_file();
     let what = || format!("lock {}", path.display());
     let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).during(what)?;
-    let end = Instant::now() + std::time::Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(10);
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(Lock::Ours(file)),
@@ -197,8 +202,13 @@ fn lock(project: &Project) -> Result<Lock> {
             let problem = "another supervisor holds it and does not listen; end that process".to_owned();
             return Err(Error::Untrusted { path, problem });
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Device and inode of a folder; none where it is not one.
+fn folder_id(path: &Path) -> Option<(u64, u64)> {
+    path.symlink_metadata().ok().filter(Metadata::is_dir).map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Listens at the first place that can be used. Whoever holds the lock may replace what is left there.
@@ -210,7 +220,9 @@ fn listen(project: &Project) -> Result<(UnixListener, PathBuf)> {
             Err(error) => last = error,
         }
     }
-    Err(last)
+    // The last place is in /tmp, where anybody may have been first.
+    let help = "set XDG_RUNTIME_DIR to a folder that is yours alone (mode 0700)".to_owned();
+    Err(Error::Reported(Report { help: Some(help), ..last.report() }))
 }
 
 fn listen_at(path: &Path) -> Result<UnixListener> {
@@ -313,13 +325,18 @@ struct Supervisor {
     poller: Poller,
     /// Something changed that others may wait for.
     dirty: bool,
-    /// Why there is no sandbox.
+    /// Why nothing can be started.
     broken: Option<Report>,
+    /// Device and inode of the state folder.
+    state: (u64, u64),
+    /// It is no longer there.
+    lost: bool,
     ending: bool,
 }
 
 impl Supervisor {
     fn run(mut self: Box<Self>, first: Connection) -> i32 {
+        self.poller.after(GUARD, Timer::Guard);
         if let Err(error) = self.admit(first, true) {
             say(&format!("{error}"));
         }
@@ -380,6 +397,10 @@ impl Supervisor {
     fn on_timer(&mut self, timer: Timer) {
         match timer {
             Timer::Look => self.dirty = true,
+            Timer::Guard => {
+                self.guard();
+                self.poller.after(GUARD, Timer::Guard);
+            }
             Timer::Kill(cid, launch) => {
                 if self.containers.get_mut(&cid).is_some_and(|c| c.launch(launch).is_some()) {
                     self.kill(cid);
@@ -389,6 +410,28 @@ impl Supervisor {
             Timer::Probe(cid, launch) => self.probe(cid, launch),
             Timer::ProbeTimeout(cid, number) => self.on_probe_timeout(cid, number),
         }
+    }
+
+    /// Stops everything when the state folder is gone or another has taken its place: nothing that is written there says
+    /// what runs any more, and the next `ctst run` would not know of it.
+    fn guard(&mut self) {
+        if self.ending || self.lost || folder_id(&self.project.state_dir()) == Some(self.state) {
+            return;
+        }
+        self.lost = true;
+        let path = self.project.state_dir();
+        let problem = "it was removed or replaced while the project ran, so everything is stopped".to_owned();
+        let report = Error::Untrusted { path, problem }.report();
+        say(&report.message);
+        self.broken.get_or_insert_with(|| report.clone());
+        let cids: Vec<Cid> = self.containers.iter().filter(|(_, c)| c.is_active()).map(|(cid, _)| *cid).collect();
+        for cid in cids {
+            if let Some(container) = self.containers.get_mut(&cid) {
+                container.result = report.exit;
+            }
+            self.event(cid, EventKind::Failed(report.clone()));
+        }
+        self.stop_all(apply::GRACE);
     }
 
     fn on_shim(&mut self) {
@@ -465,12 +508,12 @@ impl Supervisor {
     /// The last words to the clients.
     fn farewell(&mut self) {
         let code = self.containers.values().map(|c| c.result).find(|code| *code != 0).unwrap_or(0);
-        let end = Instant::now() + std::time::Duration::from_secs(1);
+        let end = Instant::now() + Duration::from_secs(1);
         for client in self.clients.values_mut() {
             // A client that is gone, or does not read within a second, does without.
             if client.connection.post(&Reply::Over { code }, Vec::new()).is_ok() {
                 while !client.connection.is_flushed() && Instant::now() < end {
-                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    std::thread::sleep(Duration::from_millis(1));
                     if client.connection.flush().is_err() {
                         break;
                     }
@@ -496,6 +539,11 @@ impl Supervisor {
 
     /// Answers a greeting.
     fn greet(&mut self, connection: &mut Connection, hello: &Hello) -> Result<()> {
+        if hello.project != self.project.identity() {
+            let error = Error::protocol("this supervisor serves another project; is its socket where it belongs?");
+            connection.post(&Reply::Refused(error.report()), Vec::new())?;
+            return Err(error);
+        }
         let told = Reply::Hello { version: VERSION, build: client::BUILD.to_owned() };
         connection.post(&told, Vec::new())?;
         if hello.version == VERSION && hello.build == client::BUILD {

@@ -45,6 +45,8 @@ pub(super) enum Source {
 pub(super) enum Timer {
     /// Look at what waits.
     Look,
+    /// See whether the project's state folder is still there.
+    Guard,
     /// The grace of a stop is over, for this launch.
     Kill(Cid, u32),
     /// Start it again, if it still waits for this restart.
