@@ -1,5 +1,5 @@
 //! Runs inside test containers. `report` says as JSON what the process is and what the kernel answers when it tries to
-//! get out; `serve PORT` answers HTTP; `hold` waits without an end.
+//! get out; `serve PORT` answers HTTP; `lease FILE` makes whoever opens it for writing wait; `hold` waits without an end.
 #![deny(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -20,11 +20,12 @@ fn main() {
             println!("{report}");
         }
         Some("serve") => serve(args[2].parse().expect("serve takes a port")),
+        Some("lease") => lease(&args[2]),
         Some("hold") => loop {
             std::thread::park();
         },
         other => {
-            eprintln!("ctst-probe: report, serve PORT or hold, not {other:?}");
+            eprintln!("ctst-probe: report, serve PORT, lease FILE or hold, not {other:?}");
             std::process::exit(64);
         }
     }
@@ -299,6 +300,22 @@ fn attempts() -> BTreeMap<String, i32> {
         put(&format!("unshare {name}"), call(libc::SYS_unshare, [flag.into(), 0, 0, 0, 0, 0]));
     }
     tried
+}
+
+/// Takes a read lease (`fcntl(2)`) and never gives it back.
+#[expect(unsafe_code, reason = "no crate here has F_SETLEASE")]
+fn lease(path: &str) {
+    use std::os::fd::AsRawFd;
+    let file = fs::File::open(path).unwrap_or_else(|error| panic!("open {path}: {error}"));
+    // SAFETY: an ignored signal runs no code; the descriptor is open.
+    let result = unsafe {
+        libc::signal(libc::SIGIO, libc::SIG_IGN);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK)
+    };
+    println!("{}", if result == 0 { "leased" } else { "refused" });
+    loop {
+        std::thread::park();
+    }
 }
 
 /// HTTP enough for probes and clients: `/` answers with the request's body or `hello`, `/fail` with 500.
