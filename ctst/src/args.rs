@@ -36,6 +36,9 @@ pub(crate) enum Command {
     /// Run a command in a running container
     Exec(Exec),
     /// Show what containers printed
+    ///
+    /// What they wrote to standard error goes to standard error. Where that is the same file as standard output, as on a
+    /// terminal, everything stays in order.
     Logs(Logs),
     /// Stop containers, those that need others first
     Stop(Stop),

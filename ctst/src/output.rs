@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Color, Style};
 use containust_sdk::logs::escape;
+use rustix::fs::fstat;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -43,6 +45,12 @@ pub(crate) fn talk(text: &str) {
 /// [`talk`]s a line, as `eprintln!` does, which panics where it cannot write.
 macro_rules! talk {
     ($($words:tt)*) => { $crate::output::talk(&format!("{}\n", format_args!($($words)*))) };
+}
+
+/// Whether standard output and standard error are the same file, such as a terminal or a pipe.
+pub(crate) fn one_output() -> bool {
+    let id = |fd: BorrowedFd<'_>| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+    id(io::stdout().as_fd()) == id(io::stderr().as_fd())
 }
 
 /// Writes `value` as JSON and a newline.

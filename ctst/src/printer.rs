@@ -1,13 +1,13 @@
 //! Logs of several containers as one stream.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use anstyle::Style;
 use containust_sdk::Project;
 use containust_sdk::logs::{Escaped, Line, Reader, Stream, parse_since};
 
 use crate::failure::Failure;
-use crate::output::{DIM, component_style};
+use crate::output::{DIM, component_style, one_output};
 
 /// What a component printed, read ahead by one line so that several can be merged by time.
 struct Source {
@@ -22,9 +22,28 @@ pub(crate) struct Printer {
     /// Names of the project, which decide the colours.
     all: Vec<String>,
     sources: Vec<Source>,
+    out: Sink,
+    /// For what containers wrote to standard error; none: `out` is the same file, where the order of time is kept.
+    err: Option<Sink>,
+}
+
+/// Standard output or error.
+struct Sink {
     form: Form,
     /// The source and stream of the unfinished line that the cursor stands in.
     open: Option<(usize, Stream)>,
+}
+
+impl Sink {
+    fn new(stream: &impl anstream::stream::RawStream, timestamps: bool, names: Option<usize>) -> Self {
+        let color = anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never;
+        Self { form: Form { escape: stream.is_terminal(), color, timestamps, names }, open: None }
+    }
+
+    /// Whether an unfinished line has to be ended, on a terminal.
+    fn finish(&mut self) -> bool {
+        self.form.escape && self.open.take().is_some()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -40,12 +59,10 @@ struct Form {
 impl Printer {
     /// For `shown` of `all` components of a project.
     pub(crate) fn new(all: Vec<String>, shown: &[String], timestamps: bool) -> Self {
-        let stdout = io::stdout();
-        let color = anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
         let width = shown.iter().map(String::len).max().unwrap_or(0);
         let names = (shown.len() > 1).then_some(width);
-        let form = Form { escape: stdout.is_terminal(), color, timestamps, names };
-        Self { all, sources: Vec::new(), form, open: None }
+        let err = (!one_output()).then(|| Sink::new(&io::stderr(), timestamps, names));
+        Self { all, sources: Vec::new(), out: Sink::new(&io::stdout(), timestamps, names), err }
     }
 
     /// Adds a component's log.
@@ -54,9 +71,10 @@ impl Printer {
         self.sources.push(Source { name: name.to_owned(), style: component_style(place), reader, ahead: None });
     }
 
-    /// Prints what is there by now, in the order of time.
+    /// Prints what is there by now, in the order of time, each line to where the container wrote it.
     pub(crate) fn drain(&mut self) -> Result<(), Failure> {
         let mut out = io::BufWriter::new(io::stdout().lock());
+        let mut err = io::BufWriter::new(io::stderr().lock());
         loop {
             for source in &mut self.sources {
                 if source.ahead.is_none() {
@@ -68,18 +86,34 @@ impl Printer {
             let Some((_, next)) = times.min() else { break };
             let Some(line) = self.sources[next].ahead.take() else { break };
             let source = &self.sources[next];
-            self.form.write(&mut out, &source.name, source.style, &line, &mut self.open, next)?;
+            match &mut self.err {
+                Some(Sink { form, open }) if line.stream == Stream::Err => {
+                    form.write(&mut err, &source.name, source.style, &line, open, next).map_err(to_stderr)?;
+                }
+                _ => {
+                    let Sink { form, open } = &mut self.out;
+                    form.write(&mut out, &source.name, source.style, &line, open, next)?;
+                }
+            }
         }
+        err.flush().map_err(to_stderr)?;
         Ok(out.flush()?)
     }
 
     /// Ends an unfinished line on a terminal.
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
-        if self.form.escape && self.open.take().is_some() {
+        if self.err.as_mut().is_some_and(Sink::finish) {
+            io::stderr().write_all(b"\n").map_err(to_stderr)?;
+        }
+        if self.out.finish() {
             io::stdout().write_all(b"\n")?;
         }
         Ok(())
     }
+}
+
+fn to_stderr(error: io::Error) -> Failure {
+    Failure::io("write to standard error", error)
 }
 
 impl Form {

@@ -371,10 +371,11 @@ impl Project {
         serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("not a report ({error}):\n{done}"))
     }
 
-    /// The log of a component, as `ctst logs` shows it.
+    /// The log of a component as `ctst logs` shows it, what it wrote to standard error last.
     #[must_use]
     pub fn logs(&self, component: &str) -> String {
-        self.ctst(["logs", component]).ok().stdout
+        let done = self.ctst(["logs", component]).ok();
+        done.stdout + &done.stderr
     }
 
     /// Remembers the processes that belong to the project now, for [`Project::left`].

@@ -8,13 +8,14 @@ use std::path::Path;
 use containust_sdk::{Client, ContainerStatus, Error, ExecRequest, ExecSession, Project};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 use rustix::termios::isatty;
 
 use super::not_running;
 use crate::args::Exec;
 use crate::failure::{Failure, Outcome};
+use crate::output::one_output;
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 
@@ -132,14 +133,8 @@ fn streams(interactive: bool) -> io::Result<([OwnedFd; 3], Vec<Copy>)> {
     };
     let out = output(stdout.as_fd(), STDOUT)?;
     // In one pipe, what is written to either stays in order.
-    let err =
-        if same_file(stdout.as_fd(), stderr.as_fd())? { out.try_clone()? } else { output(stderr.as_fd(), STDERR)? };
+    let err = if one_output() { out.try_clone()? } else { output(stderr.as_fd(), STDERR)? };
     Ok(([input, out, err], copies))
-}
-
-fn same_file(one: BorrowedFd<'_>, two: BorrowedFd<'_>) -> io::Result<bool> {
-    let (one, two) = (fstat(one)?, fstat(two)?);
-    Ok((one.st_dev, one.st_ino) == (two.st_dev, two.st_ino))
 }
 
 /// For an end that only we have: the flag belongs to the open file, which the other end does not share.
