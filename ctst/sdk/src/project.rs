@@ -5,7 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use containust_lang::Outcome;
+use containust_lang::{Inputs, Loader, Outcome};
 use containust_shared::names;
 use rustix::process::getuid;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,37 @@ pub struct Loaded {
     pub source: Vec<u8>,
     /// The composition, or why there is none.
     pub outcome: Outcome,
+}
+
+/// Imported files, named by their paths relative to the project's folder, or absolute ones outside of it.
+struct Files<'a> {
+    folder: &'a Path,
+}
+
+impl Loader for Files<'_> {
+    fn load(&self, importing: &str, path: &str) -> std::result::Result<(String, Vec<u8>), String> {
+        let beside = self.folder.join(importing).with_file_name(path);
+        let found = [beside, self.folder.join(path)].into_iter().find_map(|place| place.canonicalize().ok());
+        let found = found.ok_or_else(|| "no such file".to_owned())?;
+        let bytes = read_bounded(&found).map_err(|error| error.to_string())?;
+        let name = found.strip_prefix(self.folder).unwrap_or(&found);
+        let name = name.to_str().ok_or_else(|| "its path is not UTF-8".to_owned())?;
+        Ok((name.to_owned(), bytes))
+    }
+}
+
+/// Reads a `.ctst` file: a regular one, of a size that a person could have written or a program may have.
+fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("read {}", path.display());
+    // Opening a FIFO would wait for a writer.
+    let meta = path.metadata().during(what)?;
+    if !meta.is_file() {
+        return Err(Error::io(what(), io::Error::other("not a regular file")));
+    }
+    if meta.len() > MAX_FILE {
+        return Err(Error::TooLarge { path: path.to_owned(), size: meta.len(), limit: MAX_FILE });
+    }
+    std::fs::read(path).during(what)
 }
 
 impl Project {
@@ -111,18 +142,20 @@ impl Project {
     /// # Errors
     /// [`Error::Io`] and [`Error::TooLarge`].
     pub fn load(&self) -> Result<Loaded> {
-        let name = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let what = || format!("read {}", self.file.display());
-        let meta = self.file.metadata().during(what)?;
-        if !meta.is_file() {
-            return Err(Error::io(what(), io::Error::other("not a regular file")));
-        }
-        if meta.len() > MAX_FILE {
-            return Err(Error::TooLarge { path: self.file.clone(), size: meta.len(), limit: MAX_FILE });
-        }
-        let source = std::fs::read(&self.file).during(what)?;
-        let project = self.default_name();
-        let outcome = containust_lang::check(&name, &source, &project, &|variable| std::env::var(variable).ok());
+        self.load_with(&[], &[])
+    }
+
+    /// The same with values for the file's parameters and with active profiles.
+    ///
+    /// # Errors
+    /// As [`Project::load`].
+    pub fn load_with(&self, params: &[(String, String)], profiles: &[String]) -> Result<Loaded> {
+        let name = self.file_name();
+        let source = read_bounded(&self.file)?;
+        let files = Files { folder: &self.folder };
+        let inputs = Inputs { params, profiles, loader: Some(&files) };
+        let variable = |name: &str| std::env::var(name).ok();
+        let outcome = containust_lang::check_with(&name, &source, &self.default_name(), &variable, &inputs);
         Ok(Loaded { name, source, outcome })
     }
 
