@@ -327,3 +327,21 @@ fn logs_by_time_and_number() {
     });
     assert!(followed.is_some_and(|text| text.contains("late") && text.contains("50")));
 }
+
+#[test]
+fn files_are_brought_into_the_one_layout_and_codes_are_explained() {
+    let project = Project::new(&Caller::ordinary(), "COMPONENT one {image=\"file://ROOTFS\"}\n");
+    let before = fs::read(project.folder().join("stack.ctst")).expect("read");
+    assert_eq!(project.ctst(["fmt", "--check", "stack.ctst"]).fails(1, &[]).stdout, "stack.ctst\n");
+    assert_eq!(fs::read(project.folder().join("stack.ctst")).expect("read"), before);
+    assert_eq!(project.ctst(["fmt", "stack.ctst"]).ok().stdout, "stack.ctst\n");
+    assert_ne!(fs::read(project.folder().join("stack.ctst")).expect("read"), before);
+    assert_eq!(project.ctst(["fmt", "--check"]).ok().stdout, "");
+    project.ctst(["check"]).ok();
+    project.write("bad.ctst", "COMPONENT {");
+    let done = project.ctst(["fmt", "bad.ctst", "stack.ctst"]).fails(125, &["bad.ctst: 1 error"]);
+    let code = done.stderr.split(['[', ']']).nth(1).expect("a code").to_owned();
+    assert!(project.ctst(["explain", &code]).ok().stdout.starts_with(&code));
+    project.ctst(["explain", "E9999"]).fails(125, &["E9999"]);
+    assert!(project.ctst(["schema"]).ok().json().is_object());
+}

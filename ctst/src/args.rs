@@ -48,6 +48,12 @@ pub(crate) enum Command {
     Build(Build),
     /// List imported images
     Images(Images),
+    /// Bring compositions into the one layout, and name those that were changed
+    Fmt(Fmt),
+    /// Explain a code that `check` gives
+    Explain(Explain),
+    /// Show the JSON Schema of a checked composition
+    Schema(Schema),
     /// Examine what this host offers and say how to get what is missing
     Doctor(Doctor),
 }
@@ -202,6 +208,29 @@ pub(crate) struct Images {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct Fmt {
+    /// The compositions; otherwise that of the current folder
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Change nothing, name those that would be changed, and exit with 1 if there are any
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Explain {
+    /// The code, such as E0101 (lists all if none is named)
+    pub(crate) code: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Schema {
+    /// Show the language's grammar, its properties and examples instead, in a form for a language model's prompt
+    #[arg(long)]
+    pub(crate) grammar: bool,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct Doctor {
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
@@ -317,6 +346,9 @@ mod tests {
              rm COMPONENT\n\
              build FILE\n\
              images --format\n\
+             fmt FILE --check\n\
+             explain CODE\n\
+             schema --grammar\n\
              doctor --format\n"
         );
     }

@@ -51,6 +51,9 @@ fn run(args: Args) -> Outcome {
         Command::Rm(args) => commands::rm::run(&args, file),
         Command::Build(args) => commands::build::run(&args, file),
         Command::Images(args) => commands::images::run(&args, file),
+        Command::Fmt(args) => commands::fmt::run(&args, file),
+        Command::Explain(args) => commands::explain::run(&args),
+        Command::Schema(args) => commands::schema::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use containust_sdk::lang::Severity;
 use containust_sdk::lang::model::Composition;
+use containust_sdk::lang::{Diagnostic, Severity};
 use containust_sdk::logs::escape;
 use containust_sdk::{ContainerStatus, Error, Loaded, Project, Report};
 
@@ -14,12 +14,15 @@ pub(crate) mod build;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod exec;
+pub(crate) mod explain;
+pub(crate) mod fmt;
 pub(crate) mod images;
 pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod schema;
 pub(crate) mod stop;
 
 /// The project that is meant, with its checked composition. Warnings and errors of the file are shown.
@@ -34,19 +37,27 @@ fn load(file: Option<&Path>) -> Result<(Project, Composition), Failure> {
 /// Shows what was found in a file, on standard error.
 fn show_diagnostics(loaded: &Loaded) {
     let found = &loaded.outcome.diagnostics;
-    if found.is_empty() {
-        return;
+    if !found.is_empty() {
+        show(&loaded.outcome.render(&loaded.source, true), &count(found), &loaded.name);
     }
+}
+
+/// Shows rendered diagnostics of a file and how many they are.
+fn show(rendered: &str, counts: &str, name: &str) {
     // The renderer leaves some control characters of the file and of its name as they are.
-    talk(&tame(&loaded.outcome.render(&loaded.source, true)));
+    talk(&tame(rendered));
+    talk!("{}: {counts}", escape(name.as_bytes()));
+}
+
+/// `2 errors and 1 warning`.
+fn count(found: &[Diagnostic]) -> String {
     let count = |severity| found.iter().filter(|d| d.severity == severity).count();
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let counts = match (count(Severity::Error), count(Severity::Warning)) {
+    match (count(Severity::Error), count(Severity::Warning)) {
         (0, warnings) => plural(warnings, "warning"),
         (errors, 0) => plural(errors, "error"),
         (errors, warnings) => format!("{} and {}", plural(errors, "error"), plural(warnings, "warning")),
-    };
-    talk!("{}: {counts}", escape(loaded.name.as_bytes()));
+    }
 }
 
 /// The positional file or that of `-f`.
