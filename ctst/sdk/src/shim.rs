@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use containust_shared::protocol::{CHANNEL_FD, Failure};
@@ -24,8 +25,10 @@ const INSTALLED: &str = "/usr/libexec/ctst/ctst-shim";
 /// Bookkeeping of the kernel for one record and its descriptors comes on top of the record.
 const BUFFER: usize = 2 * MAX_MESSAGE;
 
-/// More requests than this wait for no process that works.
+/// Most requests that wait for a container's pid 1.
 const MAX_QUEUE: usize = 1000;
+/// How long it may leave as many unread.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The helper beside this executable, else the installed one.
 pub(crate) fn locate() -> Result<PathBuf> {
@@ -78,8 +81,8 @@ fn sealed(path: &Path) -> Result<Option<OwnedFd>> {
         other => other,
     };
     let memory = memory.map_err(|errno| Error::NoSandbox {
-        problem: format!("{}: {}", what(), io::Error::from(errno)),
-        help: format!("install ctst-shim as root: install -o root -m 755 {} {INSTALLED}", path.display()),
+        problem: format!("{} into memory, to run it (vm.memfd_noexec?): {}", what(), io::Error::from(errno)),
+        help: format!("give the file to root, which needs no copy: sudo chown root:root {}", path.display()),
     })?;
     // Not the number that the helper expects its channel at.
     let memory = fcntl_dupfd_cloexec(&memory, CHANNEL_FD + 1).during(what)?;
@@ -103,6 +106,8 @@ pub(crate) fn seqpacket() -> Result<(OwnedFd, OwnedFd)> {
 pub(crate) struct Channel {
     socket: OwnedFd,
     queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// When the queue last became shorter, or began.
+    moved: Instant,
 }
 
 /// What came in.
@@ -123,17 +128,33 @@ impl AsFd for Channel {
 
 impl Channel {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, queue: VecDeque::new() }
+        Self { socket, queue: VecDeque::new(), moved: Instant::now() }
     }
 
-    /// Whether the other end has left so many messages unread that it never will read them.
+    /// Whether the other end has left so many messages unread for so long that it never will read them.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.queue.len() > MAX_QUEUE
+        self.is_full() && self.moved.elapsed() > PATIENCE
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue.len() >= MAX_QUEUE
+    }
+
+    /// Sends what a container may be asked again and again, unless too much is waiting already.
+    pub(crate) fn offer<T: Message>(&mut self, message: &T, fds: Vec<OwnedFd>) -> Result<()> {
+        self.flush()?;
+        if self.is_full() {
+            return Err(Error::Sandbox(format!("ask the container: {MAX_QUEUE} requests wait for its pid 1 already")));
+        }
+        self.send(message, fds)
     }
 
     /// A peer that is gone is no error here: its end is received.
     pub(crate) fn send<T: Message>(&mut self, message: &T, fds: Vec<OwnedFd>) -> Result<()> {
         let bytes = wire::encode(message).map_err(|e| Error::Sandbox(format!("describe the container: {e}")))?;
+        if self.queue.is_empty() {
+            self.moved = Instant::now();
+        }
         self.queue.push_back((bytes, fds));
         self.flush()
     }
@@ -142,7 +163,10 @@ impl Channel {
         while let Some((bytes, fds)) = self.queue.front() {
             let rights: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             match fdpass::send(&self.socket, bytes, &rights) {
-                Ok(_) => drop(self.queue.pop_front()),
+                Ok(_) => {
+                    self.queue.pop_front();
+                    self.moved = Instant::now();
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                     self.queue.clear();
@@ -209,6 +233,22 @@ mod tests {
         let failure = Failure { step: "open".into(), subject: b"/a\xffb\n".to_vec(), errno: 2 };
         assert_eq!(describe(&failure), "open /a\\xffb\\n: No such file or directory");
         assert_eq!(describe(&Failure { step: "x".into(), subject: vec![], errno: 0 }), "x");
+    }
+
+    #[test]
+    fn holds_so_much_and_no_more_for_who_does_not_read() {
+        let (a, b) = seqpacket().unwrap();
+        let mut a = Channel::new(a);
+        while a.offer(&ToSandbox::Dial { count: 1 }, vec![]).is_ok() {
+            assert!(a.queue.len() <= MAX_QUEUE);
+        }
+        assert!(a.is_full() && !a.is_stuck());
+        a.moved = Instant::now().checked_sub(2 * PATIENCE).unwrap();
+        assert!(a.is_stuck());
+        let b = Channel::new(b);
+        let Ok(Received::Message(ToSandbox::Dial { .. }, _)) = b.wait() else { panic!("no message") };
+        a.offer(&ToSandbox::Dial { count: 1 }, vec![]).unwrap();
+        assert!(!a.is_stuck());
     }
 
     #[test]

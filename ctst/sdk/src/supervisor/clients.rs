@@ -155,6 +155,9 @@ impl Supervisor {
                     self.signal(cid, launch, exec, signal);
                 }
             }
+            Request::Stats if client.stats.is_some() => {
+                return Err(Error::protocol("a second question for statistics came before the answer"));
+            }
             Request::Stats => self.ask_stats(id),
             Request::Status => {
                 let status = self.containers.values().map(|container| container.record.status()).collect();
@@ -242,10 +245,13 @@ impl Supervisor {
         for fd in &fds {
             self.ids.give_pipe(fd).during(|| "give a pipe to the container".to_owned())?;
         }
-        channel.send(&ToContainer::Exec { id, process }, fds)?;
-        live.execs.insert(id, Exec::Client(client));
-        self.with(client, |client| client.exec = Some((cid, launch, id)));
+        let offered = channel.offer(&ToContainer::Exec { id, process }, fds);
+        if offered.is_ok() {
+            live.execs.insert(id, Exec::Client(client));
+            self.with(client, |client| client.exec = Some((cid, launch, id)));
+        }
         self.check_stuck(cid);
+        offered?;
         Ok(())
     }
 
@@ -256,7 +262,7 @@ impl Supervisor {
             return;
         }
         if let Some((channel, _)) = &mut live.channel
-            && let Err(error) = channel.send(&ToContainer::Signal { id: exec, signal }, Vec::new())
+            && let Err(error) = channel.offer(&ToContainer::Signal { id: exec, signal }, Vec::new())
         {
             say(&format!("{error}"));
         }
@@ -268,7 +274,7 @@ impl Supervisor {
         for container in self.containers.values_mut().filter(|c| c.is_running()) {
             let Some(live) = &mut container.live else { continue };
             let Some((channel, _)) = &mut live.channel else { continue };
-            if channel.send(&ToContainer::Stat, Vec::new()).is_ok() {
+            if channel.offer(&ToContainer::Stat, Vec::new()).is_ok() {
                 live.asked.push_back(Asked::Stat(client));
                 asked += 1;
             }

@@ -84,6 +84,7 @@ impl Supervisor {
         }
         let execs = container.live.iter().flat_map(|live| live.execs.values());
         if execs.into_iter().any(|exec| matches!(exec, Exec::Probe(_))) {
+            self.check_stuck(cid);
             return self.probed(cid, Err("the command of the last probe was killed and has not ended".to_owned()));
         }
         container.check.number += 1;
@@ -108,7 +109,7 @@ impl Supervisor {
                 let token =
                     self.poller.add_reader(&pipe, Source::ProbeOutput(cid)).during(|| "watch a probe".to_owned())?;
                 let process = container.record.spec.process(argv.clone(), container.alone);
-                channel.send(&ToContainer::Exec { id: exec, process }, vec![null, end, other])?;
+                channel.offer(&ToContainer::Exec { id: exec, process }, vec![null, end, other])?;
                 live.execs.insert(exec, Exec::Probe(number));
                 container.check.current = Some(Probing::Command { exec, pipe, token, output: Vec::new() });
             }
@@ -116,7 +117,7 @@ impl Supervisor {
                 if container.record.address.is_some() {
                     self.sandbox.dial(Dialer::Probe(cid, number), 1)?;
                 } else {
-                    channel.send(&ToContainer::Dial { count: 1 }, Vec::new())?;
+                    channel.offer(&ToContainer::Dial { count: 1 }, Vec::new())?;
                     live.asked.push_back(Asked::Dial(number));
                 }
                 container.check.current = Some(Probing::Dialing);
@@ -220,7 +221,7 @@ impl Supervisor {
                 let kill = ToContainer::Signal { id: *exec, signal: SIGKILL };
                 if let Some((channel, _)) = container.live.as_mut().and_then(|live| live.channel.as_mut()) {
                     // A channel that cannot be written to is about to be noticed as closed.
-                    channel.send(&kill, Vec::new()).ok();
+                    channel.offer(&kill, Vec::new()).ok();
                 }
             }
             Some(_) => {}
