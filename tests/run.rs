@@ -330,7 +330,7 @@ fn logs_by_time_and_number() {
 
 #[test]
 fn files_are_brought_into_the_one_layout_and_codes_are_explained() {
-    let project = Project::new(&Caller::ordinary(), "COMPONENT one {image=\"file://ROOTFS\"}\n");
+    let project = Project::new(&Caller::ordinary(), "COMPONENT one {image=\"file://ROOTFS\" command=\"true\"}\n");
     let before = fs::read(project.folder().join("stack.ctst")).expect("read");
     assert_eq!(project.ctst(["fmt", "--check", "stack.ctst"]).fails(1, &[]).stdout, "stack.ctst\n");
     assert_eq!(fs::read(project.folder().join("stack.ctst")).expect("read"), before);
