@@ -24,6 +24,10 @@ fn main() {
     if std::env::args_os().count() > 1 {
         refuse("takes no arguments; it is started by ctst");
     }
+    // Started from a sealed copy it would be called by the number of a descriptor.
+    if let Err(error) = rustix::thread::set_name(c"ctst-shim") {
+        refuse(&error.to_string());
+    }
     let alone = match sys::Alone::check() {
         Ok(alone) => alone,
         Err(error) => refuse(&error.to_string()),
