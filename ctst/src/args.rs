@@ -67,10 +67,28 @@ pub(crate) enum Format {
     Json,
 }
 
+/// What a caller adds to a composition.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Inputs {
+    /// Give a parameter of the file (PARAM) a value; of two for one name the last counts
+    #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
+    pub(crate) set: Vec<(String, String)>,
+    /// Deploy the components of this profile, too
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Vec<String>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a name, = and a value are expected, such as port=8080")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Check {
     /// The composition
     pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -80,6 +98,8 @@ pub(crate) struct Check {
 pub(crate) struct Plan {
     /// The composition
     pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
     /// Exit with 0 if there is nothing to do, 1 on an error, 2 if there is something to do
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,
@@ -94,6 +114,8 @@ pub(crate) struct Run {
     /// `/` is a component
     #[arg(value_name = "FILE|COMPONENT")]
     pub(crate) targets: Vec<String>,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
     /// Return as soon as everything is started
     #[arg(short, long)]
     pub(crate) detach: bool,
@@ -198,6 +220,8 @@ pub(crate) struct Stop {
 pub(crate) struct Build {
     /// The composition
     pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
 }
 
 #[derive(Debug, ClapArgs)]

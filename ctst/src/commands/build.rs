@@ -9,7 +9,7 @@ use crate::output::{self, BOLD, Cell, DIM, short_reference, size, table};
 use crate::progress::Progress;
 
 pub(crate) fn run(args: &Build, file: Option<&Path>) -> Outcome {
-    let (project, composition) = load(one_file(file, args.file.as_deref())?)?;
+    let (project, composition) = load(one_file(file, args.file.as_deref())?, &args.inputs)?;
     let mut progress = Progress::new(project.folder());
     let imported = project.import(&composition, &mut |step| progress.show(&step));
     progress.clear();

@@ -11,7 +11,8 @@ use crate::failure::{Outcome, TOOL};
 use crate::output;
 
 pub(crate) fn run(args: &Check, file: Option<&Path>) -> Outcome {
-    let loaded = Project::locate(one_file(file, args.file.as_deref())?)?.load()?;
+    let project = Project::locate(one_file(file, args.file.as_deref())?)?;
+    let loaded = project.load_with(&args.inputs.set, &args.inputs.profile)?;
     let good = loaded.outcome.composition.is_some();
     match args.format {
         Format::Json => output::json(&loaded.outcome.diagnostics)?,

@@ -7,6 +7,7 @@ use containust_sdk::lang::{Diagnostic, Severity};
 use containust_sdk::logs::escape;
 use containust_sdk::{ContainerStatus, Error, Loaded, Project, Report};
 
+use crate::args::Inputs;
 use crate::failure::{Failure, TOOL};
 use crate::output::{talk, tame};
 
@@ -26,9 +27,9 @@ pub(crate) mod schema;
 pub(crate) mod stop;
 
 /// The project that is meant, with its checked composition. Warnings and errors of the file are shown.
-fn load(file: Option<&Path>) -> Result<(Project, Composition), Failure> {
+fn load(file: Option<&Path>, inputs: &Inputs) -> Result<(Project, Composition), Failure> {
     let project = Project::locate(file)?;
-    let loaded = project.load()?;
+    let loaded = project.load_with(&inputs.set, &inputs.profile)?;
     show_diagnostics(&loaded);
     let composition = loaded.outcome.composition.ok_or(Failure::Told(TOOL))?;
     Ok((project, composition))

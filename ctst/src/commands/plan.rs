@@ -33,7 +33,7 @@ pub(crate) fn run(args: &args::Plan, file: Option<&Path>) -> Outcome {
 }
 
 fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
-    let (project, composition) = load(one_file(file, args.file.as_deref())?)?;
+    let (project, composition) = load(one_file(file, args.file.as_deref())?, &args.inputs)?;
     let plan = project.plan(&composition)?;
     match args.format {
         Format::Json => output::json(&plan)?,

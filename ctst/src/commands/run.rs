@@ -26,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
     let (file, only) = args.split(file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
-    let (project, composition) = load(file.as_deref())?;
+    let (project, composition) = load(file.as_deref(), &args.inputs)?;
     let chosen: HashSet<String> = if only.is_empty() {
         composition.components.iter().map(|c| c.name.clone()).collect()
     } else {
