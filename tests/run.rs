@@ -345,3 +345,22 @@ fn files_are_brought_into_the_one_layout_and_codes_are_explained() {
     project.ctst(["explain", "E9999"]).fails(125, &["E9999"]);
     assert!(project.ctst(["schema"]).ok().json().is_object());
 }
+
+#[test]
+fn parameters_and_profiles_come_from_the_command_line() {
+    let text = r#"
+PARAM COLOUR
+COMPONENT one { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] env = { COLOUR = "${COLOUR}" } }
+COMPONENT two { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] profiles = ["debug"] }
+"#;
+    let project = Project::new(&Caller::ordinary(), text);
+    project.ctst(["check"]).fails(125, &["COLOUR"]);
+    project.ctst(["check", "--set", "COLOUR=red", "--set", "SIZE=1"]).fails(125, &["SIZE"]);
+    project.ctst(["check", "--set", "COLOUR=red"]).ok();
+    project.ctst(["run", "-d", "--wait", "--set", "COLOUR=a=b"]).ok();
+    assert_eq!(project.report(&[], "one").env["COLOUR"], "a=b");
+    assert_eq!(names(&project.ps(), "running"), ["one"]);
+    project.ctst(["run", "-d", "--wait", "--set", "COLOUR=a=b", "--profile", "debug"]).ok();
+    assert_eq!(names(&project.ps(), "running"), ["one", "two"]);
+    project.stop();
+}

@@ -328,6 +328,7 @@ mod tests {
     fn refuses_what_has_no_meaning() {
         for words in [
             &["run", "--wait-timeout", "5"][..],
+            &["run", "--set", "NAME"],
             &["stop", "-t", "-1"],
             &["logs", "--tail", "all"],
             &["ps", "--format", "yaml"],
@@ -360,15 +361,15 @@ mod tests {
         assert_eq!(
             found,
             "ctst -f/--file\n\
-             check FILE --format\n\
-             plan FILE --detailed-exitcode --format\n\
-             run FILE|COMPONENT -d/--detach --wait --wait-timeout -y/--yes\n\
+             check FILE --set --profile --format\n\
+             plan FILE --set --profile --detailed-exitcode --format\n\
+             run FILE|COMPONENT --set --profile -d/--detach --wait --wait-timeout -y/--yes\n\
              ps -a/--all --format\n\
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
              logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
              stop COMPONENT -t/--time\n\
              rm COMPONENT\n\
-             build FILE\n\
+             build FILE --set --profile\n\
              images --format\n\
              fmt FILE --check\n\
              explain CODE\n\

@@ -107,10 +107,22 @@ fn not_running(project: &Project, file: Option<&Path>, name: &str, mut known: Ve
 
 /// The command that the caller gave, with one word more.
 fn again_with(option: &str) -> String {
-    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    repeated(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect(), option)
+}
+
+fn repeated(mut words: Vec<String>, option: &str) -> String {
+    // Values of parameters may be secret, and errors are kept in logs.
+    for n in 0..words.len() {
+        let value = if n > 0 && words[n - 1] == "--set" { Some(&*words[n]) } else { words[n].strip_prefix("--set=") };
+        if let Some((_, secret)) = value.and_then(|value| value.split_once('=')) {
+            let kept = words[n].len() - secret.len();
+            words[n].truncate(kept);
+            words[n].push_str("...");
+        }
+    }
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
-    let (before, after) = words.split_at(end);
-    command_line(before.iter().map(String::as_str).chain([option]).chain(after.iter().map(String::as_str)))
+    words.insert(end, option.to_owned());
+    command_line(words.iter().map(String::as_str))
 }
 
 /// `ctst` and these arguments, for a shell.
@@ -127,6 +139,16 @@ fn command_line<'a>(words: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_is_repeated_without_values() {
+        let again = |words: &[&str]| repeated(words.iter().map(ToString::to_string).collect(), "--yes");
+        assert_eq!(again(&["-f", "a.ctst", "run", "-d"]), "ctst -f a.ctst run -d --yes");
+        assert_eq!(
+            again(&["run", "--set", "A=x=y", "--set=B=z", "--", "db"]),
+            "ctst run --set A=... --set=B=... --yes -- db"
+        );
+    }
 
     #[test]
     fn command_lines_are_for_a_shell() {
