@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// A checked composition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Composition {
     /// The project's name.
     pub name: String,
@@ -15,6 +15,47 @@ pub struct Composition {
     pub components: Vec<Component>,
     /// Published ports, in the file's order; each names its component.
     pub exposures: Vec<Exposure>,
+    /// Named volumes: what VOLUME declares, and what a component mounts by a name that nothing declares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<NamedVolume>,
+    /// Secrets that something refers to, each once, in alphabetical order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Secret>,
+    /// Labels of the project, sorted by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<(String, String)>,
+}
+
+/// A volume that is kept in `.containust/volumes/` until somebody removes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedVolume {
+    /// Its name, made as that of a component.
+    pub name: String,
+    /// Labels, sorted by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<(String, String)>,
+}
+
+/// A secret. Its value is looked up at start and never stands in a composition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret {
+    /// Its name, made as that of a component.
+    pub name: String,
+    /// Where SECRET says that it comes from; none: from the places where secrets are looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SecretSource>,
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretSource {
+    /// The content of a file, one line end at its end removed. Absolute, or relative to the file's folder.
+    File(String),
+    /// A variable of the environment `ctst` runs in.
+    Env(String),
+    /// What a command of the host prints, run by `/bin/sh -c` in the file's folder, one line end at its end removed.
+    Command(String),
 }
 
 /// One component to deploy.
@@ -55,6 +96,219 @@ pub struct Component {
     pub tmpfs: Vec<Tmpfs>,
     /// What must be up before it starts.
     pub after: Vec<Dependency>,
+    /// Whether it is a JOB: it runs to completion, and its end with 0 is its success.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub job: bool,
+    /// Which of several like it this is. Replicas are components of their own, named `web-1`, `web-2`, and so on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<Replica>,
+    /// Variables that secrets stand in; none of them is in `env`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_env: Vec<SecretVariable>,
+    /// Files made from secrets, readable inside and nowhere else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretFile>,
+    /// Files made from CONFIG, read-only inside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configs: Vec<ConfigFile>,
+    /// What it may use of the host.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
+    /// Resource limits of its processes (`setrlimit(2)`), each name once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ulimits: Vec<Ulimit>,
+    /// Kernel settings of its own namespaces, such as `net.core.somaxconn`, sorted by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<(String, String)>,
+    /// Supplementary groups, by name or number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Size of /dev/shm in bytes; none: 64 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm: Option<u64>,
+    /// How it is stopped.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stop: Stop,
+    /// Free text by name, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<(String, String)>,
+    /// Further host names that it knows, with their addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<(String, IpAddr)>,
+    /// How much of its output is kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logs: Logs,
+    /// Whether the health check of the image is switched off. Without this and without a `healthcheck` it holds.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_healthcheck: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Component {
+    /// A component with the language's defaults.
+    #[must_use]
+    pub fn new(name: String, hostname: String, image: Image) -> Self {
+        Self {
+            name,
+            line: 0,
+            image,
+            ports: Vec::new(),
+            env: Vec::new(),
+            command: None,
+            entrypoint: None,
+            readonly: true,
+            workdir: None,
+            user: None,
+            hostname,
+            restart: Restart::default(),
+            network: Network::default(),
+            healthcheck: None,
+            volumes: Vec::new(),
+            tmpfs: Vec::new(),
+            after: Vec::new(),
+            job: false,
+            replica: None,
+            secret_env: Vec::new(),
+            secrets: Vec::new(),
+            configs: Vec::new(),
+            limits: Limits::default(),
+            ulimits: Vec::new(),
+            sysctls: Vec::new(),
+            groups: Vec::new(),
+            shm: None,
+            stop: Stop::default(),
+            labels: Vec::new(),
+            hosts: Vec::new(),
+            logs: Logs::default(),
+            no_healthcheck: false,
+        }
+    }
+}
+
+/// One of several components that are alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// The name in the file. It is a host name for all of them together, too.
+    pub of: String,
+    /// From 1.
+    pub number: u32,
+}
+
+/// A variable that secrets stand in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretVariable {
+    /// Its name.
+    pub name: String,
+    /// What its value is put together from.
+    pub parts: Vec<Part>,
+}
+
+/// A piece of a text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// As it stands.
+    Text(String),
+    /// The value of the secret with this name.
+    Secret(String),
+}
+
+/// A file made from a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretFile {
+    /// The secret's name.
+    pub secret: String,
+    /// Absolute path inside; `/run/secrets/NAME` unless the author says otherwise.
+    pub target: String,
+    /// Permission bits; default 0o400, owned by the component's user.
+    pub mode: u32,
+}
+
+/// A file made from a CONFIG.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFile {
+    /// The config's name.
+    pub config: String,
+    /// Absolute path inside; `/NAME` unless the author says otherwise.
+    pub target: String,
+    /// Permission bits; default 0o444.
+    pub mode: u32,
+    /// What stands in it. `Part::Secret` puts it beside the secrets instead of on a disk.
+    pub content: Vec<Part>,
+}
+
+/// What a component may use of the host (`Documentation/admin-guide/cgroup-v2.rst`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes of memory (`memory.max`).
+    pub memory: Option<u64>,
+    /// Bytes from which it is slowed down (`memory.high`).
+    pub memory_high: Option<u64>,
+    /// Bytes of swap beside the memory (`memory.swap.max`).
+    pub swap: Option<u64>,
+    /// Thousandths of a processor (`cpu.max`).
+    pub cpu_millis: Option<u64>,
+    /// Weight against others, 1 to 10000, 100 is normal (`cpu.weight`).
+    pub cpu_weight: Option<u64>,
+    /// Number of processes and threads (`pids.max`).
+    pub pids: Option<u64>,
+    /// Of block devices (`io.max`).
+    pub io: Vec<IoLimit>,
+    /// Weight against others, 1 to 10000, 100 is normal (`io.weight`).
+    pub io_weight: Option<u64>,
+    /// Start without the limits that this host does not offer, instead of not at all.
+    pub best_effort: bool,
+}
+
+/// Limits of one block device, per second.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IoLimit {
+    /// A device node such as `/dev/sda`, or a folder, which means the device that it is on.
+    pub path: String,
+    /// Bytes read.
+    pub read_bytes: Option<u64>,
+    /// Bytes written.
+    pub write_bytes: Option<u64>,
+    /// Read operations.
+    pub read_operations: Option<u64>,
+    /// Write operations.
+    pub write_operations: Option<u64>,
+}
+
+/// A resource limit of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// `nofile`, `nproc`, `core` and so on: the name of `RLIMIT_*` in lower case.
+    pub name: String,
+    /// Soft limit; `u64::MAX` is none.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is none.
+    pub hard: u64,
+}
+
+/// How a component is stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stop {
+    /// Number of the signal that asks it to end; none: the image's, else SIGTERM.
+    pub signal: Option<i32>,
+    /// How long it has before SIGKILL; none: 10 s.
+    pub grace: Option<Duration>,
+}
+
+/// How much of a component's output is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Logs {
+    /// Bytes of one log file; none: 10 MiB.
+    pub max_size: Option<u64>,
+    /// Number of log files, the current one included; none: 3.
+    pub max_files: Option<u32>,
 }
 
 /// Where a root file system comes from.
@@ -74,6 +328,20 @@ pub enum Image {
         programs: Vec<String>,
         /// Globs of further host files.
         include: Vec<String>,
+        /// Expected digest, 64 lower-case hexadecimal digits.
+        sha256: Option<String>,
+    },
+    /// `tar://`: an archive with a root file system, a `docker save` archive or an OCI layout.
+    Tar {
+        /// As written after `tar://`: absolute, or relative to the file's folder.
+        path: String,
+        /// Expected digest of the archive's file, 64 lower-case hexadecimal digits.
+        sha256: Option<String>,
+    },
+    /// `image://name[:tag]`: by the name that it has in the store.
+    Local {
+        /// `name:tag`; the tag is `latest` where none is written.
+        name: String,
         /// Expected digest, 64 lower-case hexadecimal digits.
         sha256: Option<String>,
     },
@@ -137,11 +405,14 @@ pub enum Probe {
     Tcp(u16),
 }
 
-/// A host path mounted into the container.
+/// A host path or a named volume mounted into the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// As written: absolute, or `./…` relative to the file's folder.
+    /// As written: absolute, `./…` relative to the file's folder, or the name of a volume.
     pub source: String,
+    /// Whether `source` is the name of one of [`Composition::volumes`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub named: bool,
     /// Absolute path inside.
     pub target: String,
     /// Mounted read-only.
@@ -168,6 +439,9 @@ pub struct Dependency {
     pub when: When,
     /// How long to wait for that, counted from when it was started. Default 5 minutes.
     pub timeout: Duration,
+    /// Whether it starts all the same when `on` is not deployed, or failed to come up.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub optional: bool,
 }
 
 /// How far up a dependency must be.
@@ -178,6 +452,8 @@ pub enum When {
     Started,
     /// Its health check succeeded.
     Healthy,
+    /// It is a JOB and ended with 0.
+    Completed,
 }
 
 /// One published TCP port.

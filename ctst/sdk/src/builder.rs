@@ -34,27 +34,7 @@ impl ContainerBuilder {
     #[must_use]
     pub fn new(name: impl Into<String>, image: Image) -> Self {
         let name = name.into();
-        Self {
-            component: Component {
-                hostname: names::host_name(&name),
-                name,
-                line: 0,
-                image,
-                ports: Vec::new(),
-                env: Vec::new(),
-                command: None,
-                entrypoint: None,
-                readonly: true,
-                workdir: None,
-                user: None,
-                restart: Restart::default(),
-                network: Network::default(),
-                healthcheck: None,
-                volumes: Vec::new(),
-                tmpfs: Vec::new(),
-                after: Vec::new(),
-            },
-        }
+        Self { component: Component::new(name.clone(), names::host_name(&name), image) }
     }
 
     /// Arguments; replaces the image's default command.
@@ -90,7 +70,7 @@ impl ContainerBuilder {
     /// Mounts a host path.
     #[must_use]
     pub fn volume(mut self, source: impl Into<String>, target: impl Into<String>, readonly: bool) -> Self {
-        self.component.volumes.push(Volume { source: source.into(), target: target.into(), readonly });
+        self.component.volumes.push(Volume { source: source.into(), target: target.into(), readonly, named: false });
         self
     }
 
@@ -165,7 +145,12 @@ impl ContainerBuilder {
     /// Starts it only when `on` is up, waiting 5 minutes at most.
     #[must_use]
     pub fn after(mut self, on: impl Into<String>, when: When) -> Self {
-        self.component.after.push(Dependency { on: on.into(), when, timeout: Duration::from_secs(300) });
+        self.component.after.push(Dependency {
+            on: on.into(),
+            when,
+            timeout: Duration::from_secs(300),
+            optional: false,
+        });
         self
     }
 

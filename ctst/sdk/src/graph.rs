@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// let image = || Image::File { path: "/srv/rootfs".into(), sha256: None };
 /// let db = ContainerBuilder::new("db", image()).build()?;
 /// let app = ContainerBuilder::new("app", image()).after("db", When::Started).build()?;
-/// let stack = Composition { name: "shop".into(), components: vec![app, db], exposures: vec![] };
+/// let stack = Composition { name: "shop".into(), components: vec![app, db], ..Composition::default() };
 /// let graph = GraphResolver::new(&stack)?;
 /// assert_eq!(graph.start_order(), ["db", "app"]);
 /// assert_eq!(graph.stop_order(), ["app", "db"]);

@@ -37,20 +37,24 @@ pub enum Progress {
 }
 
 /// What a component asks of the store.
-pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids) -> Request<'a> {
+pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids) -> Result<Request<'a>> {
     let (source, pin) = match &component.image {
         Reference::File { path, sha256 } => (Source::File(project.folder().join(path).components().collect()), sha256),
         Reference::Host { programs, include, sha256 } => {
             let programs = programs.iter().map(PathBuf::from).collect();
             (Source::Host { programs, include: include.clone() }, sha256)
         }
+        Reference::Tar { .. } | Reference::Local { .. } => {
+            let problem = "use an image of `tar://` or `image://`: not supported yet".to_owned();
+            return Err(Error::Invalid { component: component.name.clone(), problem });
+        }
     };
-    Request { source, ownership: ids.ownership(), pin: pin.as_deref() }
+    Ok(Request { source, ownership: ids.ownership(), pin: pin.as_deref() })
 }
 
 /// The image as it is in the store; `None`: it must be imported. Reads only.
 pub(crate) fn find(project: &Project, component: &Component, ids: &Ids) -> Result<(String, Option<Image>)> {
-    let request = request(project, component, ids);
+    let request = request(project, component, ids)?;
     let image = project.store().find(&request).map_err(|e| error(component, &e))?;
     Ok((request.source.to_string(), image))
 }
@@ -75,7 +79,7 @@ impl<'a> Images<'a> {
         component: &Component,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(String, Image)> {
-        let request = request(self.project, component, &self.ids);
+        let request = request(self.project, component, &self.ids)?;
         if let Some(image) = self.plan.found.get(&component.name) {
             return Ok((request.source.to_string(), image.clone()));
         }
@@ -95,7 +99,7 @@ fn import(
     ids: &Ids,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(String, Image)> {
-    let request = request(project, component, ids);
+    let request = request(project, component, ids)?;
     let reference = request.source.to_string();
     let image = project
         .store()

@@ -54,10 +54,9 @@ impl<'a> Checker<'a, '_> {
         let (volumes, tmpfs) = self.mounts(settings, scope);
         let after = edges.iter().map(|&number| self.dependency(number)).collect();
         let declared = &mut self.declared[index];
+        let image = declared.image.take()?;
         Some(model::Component {
-            name: declared.name.clone().into_owned(),
             line: declared.line,
-            image: declared.image.take()?,
             ports: declared.ports.clone().unwrap_or_default(),
             env,
             command: command.flatten(),
@@ -65,19 +64,24 @@ impl<'a> Checker<'a, '_> {
             readonly,
             workdir,
             user,
-            hostname: declared.hostname.clone()?,
             restart,
             network: declared.network?,
             healthcheck,
             volumes,
             tmpfs,
             after,
+            ..model::Component::new(declared.name.clone().into_owned(), declared.hostname.clone()?, image)
         })
     }
 
     fn dependency(&self, number: usize) -> Dependency {
         let edge = &self.edges[number];
-        Dependency { on: self.declared[edge.to].name.clone().into_owned(), when: edge.when, timeout: edge.timeout }
+        Dependency {
+            on: self.declared[edge.to].name.clone().into_owned(),
+            when: edge.when,
+            timeout: edge.timeout,
+            optional: false,
+        }
     }
 
     fn variables(&mut self, settings: &Settings<'a>, scope: Scope) -> Vec<(String, String)> {
@@ -143,7 +147,7 @@ impl<'a> Checker<'a, '_> {
         // An argument list that was refused counts as there.
         let empty =
             |words: Option<&Option<Vec<String>>>| words.is_none_or(|words| words.as_ref().is_some_and(Vec::is_empty));
-        let program = matches!(self.declared[index].image, Some(Image::Host { .. }) | None) && entrypoint.is_none();
+        let program = !matches!(self.declared[index].image, Some(Image::File { .. })) && entrypoint.is_none();
         let declared = &self.declared[index];
         if program || !empty(command) || !empty(entrypoint) || declared.partial || declared.role != Role::Deployed {
             return;

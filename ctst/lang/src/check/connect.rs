@@ -114,7 +114,7 @@ impl<'a> Checker<'a, '_> {
     fn condition(&mut self, span: Span, to: usize, when: Option<(Span, When)>) -> When {
         let target = &self.declared[to];
         match when {
-            Some((_, When::Started)) => When::Started,
+            Some((_, when @ (When::Started | When::Completed))) => when,
             None if target.healthcheck => When::Healthy,
             None => When::Started,
             Some((when, When::Healthy)) => {

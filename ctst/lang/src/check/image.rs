@@ -53,7 +53,8 @@ const SCHEMES: &[(&str, &str)] = &[
 /// element.
 pub(super) fn scheme(name: &str, image: Option<&Image>) -> &'static str {
     let path = match image {
-        Some(Image::File { path, .. }) => path.as_str(),
+        Some(Image::File { path, .. } | Image::Tar { path, .. }) => path.as_str(),
+        Some(Image::Local { name, .. }) => name.as_str(),
         Some(Image::Host { programs, .. }) => programs.first().map_or("", String::as_str),
         None => "",
     };

@@ -185,7 +185,14 @@ pub(crate) fn composition<'a>(
         return None;
     }
     let name = checker.stack.as_ref().map_or(project, |(_, name)| name).to_owned();
-    Some(model::Composition { name, components, exposures })
+    Some(model::Composition {
+        name,
+        components,
+        exposures,
+        volumes: Vec::new(),
+        secrets: Vec::new(),
+        labels: Vec::new(),
+    })
 }
 
 impl<'a> Checker<'a, '_> {

@@ -62,7 +62,7 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         let target = self.target(span, property.name, target, targets)?;
-        Some(Volume { source: self.seen_from_here(source, &written, 0), target, readonly })
+        Some(Volume { source: self.seen_from_here(source, &written, 0), named: false, target, readonly })
     }
 
     fn tmpfs(&mut self, (property, item): Read<'a>, scope: Scope, targets: &mut Targets) -> Option<Tmpfs> {
