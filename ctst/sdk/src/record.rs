@@ -221,7 +221,7 @@ pub(crate) fn list(containers: &Path) -> Result<Vec<String>> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use containust_lang::model::{Healthcheck, Network, Probe, Restart};
+    use containust_lang::model::{Healthcheck, Limits, Logs, Network, Probe, Restart, Stop};
     use std::time::Duration;
 
     use super::*;
@@ -252,6 +252,20 @@ pub(crate) mod tests {
                 start_period: Duration::ZERO,
             }),
             after: vec![],
+            job: false,
+            replica: None,
+            secret_env: vec![],
+            secrets: vec![],
+            configs: vec![],
+            limits: Limits::default(),
+            ulimits: vec![],
+            sysctls: vec![],
+            groups: vec![],
+            shm: None,
+            stop: Stop::default(),
+            labels: vec![],
+            hosts: vec![],
+            logs: Logs::default(),
         }
     }
 

@@ -1,13 +1,17 @@
 //! A component with everything looked up: what a container is made from, and what decides whether it must be made anew.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use containust_image::model::Image;
-use containust_lang::model::{Component, Dependency, Healthcheck, Network, Probe, Restart, Tmpfs};
+use containust_lang::model::{
+    Component, ConfigFile, Dependency, Healthcheck, Limits, Logs, Network, Probe, Replica, Restart, SecretFile,
+    SecretVariable, Stop, Tmpfs, Ulimit,
+};
 use containust_shared::protocol::{Address, Mount, Plan, Process, Source, ToContainer};
 use containust_shared::wire::{self, MAX_MESSAGE, WireError};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
@@ -46,6 +50,35 @@ pub(crate) struct ContainerSpec {
     pub(crate) restart: Restart,
     pub(crate) healthcheck: Option<Healthcheck>,
     pub(crate) after: Vec<Dependency>,
+    #[serde(default)]
+    pub(crate) job: bool,
+    #[serde(default)]
+    pub(crate) replica: Option<Replica>,
+    /// Values are looked up at each start and never stand here.
+    #[serde(default)]
+    pub(crate) secret_env: Vec<SecretVariable>,
+    #[serde(default)]
+    pub(crate) secrets: Vec<SecretFile>,
+    #[serde(default)]
+    pub(crate) configs: Vec<ConfigFile>,
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    #[serde(default)]
+    pub(crate) ulimits: Vec<Ulimit>,
+    #[serde(default)]
+    pub(crate) sysctls: Vec<(String, String)>,
+    #[serde(default)]
+    pub(crate) groups: Vec<String>,
+    #[serde(default)]
+    pub(crate) shm: Option<u64>,
+    #[serde(default)]
+    pub(crate) stop: Stop,
+    #[serde(default)]
+    pub(crate) labels: Vec<(String, String)>,
+    #[serde(default)]
+    pub(crate) hosts: Vec<(String, IpAddr)>,
+    #[serde(default)]
+    pub(crate) logs: Logs,
 }
 
 /// A host path mounted inside.
@@ -158,6 +191,20 @@ pub(crate) fn resolve(
         restart: component.restart,
         healthcheck: component.healthcheck.clone(),
         after: component.after.clone(),
+        job: component.job,
+        replica: component.replica.clone(),
+        secret_env: component.secret_env.clone(),
+        secrets: component.secrets.clone(),
+        configs: component.configs.clone(),
+        limits: component.limits.clone(),
+        ulimits: component.ulimits.clone(),
+        sysctls: component.sysctls.clone(),
+        groups: component.groups.clone(),
+        shm: component.shm,
+        stop: component.stop.clone(),
+        labels: component.labels.clone(),
+        hosts: component.hosts.clone(),
+        logs: component.logs.clone(),
     })
 }
 
