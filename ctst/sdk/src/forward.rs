@@ -791,7 +791,8 @@ mod tests {
             client.read_exact(&mut answer).unwrap();
             assert_eq!(answer, format!("{n:08}").as_bytes());
         }
-        assert!(descriptors() >= before + 8000);
+        // What is in the pool now may not be what was in it before.
+        assert!(descriptors() >= before_all + 8000);
         // Ends of all kinds.
         for (n, (client, server)) in clients.into_iter().zip(servers).enumerate() {
             match n % 3 {
@@ -870,12 +871,12 @@ mod tests {
         }
         // What four socket buffers hold at most by tcp_rmem and tcp_wmem, and our one.
         assert!(sent < 40 << 20, "{sent} bytes taken from the sender");
-        let cpu = thread_cpu();
+        let cpu = cpu_time();
         let (mut other, mut other_server) = stage.pair();
         other.write_all(b"quick").unwrap();
         other_server.read_exact(&mut [0; 5]).unwrap();
         sleep(Duration::from_millis(500));
-        assert!(thread_cpu() - cpu < 10, "waiting takes no processor time");
+        assert!(cpu_time() - cpu < Duration::from_millis(100), "waiting takes no processor time");
 
         server.shutdown(Shutdown::Write).unwrap();
         let received = read_all(&mut client);
@@ -883,17 +884,10 @@ mod tests {
         assert!(received.chunks(chunk.len()).all(|c| c == &chunk[..c.len()]));
     }
 
-    /// Processor time of this process's forwarder threads, in clock ticks.
-    fn thread_cpu() -> u64 {
-        let mut ticks = 0;
-        for task in std::fs::read_dir("/proc/self/task").unwrap() {
-            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
-            if let Some((_, fields)) = stat.split_once("(forward) ") {
-                let fields: Vec<_> = fields.split(' ').collect();
-                ticks += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-            }
-        }
-        ticks
+    /// Processor time of this process, which does nothing else. Needs no descriptor, of which there may be none.
+    fn cpu_time() -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        time.try_into().unwrap()
     }
 
     #[test]
@@ -1004,9 +998,9 @@ mod tests {
         for socket in &sockets {
             rustix::net::connect(socket, &stage.address).unwrap();
         }
-        let cpu = thread_cpu();
+        let cpu = cpu_time();
         sleep(Duration::from_millis(500));
-        assert!(thread_cpu() - cpu < 10, "running out is no busy loop");
+        assert!(cpu_time() - cpu < Duration::from_millis(100), "running out is no busy loop");
         setrlimit(Resource::Nofile, limit).unwrap();
         let supplied = (0..64).map(|_| socket()).collect();
         stage.forwarder.supply(supplied);
