@@ -19,6 +19,9 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// mount(2) options longer than this are refused by `fsconfig(2)`.
 const MAX_OPTION: usize = 255;
 
+/// Symbolic links on the way to one place, as many as the kernel follows (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+
 /// Device nodes of every container, with the numbers they must have (`Documentation/admin-guide/devices.txt`).
 const NODES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
@@ -246,36 +249,69 @@ fn real_directory(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> 
 
 /// The place where a mount of the author's goes, following the image's links only within the root; created, with the
 /// directories above it, if missing.
+///
+/// Links are followed here and not by the kernel: `openat2(2)` with RESOLVE_IN_ROOT answers EAGAIN to a `..` while anything
+/// is renamed or mounted anywhere on the host, so that a neighbour could keep containers from starting. `..` is the
+/// directory that was entered before, whatever has been moved since.
 fn ensure(root: BorrowedFd<'_>, target: &[u8], directory: bool) -> Result<OwnedFd, Failure> {
-    let components: Vec<&[u8]> = target.split(|b| *b == b'/').filter(|c| !c.is_empty()).collect();
-    if target.first() != Some(&b'/') || components.is_empty() || components.iter().any(|c| matches!(*c, b"." | b"..")) {
+    let names = |path: &[u8]| -> Vec<Vec<u8>> {
+        path.split(|b| *b == b'/').filter(|name| !name.is_empty()).rev().map(<[u8]>::to_vec).collect()
+    };
+    let mut ahead = names(target);
+    let plain = !ahead.iter().any(|name| matches!(name.as_slice(), b"." | b".."));
+    if target.first() != Some(&b'/') || ahead.is_empty() || !plain {
         return Err(refusal("mount on what is not an absolute, plain path below /:", target));
     }
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut path = Vec::new();
-    let mut place: Option<OwnedFd> = None;
-    let last = components.len().saturating_sub(1);
-    for (at, component) in components.iter().enumerate() {
-        path.push(b'/');
-        path.extend(*component);
-        let open = || openat2(root, path.as_slice(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how);
+    let mut entered: Vec<OwnedFd> = Vec::new();
+    let mut links: u32 = 0;
+    while let Some(name) = ahead.pop() {
+        match name.as_slice() {
+            b"." => continue,
+            b".." => {
+                entered.pop();
+                continue;
+            }
+            _ => {}
+        }
+        let parent = entered.last().map_or(root, |fd| fd.as_fd());
+        let open = || {
+            rustix::fs::openat(
+                parent,
+                name.as_slice(),
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        };
         let found = match open() {
             Err(Errno::NOENT) => {
-                let parent = place.as_ref().map_or(root, |p| p.as_fd());
-                if at < last || directory {
-                    rustix::fs::mkdirat(parent, *component, Mode::from_raw_mode(0o755)).step("create", &path)?;
+                if directory || !ahead.is_empty() {
+                    rustix::fs::mkdirat(parent, name.as_slice(), Mode::from_raw_mode(0o755)).step("create", &name)?;
                 } else {
                     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    rustix::fs::openat(parent, *component, flags, Mode::from_raw_mode(0o644)).step("create", &path)?;
+                    rustix::fs::openat(parent, name.as_slice(), flags, Mode::from_raw_mode(0o644))
+                        .step("create", &name)?;
                 }
-                open().step("find", &path)?
+                open().step("find", &name)?
             }
-            other => other.step("find", &path)?,
+            other => other.step("find", &name)?,
         };
-        if rustix::fs::fstatfs(&found).step("inspect", &path)?.f_type == PROC_SUPER_MAGIC {
+        if rustix::fs::fstatfs(&found).step("inspect", &name)?.f_type == PROC_SUPER_MAGIC {
             return Err(refusal("mount over a part of /proc:", target));
         }
-        place = Some(found);
+        let stat = rustix::fs::fstat(&found).step("inspect", &name)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            entered.push(found);
+            continue;
+        }
+        links = links.saturating_add(1);
+        if links > MAX_LINKS {
+            return Err(refusal("follow so many symbolic links to", target));
+        }
+        let to = rustix::fs::readlinkat(&found, "", Vec::new()).step("read the link", &name)?;
+        if to.to_bytes().first() == Some(&b'/') {
+            entered.clear();
+        }
+        ahead.extend(names(to.to_bytes()));
     }
-    place.ok_or_else(|| refusal("mount on", target))
+    entered.pop().ok_or_else(|| refusal("mount on what leads to /:", target))
 }

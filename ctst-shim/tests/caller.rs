@@ -261,6 +261,15 @@ fn mounts_stay_inside_and_off_proc() {
         125,
         "/proc",
     );
+    let link = |to: &'static str| {
+        move |plan: &mut Plan, image: &Image| {
+            std::os::unix::fs::symlink(to, image.root().join("link")).unwrap();
+            plan.mounts.push(Mount::Tmpfs { target: b"/link".into(), size: 0, mode: 0o755 });
+        }
+    };
+    refuses(link("link"), 125, "links");
+    refuses(link("../.."), 125, "leads to /");
+    refuses(link("dev/../proc/self"), 125, "/proc");
     // Links of the image lead to the image's own places.
     let image = Image::new();
     std::os::unix::fs::symlink("../../../../etc", image.root().join("link")).unwrap();
@@ -272,6 +281,36 @@ fn mounts_stay_inside_and_off_proc() {
     assert!(matches!(answer, FromContainer::Started { .. }), "{answer:?}");
     assert!(image.folder.path().join("upper/etc/inner").is_dir());
     assert!(!fs::exists("/etc/inner").unwrap());
+}
+
+/// The kernel gives up on `..` in a link when anything on the host is renamed meanwhile (openat2(2), EAGAIN).
+#[test]
+fn a_busy_host_keeps_no_link_from_being_followed() {
+    let busy = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+            fs::create_dir(&a).unwrap();
+            while busy.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::rename(&a, &b).unwrap();
+                fs::rename(&b, &a).unwrap();
+            }
+        });
+        let image = Image::new();
+        std::os::unix::fs::symlink("../../../../".repeat(20) + "etc", image.root().join("link")).unwrap();
+        fs::create_dir(image.root().join("etc")).unwrap();
+        common::own(&image.root().join("etc"));
+        let answers: Vec<_> = (0..10)
+            .map(|_| {
+                let mut plan = image.plan();
+                plan.mounts.push(Mount::Tmpfs { target: b"/link/inner".into(), size: 0, mode: 0o755 });
+                Project::new().run(plan).0
+            })
+            .collect();
+        busy.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(answers.iter().all(|answer| matches!(answer, FromContainer::Started { .. })), "{answers:?}");
+    });
 }
 
 #[test]
