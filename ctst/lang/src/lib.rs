@@ -75,6 +75,17 @@ pub trait Loader {
     /// # Errors
     /// Why the file cannot be read: a fragment for a message, such as `no such file`.
     fn load(&self, importing: &str, path: &str) -> Result<(String, Vec<u8>), String>;
+
+    /// Reads what is to be found at an `https://` address. Without a `pin` (64 lower-case hexadecimal digits) the loader has
+    /// to know the digest from elsewhere, or refuse: what the network says today must be what it said when somebody
+    /// looked. A `pin` is checked by the caller, too.
+    ///
+    /// # Errors
+    /// Why it cannot be had, and what to do: a fragment for a message, and a whole line.
+    fn fetch(&self, url: &str, pin: Option<&str>) -> Result<Vec<u8>, (String, String)> {
+        let _ = (url, pin);
+        Err(("nothing is fetched here".to_owned(), "import a local file".to_owned()))
+    }
 }
 
 /// What a caller may add to a file.

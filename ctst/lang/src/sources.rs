@@ -99,27 +99,44 @@ impl Reader<'_, '_> {
             return None;
         };
         let path = text::unquoted(&self.text, source).into_owned();
-        if path.starts_with("https://") {
-            self.report.push(later(source.span, "an import over the network").help("import a local file"));
-            return None;
-        }
         let pin = match sha256 {
             Some(pin) => Some((pin.span, self.pin(pin)?)),
             None => None,
         };
-        if path.is_empty() || path.contains("://") || path.contains("${") || path.contains('\0') {
-            self.failed(source.span, "the path is not that of a local file", "give a path as `\"templates/db.ctst\"`");
+        if path.starts_with("http://") {
+            let message = "what comes over http:// can be changed by anybody on the way";
+            self.failed(source.span, message, "import from https://, or a local file");
             return None;
         }
-        let (name, bytes) = match loader.load(&self.files[file].name, &path) {
+        let remote = path.starts_with("https://");
+        let from_remote = self.files[file].name.starts_with("https://");
+        let address = path.strip_prefix("https://").unwrap_or(&path);
+        if address.is_empty()
+            || address.contains("://")
+            || path.contains("${")
+            || path.contains(|c: char| c == '\0' || remote && (c.is_whitespace() || c.is_control() || c == '#'))
+        {
+            let help = "give a path as `\"templates/db.ctst\"`, or an address as `\"https://example.org/db.ctst\"`";
+            self.failed(source.span, "this is neither the path of a file nor an https:// address", help);
+            return None;
+        }
+        if from_remote && !remote {
+            let message = "a file from the network imports no file of this host";
+            self.failed(source.span, message, "give a whole https:// address");
+            return None;
+        }
+        let loaded = if remote {
+            let fetched = loader.fetch(&path, pin.as_ref().map(|(_, digest)| digest.as_str()));
+            fetched.map(|bytes| (path.clone(), bytes))
+        } else {
+            loader.load(&self.files[file].name, &path).map_err(|cause| {
+                (cause, "the path is relative to this file, or else to the project's folder".to_owned())
+            })
+        };
+        let (name, bytes) = match loaded {
             Ok(loaded) => loaded,
-            Err(cause) => {
-                let message = format!("cannot import {}: {cause}", shown(&path));
-                self.failed(
-                    source.span,
-                    &message,
-                    "the path is relative to this file, or else to the project's folder",
-                );
+            Err((cause, help)) => {
+                self.failed(source.span, &format!("cannot import {}: {cause}", shown(&path)), &help);
                 return None;
             }
         };

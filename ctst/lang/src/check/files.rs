@@ -18,7 +18,7 @@ impl Checker<'_, '_> {
     }
 
     /// A path as seen from the folder of the file that is checked. It is written at byte `offset` of a text, and is
-    /// relative to the file in which it begins.
+    /// relative to the file in which it begins; in a file from the network, to the one that is checked.
     pub(super) fn seen_from_here(&self, path: &str, parts: &[Part], offset: usize) -> String {
         let mut end = 0;
         let part = parts.iter().find(|part| {
@@ -26,7 +26,7 @@ impl Checker<'_, '_> {
             end > offset
         });
         let name = part.map_or("", |part| self.files[part.file].name.as_str());
-        match name.rsplit_once('/') {
+        match name.rsplit_once('/').filter(|_| !name.starts_with("https://")) {
             Some((folder, _)) if part.is_some_and(|part| part.file != 0) && !path.starts_with('/') => {
                 let path = path.strip_prefix("./").unwrap_or(path);
                 let from = if name.starts_with(['/', '.']) { "" } else { "./" };
