@@ -53,6 +53,9 @@ pub(crate) fn start(
 ) -> Result<Starting, (i32, Failure)> {
     let tool = |failure| (exit::TOOL, failure);
     let prepared = Prepared::new(process).map_err(tool)?;
+    if !confines.setgroups && !process.groups.is_empty() {
+        return Err(tool(refusal("give groups where only one id is mapped", "")));
+    }
 
     let (streams, master) = match streams {
         Streams::Given(streams) => (streams, None),
@@ -111,7 +114,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(process: &Process) -> Result<Self, Failure> {
-        let user = user::look_up(&process.user)?;
+        let user = user::look_up(&process.user, &process.groups)?;
         let string = |bytes: &[u8]| CString::new(bytes).map_err(|_| refusal("pass a string with a NUL byte", ""));
         let name =
             process.argv.first().filter(|name| !name.is_empty()).ok_or_else(|| refusal("start no command", ""))?;

@@ -8,11 +8,13 @@ use std::path::Path;
 
 use containust_core::mount::{self, Attributes, DATA_ONLY, NOSUID_NODEV, READ_ONLY};
 use containust_core::sys;
-use containust_shared::protocol::{Failure, Mount, Plan, Source};
+use containust_shared::names;
+use containust_shared::protocol::{Failure, Mount, Plan, Source, Sysctl};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::failure::{Step, refusal};
+use crate::user;
 
 /// `statfs(2)`'s `f_type` of procfs.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
@@ -92,7 +94,10 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
     for (name, mount) in [("proc", &proc), ("sys", &sys)] {
         mount::attach(mount, real_directory(root, name)?).step("attach", name)?;
     }
-    let devpts = devices(root, nodes)?;
+    let devpts = devices(root, nodes, plan.shm)?;
+    for sysctl in &plan.sysctls {
+        set(&proc, sysctl)?;
+    }
     hide(&proc, &PROC_MASKED)?;
     for path in PROC_READ_ONLY {
         if let Some(place) = inside(&proc, path)? {
@@ -119,9 +124,12 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
                 }
                 (target, mount::new("tmpfs", &options, NOSUID_NODEV).step("make the tmpfs for", target)?, true)
             }
+            // Last of all: nothing can be mounted below a file, and their owner may stand in a passwd file of a mount's.
+            Mount::File { .. } => continue,
         };
         mount::attach(mount, ensure(root, target, directory)?).step("mount on", target)?;
     }
+    files(root, &proc, plan)?;
     if !plan.process.cwd.is_empty() {
         ensure(root, &plan.process.cwd, true)?;
     }
@@ -129,6 +137,58 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
         mount::restrict(root, READ_ONLY).step("make read-only", "/")?;
     }
     Ok(Root { devpts, proc })
+}
+
+/// Sets a kernel setting of the container's own namespaces.
+fn set(proc: &OwnedFd, Sysctl { name, value }: &Sysctl) -> Result<(), Failure> {
+    if !names::is_namespaced_sysctl(name) {
+        return Err(refusal("set a kernel setting that is not the container's own:", name));
+    }
+    let path: Vec<u8> = b"sys/".iter().chain(name).map(|b| if *b == b'.' { b'/' } else { *b }).collect();
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let file = openat2(proc, path.as_slice(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), how)
+        .step("find among the kernel settings of a container", name)?;
+    match rustix::io::write(&file, value).step("set (does the kernel take this value?)", name)? {
+        written if written == value.len() => Ok(()),
+        _ => Err(refusal("set, because the kernel took a part of the value only:", name)),
+    }
+}
+
+/// Files that are nowhere but in memory: on a ramfs, because what lies on a tmpfs may be swapped out. Each is a read-only
+/// mount of its own, so that it can be anywhere, and nothing but these mounts can reach the ramfs.
+fn files(root: BorrowedFd<'_>, proc: &OwnedFd, plan: &Plan) -> Result<(), Failure> {
+    let wanted = plan.mounts.iter().filter_map(|mount| match mount {
+        Mount::File { target, mode, content } => Some((target, *mode, content)),
+        Mount::Bind { .. } | Mount::Tmpfs { .. } => None,
+    });
+    let wanted: Vec<_> = wanted.collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let user = user::look_up(&plan.process.user, &[])?;
+    let owner = (Some(rustix::fs::Uid::from_raw(user.uid)), Some(rustix::fs::Gid::from_raw(user.gid)));
+    let store = mount::new("ramfs", &[("mode", "0700")], DATA_ONLY).step("make a ramfs for", "secrets")?;
+    // The kernel copies only what is mounted. Over /proc nobody looks: there is no other process here yet.
+    mount::attach(&store, proc).step("mount for a moment on", "/proc")?;
+    let mut copies = Vec::new();
+    for (number, (target, mode, content)) in wanted.into_iter().enumerate() {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&store, number.to_string(), flags, Mode::empty()).step("create", target)?;
+        let mut rest = content.as_slice();
+        while !rest.is_empty() {
+            let written = rustix::io::write(&file, rest).step("write", target)?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        rustix::fs::fchown(&file, owner.0, owner.1)
+            .step("give to the component's user (is it mapped in this user namespace?)", target)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o777)).step("set the mode of", target)?;
+        copies.push((target, mount::copy(&file, false, DATA_ONLY | READ_ONLY).step("prepare the mount of", target)?));
+    }
+    mount::detach(&store).step("unmount from", "/proc")?;
+    for (target, copy) in copies {
+        mount::attach(copy, ensure(root, target, false)?).step("mount on", target)?;
+    }
+    Ok(())
 }
 
 /// Opens a path of the host, and makes sure that it is what the caller checked.
@@ -173,7 +233,7 @@ fn device((name, major, minor): &(&str, u32, u32)) -> Result<OwnedFd, Failure> {
 }
 
 /// /dev: a small tmpfs with six nodes of the host, a devpts, a shm and an mqueue of its own. Returns the devpts.
-fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
+fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>, shm: u64) -> Result<OwnedFd, Failure> {
     let dev_attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NOEXEC;
     let dev =
         mount::new("tmpfs", &[("mode", "0755"), ("size", "64k")], dev_attributes).step("make the tmpfs for", "/dev")?;
@@ -195,8 +255,9 @@ fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>) -> Result<OwnedFd, Failure
     let no_exec = dev_attributes;
     let devpts = mount::new("devpts", &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")], no_exec)
         .step("make the file system for", "/dev/pts")?;
+    let size = if shm == 0 { "64m".to_owned() } else { shm.to_string() };
     let shm =
-        mount::new("tmpfs", &[("mode", "1777"), ("size", "64m")], DATA_ONLY).step("make the tmpfs for", "/dev/shm")?;
+        mount::new("tmpfs", &[("mode", "1777"), ("size", &size)], DATA_ONLY).step("make the tmpfs for", "/dev/shm")?;
     let mqueue = mount::new("mqueue", &[], DATA_ONLY).step("make the file system for", "/dev/mqueue")?;
     for (name, mount) in [("pts", &devpts), ("shm", &shm), ("mqueue", &mqueue)] {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).step("create in /dev", name)?;

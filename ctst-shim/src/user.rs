@@ -17,8 +17,8 @@ pub(crate) struct User {
     pub(crate) home: Vec<u8>,
 }
 
-/// Resolves `name`, `uid`, `name:group` or `uid:gid`; empty means root.
-pub(crate) fn look_up(spec: &[u8]) -> Result<User, Failure> {
+/// Resolves `name`, `uid`, `name:group` or `uid:gid`; empty means root. `more` are further groups.
+pub(crate) fn look_up(spec: &[u8], more: &[Vec<u8>]) -> Result<User, Failure> {
     let (name, group) = match spec.iter().position(|b| *b == b':') {
         Some(at) => (spec.get(..at).unwrap_or_default(), spec.get(at.saturating_add(1)..)),
         None => (spec, None),
@@ -38,10 +38,13 @@ pub(crate) fn look_up(spec: &[u8]) -> Result<User, Failure> {
     let home = home.unwrap_or(if uid == 0 { b"/root" } else { b"/" }).to_vec();
 
     let group_file = read("/etc/group")?;
-    let gid = match group {
-        Some(group) => number(group)
+    let group_id = |group: &[u8]| {
+        number(group)
             .or_else(|| fields(&group_file).find(|f| f.first() == Some(&group)).and_then(|f| number(f.get(2)?)))
-            .ok_or_else(|| refusal("find in the container's /etc/group the group", group))?,
+            .ok_or_else(|| refusal("find in the container's /etc/group the group", group))
+    };
+    let gid = match group {
+        Some(group) => group_id(group)?,
         None => field(3).and_then(number).unwrap_or(0),
     };
     // As with docker: a group that is named alone stands alone, otherwise the user's memberships come along.
@@ -56,6 +59,15 @@ pub(crate) fn look_up(spec: &[u8]) -> Result<User, Failure> {
             if !groups.contains(&membership) {
                 groups.push(membership);
             }
+        }
+    }
+    if more.len() > MAX_GROUPS {
+        return Err(refusal("give so many groups:", more.len().to_string()));
+    }
+    for group in more {
+        let id = group_id(group)?;
+        if !groups.contains(&id) {
+            groups.push(id);
         }
     }
     Ok(User { uid, gid, groups, home })

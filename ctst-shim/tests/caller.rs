@@ -11,7 +11,8 @@ use common::{FIRST, Image, Project, SHIM, is_root, pair, receive, request, send,
 use containust_core::channel;
 use containust_shared::exit;
 use containust_shared::protocol::{
-    Ended, FromContainer, FromSandbox, FromShim, IdMap, MAIN, Mount, Plan, Sandbox, ToContainer, ToSandbox,
+    Ended, FromContainer, FromSandbox, FromShim, IdMap, MAIN, Mount, Plan, Rlimit, Sandbox, Sysctl, ToContainer,
+    ToSandbox,
 };
 use containust_shared::wire;
 
@@ -204,6 +205,48 @@ fn plans_that_ask_for_too_much_are_refused() {
     refuses(|plan, _| plan.process.user = b"3000000000".into(), 125, "3000000000");
     refuses(|plan, _| plan.process.tty = true, 125, "descriptors");
     refuses(|plan, _| plan.upper = None, 125, "writable layer");
+    let sysctl = |name: &str, value: &str| Sysctl { name: name.into(), value: value.into() };
+    for name in ["kernel.core_pattern", "net/../kernel/core_pattern", "net...kernel", "vm.swappiness"] {
+        refuses(|plan, _| plan.sysctls.push(sysctl(name, "1")), 125, "not the container's own");
+    }
+    refuses(|plan, _| plan.sysctls.push(sysctl("net.core.nothing", "1")), 125, "net.core.nothing");
+    refuses(|plan, _| plan.sysctls.push(sysctl("net.ipv4.ip_forward", "many")), 125, "net.ipv4.ip_forward");
+    refuses(|plan, _| plan.process.groups = vec![b"none".to_vec()], 125, "group");
+    refuses(|plan, _| plan.process.groups = vec![b"1".to_vec(); 65], 125, "group");
+    refuses(
+        |plan, _| plan.rlimits.push(Rlimit { resource: 7, soft: u64::MAX, hard: u64::MAX }),
+        125,
+        "resource limits",
+    );
+}
+
+#[test]
+fn files_in_memory_are_files_and_stay_inside() {
+    let file = |target: &str, mode| Mount::File { target: target.into(), mode, content: b"canary".into() };
+    for target in ["/", "relative", "/a/../b", ""] {
+        refuses(|plan, _| plan.mounts.push(file(target, 0o400)), 125, "plain path");
+    }
+    refuses(|plan, _| plan.mounts.push(file("/proc/version", 0o400)), 125, "/proc");
+    refuses(|plan, _| plan.mounts.push(file("/probe/x", 0o400)), 125, "/probe/x");
+    refuses(
+        |plan, image| {
+            fs::create_dir(image.root().join("folder")).unwrap();
+            plan.mounts.push(file("/folder", 0o400));
+        },
+        125,
+        "/folder",
+    );
+    let image = Image::new();
+    let mut plan = image.plan();
+    plan.sysctls.push(Sysctl { name: b"net.ipv4.ip_unprivileged_port_start".into(), value: b"0".into() });
+    plan.shm = 4096;
+    plan.mounts.push(file("/srv/secret", 0o400));
+    plan.mounts.push(file("/run/secrets/x", 0o7777));
+    plan.mounts.push(Mount::Tmpfs { target: b"/run/secrets".into(), size: 0, mode: 0o755 });
+    let (answer, _channel) = Project::new().run(plan);
+    assert!(matches!(answer, FromContainer::Started { .. }), "{answer:?}");
+    // What is left in the writable layer is a place to mount on.
+    assert_eq!(fs::read(image.folder.path().join("upper/srv/secret")).unwrap(), b"");
 }
 
 #[test]

@@ -83,6 +83,14 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+fn label(text: &str) -> Result<(String, Option<String>), String> {
+    let label = text.strip_prefix("label=").filter(|label| !label.is_empty());
+    let label = label.ok_or("label= and a name are expected, such as label=tier=front")?;
+    Ok(label
+        .split_once('=')
+        .map_or((label.to_owned(), None), |(name, value)| (name.to_owned(), Some(value.to_owned()))))
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Check {
     /// The composition
@@ -153,6 +161,9 @@ pub(crate) struct Ps {
     /// Show those that do not run, too
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Only those with this label; given more than once: with all of them
+    #[arg(long, value_name = "label=NAME[=VALUE]", value_parser = label)]
+    pub(crate) filter: Vec<(String, Option<String>)>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -211,9 +222,9 @@ pub(crate) struct Stop {
     /// Only these (all if none is named)
     #[arg(value_name = "COMPONENT")]
     pub(crate) components: Vec<String>,
-    /// Kill what has not ended after this many seconds
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
-    pub(crate) time: u64,
+    /// Kill what has not ended after this many seconds, whatever its `stop { grace }` says (10 if it says nothing)
+    #[arg(short, long, value_name = "SECONDS")]
+    pub(crate) time: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -332,6 +343,7 @@ mod tests {
             &["stop", "-t", "-1"],
             &["logs", "--tail", "all"],
             &["ps", "--format", "yaml"],
+            &["ps", "--filter", "name=web"],
             &["plan", "a.ctst", "b.ctst"],
             &["unknown"],
             &["doctor", "extra"],
@@ -364,7 +376,7 @@ mod tests {
              check FILE --set --profile --format\n\
              plan FILE --set --profile --detailed-exitcode --format\n\
              run FILE|COMPONENT --set --profile -d/--detach --wait --wait-timeout -y/--yes\n\
-             ps -a/--all --format\n\
+             ps -a/--all --filter --format\n\
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
              logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
              stop COMPONENT -t/--time\n\

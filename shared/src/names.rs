@@ -27,6 +27,26 @@ pub fn is_host_name(name: &[u8]) -> bool {
         && !matches!(name.first(), Some(b'.' | b'-'))
 }
 
+/// Whether a kernel setting, with dots, is one of a container's own network or IPC namespace: what Documentation/admin-guide/sysctl
+/// and namespaces(7) say of it. What is not could change the host.
+#[must_use]
+pub fn is_namespaced_sysctl(name: &[u8]) -> bool {
+    const OF_IPC: [&[u8]; 8] = [
+        b"kernel.msgmax",
+        b"kernel.msgmnb",
+        b"kernel.msgmni",
+        b"kernel.sem",
+        b"kernel.shmall",
+        b"kernel.shmmax",
+        b"kernel.shmmni",
+        b"kernel.shm_rmid_forced",
+    ];
+    let plain =
+        |part: &[u8]| !part.is_empty() && part.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    let below = name.starts_with(b"net.") || name.starts_with(b"fs.mqueue.");
+    (below && name.split(|b| *b == b'.').all(plain)) || OF_IPC.contains(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +60,12 @@ mod tests {
             assert!(!is_name(bad), "{bad}");
         }
         assert_eq!(host_name("my_db"), "my-db");
+        for good in ["net.core.somaxconn", "net.ipv4.ip_unprivileged_port_start", "fs.mqueue.msg_max", "kernel.sem"] {
+            assert!(is_namespaced_sysctl(good.as_bytes()), "{good}");
+        }
+        for bad in ["kernel.core_pattern", "net", "net.", "net..x", "net/../kernel", "net.a/b", "vm.swappiness", ""] {
+            assert!(!is_namespaced_sysctl(bad.as_bytes()), "{bad}");
+        }
         assert!(is_host_name(b"my-db.local") && !is_host_name(b"-rf") && !is_host_name(b"a_b"));
     }
 }

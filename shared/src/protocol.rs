@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -161,6 +161,15 @@ pub enum Mount {
         /// Permission bits of its root, such as 0o1777.
         mode: u32,
     },
+    /// A file that is nowhere but in memory, never swapped out, read-only, and belongs to the main process's user.
+    File {
+        /// Where: absolute path inside; created if missing.
+        target: Vec<u8>,
+        /// Permission bits, such as 0o400.
+        mode: u32,
+        /// What it holds.
+        content: Vec<u8>,
+    },
 }
 
 /// The process to start, as the main process or by EXEC.
@@ -174,6 +183,8 @@ pub struct Process {
     pub cwd: Vec<u8>,
     /// `name`, `uid`, `name:group`, `uid:gid`; empty means 0:0. Names are looked up in the container's own files.
     pub user: Vec<u8>,
+    /// Further groups, by name (looked up in the container's own file) or number. Needs a map with more than one id.
+    pub groups: Vec<Vec<u8>>,
     /// With a new pseudo-terminal as controlling terminal and standard streams.
     pub tty: bool,
 }
@@ -187,6 +198,15 @@ pub struct Rlimit {
     pub soft: u64,
     /// Hard limit.
     pub hard: u64,
+}
+
+/// A setting of the kernel for the container's own namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Sysctl {
+    /// With dots, such as `net.core.somaxconn`; [`crate::names::is_namespaced_sysctl`] holds.
+    pub name: Vec<u8>,
+    /// As it is written into the file below `/proc/sys`.
+    pub value: Vec<u8>,
 }
 
 /// Everything C needs to build and start one container.
@@ -210,6 +230,10 @@ pub struct Plan {
     pub capabilities: u64,
     /// Resource limits.
     pub rlimits: Vec<Rlimit>,
+    /// Set before /proc/sys becomes read-only, and before there is any interface but `lo`.
+    pub sysctls: Vec<Sysctl>,
+    /// Size limit of /dev/shm in bytes; 0: 64 MiB.
+    pub shm: u64,
     /// The main process.
     pub process: Process,
 }

@@ -94,6 +94,17 @@ pub fn pivot(root: impl AsFd) -> io::Result<()> {
     Ok(rustix::process::chdir("/")?)
 }
 
+/// Takes `mount`, which is attached where nothing else uses it, out of the tree; its descriptor goes on working. Afterwards
+/// the working directory is `/`.
+///
+/// # Errors
+/// The kernel's.
+pub fn detach(mount: impl AsFd) -> io::Result<()> {
+    rustix::process::fchdir(&mount)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    Ok(rustix::process::chdir("/")?)
+}
+
 /// Opens a host path for mounting: no symbolic link on the way, no magic link.
 ///
 /// # Errors

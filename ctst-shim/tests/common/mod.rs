@@ -149,11 +149,14 @@ impl Image {
             address: Some(Address { ip: [10, 89, 0, 2], prefix: 24 }),
             capabilities: containust_policy::capabilities::DEFAULT,
             rlimits: Vec::new(),
+            sysctls: Vec::new(),
+            shm: 0,
             process: Process {
                 argv: vec![b"/probe".into()],
                 env: vec![b"PATH=/bin:/".into()],
                 cwd: Vec::new(),
                 user: Vec::new(),
+                groups: Vec::new(),
                 tty: false,
             },
         }

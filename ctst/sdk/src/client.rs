@@ -187,12 +187,12 @@ impl Client {
         Err(lost(project))
     }
 
-    /// Stops components, dependents first, and returns when they are gone: SIGTERM, and SIGKILL after `grace`. No names:
-    /// all, and the supervisor too.
+    /// Stops components, dependents first, and returns when they are gone: the stop signal of each, and SIGKILL after its
+    /// own grace, or after `grace`. No names: all, and the supervisor too.
     ///
     /// # Errors
     /// [`Error::Reported`] for a name that does not run.
-    pub fn stop(&mut self, names: &[String], grace: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+    pub fn stop(&mut self, names: &[String], grace: Option<Duration>, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
         self.connection.send(&Request::Attach, &[])?;
         self.connection.send(&Request::Stop { names: names.to_vec(), grace }, &[])?;
         loop {

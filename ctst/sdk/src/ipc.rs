@@ -59,7 +59,8 @@ pub(crate) enum Request {
     /// Empty: all. Answered by `Done`, or by `Over` where nothing is left.
     Stop {
         names: Vec<String>,
-        grace: Duration,
+        /// From asking to SIGKILL, instead of what each component says.
+        grace: Option<Duration>,
     },
     /// Forget containers that do not run, with all that is on disk of them. Empty: all of those. Answered by `Done` or
     /// `Over`, or `Refused`.

@@ -37,6 +37,7 @@ mod graph;
 mod ids;
 mod images;
 mod ipc;
+mod kernel;
 mod planner;
 mod project;
 mod record;

@@ -11,6 +11,7 @@ use crate::error::{Error, Report, Result};
 use crate::graph::GraphResolver;
 use crate::ids::Ids;
 use crate::images;
+use crate::kernel;
 use crate::logs::escape;
 use crate::plan::{Action, Grant, ImageState, Plan, Step};
 use crate::project::{Project, check_private};
@@ -79,7 +80,9 @@ impl Project {
         };
         if let Some(spec) = &spec {
             spec.check_size(&self.container_dir(&spec.name), private)?;
-            ids.alone(&spec.layers, &spec.user)
+            let alone = ids.alone(&spec.layers, &spec.user).map(drop);
+            alone
+                .and_then(|()| kernel::problem(spec, ids).map_or(Ok(()), Err))
                 .map_err(|problem| Error::Invalid { component: component.name.clone(), problem })?;
         }
         let had = match &old {
@@ -216,6 +219,7 @@ impl Known {
                 address: None,
                 ports: Vec::new(),
                 ids: String::new(),
+                labels: BTreeMap::new(),
                 failure: Some(Report {
                     code: "S0107".to_owned(),
                     message: why,

@@ -145,6 +145,7 @@ impl Record {
             address: self.address,
             ports: self.published.clone(),
             ids: self.ids.clone(),
+            labels: self.spec.labels.iter().cloned().collect(),
             failure: self.failure.clone(),
         }
     }

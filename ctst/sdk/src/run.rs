@@ -250,12 +250,12 @@ impl Session {
         }
     }
 
-    /// Asks to stop everything, dependents first: SIGTERM, and SIGKILL after `grace`. Returns at once. A session of some
-    /// components stops those and what it started for them.
+    /// Asks to stop everything, dependents first: the stop signal of each, and SIGKILL after its own grace, or after
+    /// `grace`. Returns at once. A session of some components stops those and what it started for them.
     ///
     /// # Errors
     /// [`Error::Io`] where the supervisor is gone.
-    pub fn stop(&mut self, grace: Duration) -> Result<()> {
+    pub fn stop(&mut self, grace: Option<Duration>) -> Result<()> {
         self.link.send(&Request::Stop { names: self.own.clone(), grace }, &[])
     }
 
@@ -264,7 +264,7 @@ impl Session {
     /// # Errors
     /// [`Error::Io`] where the supervisor is gone.
     pub fn kill(&mut self) -> Result<()> {
-        self.stop(Duration::ZERO)
+        self.stop(Some(Duration::ZERO))
     }
 
     fn notice(&mut self, reply: Reply) -> Result<Option<Notice>> {

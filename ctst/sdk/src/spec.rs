@@ -12,13 +12,15 @@ use containust_lang::model::{
     Component, ConfigFile, Dependency, Healthcheck, Limits, Logs, Network, Probe, Replica, Restart, SecretFile,
     SecretVariable, Stop, Tmpfs, Ulimit,
 };
-use containust_shared::protocol::{Address, Mount, Plan, Process, Source, ToContainer};
+use containust_shared::protocol::{Address, Mount, Plan, Process, Source, Sysctl, ToContainer};
 use containust_shared::wire::{self, MAX_MESSAGE, WireError};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::kernel;
+use crate::logs;
 use crate::status::Published;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -252,6 +254,14 @@ impl ContainerSpec {
         causes
     }
 
+    pub(crate) fn log_limits(&self) -> logs::Limits {
+        let usual = logs::Limits::default();
+        logs::Limits {
+            max_size: self.logs.max_size.unwrap_or(usual.max_size),
+            max_files: self.logs.max_files.unwrap_or(usual.max_files).max(1),
+        }
+    }
+
     pub(crate) fn bridged(&self) -> bool {
         self.network == Network::Bridge
     }
@@ -328,7 +338,14 @@ impl ContainerSpec {
             mounts,
             address,
             capabilities: containust_policy::capabilities::DEFAULT,
-            rlimits: Vec::new(),
+            rlimits: kernel::rlimits(self),
+            sysctls: self
+                .sysctls
+                .iter()
+                .map(|(name, value)| Sysctl { name: name.clone().into(), value: value.clone().into() })
+                .collect(),
+            // Of a size of nothing there is none either.
+            shm: self.shm.unwrap_or(0),
             process: self.process(self.argv.clone(), alone),
         })
     }
@@ -368,6 +385,7 @@ impl ContainerSpec {
             env: self.env.iter().map(|entry| entry.clone().into_bytes()).collect(),
             cwd: self.cwd.clone().into_bytes(),
             user: alone.map_or_else(|| self.user.clone(), |(uid, gid)| format!("{uid}:{gid}")).into_bytes(),
+            groups: self.groups.iter().map(|group| group.clone().into_bytes()).collect(),
             tty: false,
         }
     }
@@ -380,7 +398,7 @@ impl ContainerSpec {
 
 fn target(mount: &Mount) -> &[u8] {
     match mount {
-        Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } => target,
+        Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } | Mount::File { target, .. } => target,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a person wants to know of a container.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
@@ -114,6 +115,9 @@ pub struct ContainerStatus {
     /// How user ids are mapped, such as `range (65536 ids from 100000)` or
     /// `single (newuidmap not found; install uidmap)`.
     pub ids: String,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Why it is failed or unknown.
     pub failure: Option<Report>,
 }

@@ -37,7 +37,9 @@ pub(crate) fn plan(target: &Path, arguments: &[&str]) -> Result<(Plan, Vec<Owned
         address: None,
         capabilities: containust_policy::capabilities::DEFAULT,
         rlimits: Vec::new(),
-        process: Process { argv, env: Vec::new(), cwd: Vec::new(), user: Vec::new(), tty: false },
+        sysctls: Vec::new(),
+        shm: 0,
+        process: Process { argv, env: Vec::new(), cwd: Vec::new(), user: Vec::new(), groups: Vec::new(), tty: false },
     };
     Ok((plan, vec![program_fd, folder_fd]))
 }

@@ -11,7 +11,10 @@ use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, now, short_reference
 pub(crate) fn run(args: &Ps, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
     let mut status = project.status()?;
-    status.retain(|s| args.all || s.state.is_live());
+    let labelled = |s: &ContainerStatus, (name, value): &(String, Option<String>)| {
+        s.labels.get(name).is_some_and(|found| value.as_ref().is_none_or(|value| found == value))
+    };
+    status.retain(|s| (args.all || s.state.is_live()) && args.filter.iter().all(|filter| labelled(s, filter)));
     match args.format {
         Format::Json => output::json(&status)?,
         Format::Text => {

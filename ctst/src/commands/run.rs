@@ -21,9 +21,6 @@ use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::signals::Signals;
 
-/// From asking to stop until killing, as `ctst stop` has it.
-const GRACE: Duration = Duration::from_secs(10);
-
 pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
     let (file, only) = args.split(file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
     let (project, composition) = load(file.as_deref(), &args.inputs)?;
@@ -170,14 +167,14 @@ fn foreground(session: &mut Session, printer: &mut Printer) -> Outcome {
                 session.kill().ok();
                 talk!("killing");
             } else {
-                session.stop(GRACE).ok();
+                session.stop(None).ok();
                 let again = if signal == Signal::SIGINT { " (Ctrl-C again kills)" } else { "" };
                 talk!("stopping{again}");
             }
         }
         shown = shown.and_then(|()| printer.drain());
         if shown.is_err() && !std::mem::replace(&mut stopping, true) {
-            session.stop(GRACE).ok();
+            session.stop(None).ok();
         }
         wait(&[PollFd::new(session, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)], Some(POLL))?;
     };

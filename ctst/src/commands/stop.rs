@@ -17,7 +17,7 @@ pub(crate) fn run(args: &Stop, file: Option<&Path>) -> Outcome {
     match Client::connect(&project)? {
         None => talk!("nothing is running"),
         Some(mut client) => {
-            client.stop(&args.components, Duration::from_secs(args.time), &mut |event| events::show(event))?;
+            client.stop(&args.components, args.time.map(Duration::from_secs), &mut |event| events::show(event))?;
         }
     }
     Ok(0)

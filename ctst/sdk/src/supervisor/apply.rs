@@ -14,13 +14,11 @@ use super::{Port, Supervisor};
 use crate::error::{During, Error, Report, Result};
 use crate::event::{Event, EventKind};
 use crate::ipc::Reply;
+use crate::kernel;
 use crate::project::now;
 use crate::record::{self, Record, Stored};
 use crate::spec::Wanted;
 use crate::status::{Published, State};
-
-/// From SIGTERM to SIGKILL where nobody says otherwise.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 impl Supervisor {
     /// Brings the wanted components up. Everything that can be refused is, before anything is touched. Returns whom the
@@ -35,6 +33,7 @@ impl Supervisor {
             } else {
                 Err("no name".into())
             };
+            let alone = alone.and_then(|_| kernel::problem(spec, &self.ids).map_or(Ok(()), Err));
             alone.map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         }
         let private = self.project.private_dirs();
@@ -64,7 +63,7 @@ impl Supervisor {
             let surplus: Vec<Cid> =
                 self.names.iter().filter(|(n, cid)| !keep.contains(*n) && of_file(cid)).map(|(_, cid)| *cid).collect();
             for cid in surplus {
-                self.request_stop(cid, GRACE, Then::Remove);
+                self.request_stop(cid, None, Then::Remove);
             }
             for name in on_disk {
                 if keep.contains(&name) || self.names.contains_key(&name) {
@@ -103,7 +102,7 @@ impl Supervisor {
                     Some(stop) => {
                         stop.then = Then::Start { wanted: Box::new(wanted), anew: !same };
                     }
-                    None => self.request_stop(cid, GRACE, Then::Start { wanted: Box::new(wanted), anew: true }),
+                    None => self.request_stop(cid, None, Then::Start { wanted: Box::new(wanted), anew: true }),
                 }
                 Ok(())
             }
@@ -228,7 +227,7 @@ impl Supervisor {
     }
 
     /// Asks the named containers to stop, or all. Returns whom the client waits for.
-    pub(super) fn stop_named(&mut self, names: &[String], grace: Duration) -> Result<Vec<Cid>> {
+    pub(super) fn stop_named(&mut self, names: &[String], grace: Option<Duration>) -> Result<Vec<Cid>> {
         let mut cids = Vec::new();
         for name in names {
             match self.names.get(name) {
@@ -249,10 +248,10 @@ impl Supervisor {
         Ok(cids)
     }
 
-    pub(super) fn stop_all(&mut self, grace: Duration) {
+    pub(super) fn stop_all(&mut self) {
         let cids: Vec<Cid> = self.containers.keys().copied().collect();
         for cid in cids {
-            self.request_stop(cid, grace, Then::Rest);
+            self.request_stop(cid, None, Then::Rest);
         }
         // Nothing that is still to come from a client counts any more.
         for client in self.clients.values_mut() {

@@ -18,6 +18,8 @@ use crate::status::State;
 /// First pause before a restart; doubled each time up to [`BACKOFF_MAX`].
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// From asking a program to end to SIGKILL, where nobody says otherwise.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// A container that ran this long starts over with [`BACKOFF_MIN`].
 pub(super) const BACKOFF_RESET: Duration = Duration::from_secs(10);
 

@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Exec, Live, Stop, Then};
+use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Exec, GRACE, Live, Stop, Then};
 use super::poller::{Cid, Source, Timer};
 use super::{Supervisor, network, say};
 use crate::error::{During, Error, Report, Result};
@@ -173,7 +173,7 @@ impl Supervisor {
             .into();
         let (out, out_end) = log_pipe(&self.ids)?;
         let (err, err_end) = log_pipe(&self.ids)?;
-        let log = logs::Writer::open(&container.dir, logs::Limits::default())
+        let log = logs::Writer::open(&container.dir, spec.log_limits())
             .during(|| format!("open the log in {}", container.dir.display()))?;
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
@@ -217,16 +217,18 @@ impl Supervisor {
         let shared = self.hosts.get_or_insert_with(|| network::hosts(None, bridged));
         for (id, container) in &self.containers {
             let path = container.dir.join("hosts");
+            let spec = &container.record.spec;
+            let more = || network::more_hosts(&spec.hosts);
             if container.host.is_some() && *id == cid {
-                write_in_place(&path, shared)?;
+                write_in_place(&path, &(shared.clone() + &more()))?;
             } else if container.host.is_some() && changed && container.live.is_some() {
                 // Its own doing, and its own loss: it knows fewer names.
-                if let Err(error) = write_in_place(&path, shared) {
+                if let Err(error) = write_in_place(&path, &(shared.clone() + &more())) {
                     say(&format!("{error}"));
                 }
             } else if *id == cid {
-                let own = network::hosts(Some(&container.record.spec.hostname), std::iter::empty());
-                write_in_place(&path, &own)?;
+                let own = network::hosts(Some(&spec.hostname), std::iter::empty());
+                write_in_place(&path, &(own + &more()))?;
             }
         }
         Ok(())
@@ -543,9 +545,12 @@ impl Supervisor {
     }
 
     /// Asks a container to stop, once nothing that depends on it is left of those that stop too.
-    pub(super) fn request_stop(&mut self, cid: Cid, grace: std::time::Duration, then: Then) {
+    ///
+    /// `grace`: from asking to SIGKILL, instead of what the component says.
+    pub(super) fn request_stop(&mut self, cid: Cid, grace: Option<std::time::Duration>, then: Then) {
         self.dirty = true;
         let Some(container) = self.containers.get_mut(&cid) else { return };
+        let grace = grace.or(container.record.spec.stop.grace).unwrap_or(GRACE);
         if container.live.is_none() {
             if container.record.state.is_live() {
                 container.record.state = State::Stopped;
@@ -587,9 +592,10 @@ impl Supervisor {
         let (Some(stop), Some(live)) = (&mut container.stop, &mut container.live) else { return };
         stop.begun = true;
         let grace = stop.grace;
+        let signal = container.record.spec.stop.signal.unwrap_or(SIGTERM);
         match &mut live.channel {
             Some((channel, _)) if live.started.is_some() && !grace.is_zero() => {
-                if let Err(error) = channel.send(&ToContainer::Signal { id: MAIN, signal: SIGTERM }, Vec::new()) {
+                if let Err(error) = channel.send(&ToContainer::Signal { id: MAIN, signal }, Vec::new()) {
                     say(&format!("{error}"));
                 }
                 self.arm(cid, grace);

@@ -369,7 +369,7 @@ impl Supervisor {
         match source {
             Source::Signals => {
                 while matches!(self.signals.read_signal(), Ok(Some(_))) {}
-                self.stop_all(apply::GRACE);
+                self.stop_all();
             }
             Source::Wake => self.on_removed(),
             Source::Listener => self.on_listener(),
@@ -431,7 +431,7 @@ impl Supervisor {
             }
             self.event(cid, EventKind::Failed(report.clone()));
         }
-        self.stop_all(apply::GRACE);
+        self.stop_all();
     }
 
     fn on_shim(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use containust_shared::protocol::Address;
 use sha2::{Digest, Sha256};
@@ -70,6 +70,11 @@ pub(super) fn hosts<'a>(own: Option<&str>, others: impl Iterator<Item = (Ipv4Add
         }
     }
     text
+}
+
+/// What a component adds to it.
+pub(super) fn more_hosts(hosts: &[(String, IpAddr)]) -> String {
+    hosts.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect()
 }
 
 #[cfg(test)]
