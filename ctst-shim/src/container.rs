@@ -11,6 +11,7 @@ use containust_core::{capability, channel};
 use containust_policy::seccomp;
 use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, Plan, Process, ToContainer};
 use containust_shared::{exit, names, wire};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -51,6 +52,11 @@ fn run(alone: &Alone, channel: BorrowedFd<'_>, go: &OwnedFd, ids: Option<(u32, u
     if let Some((uid, gid)) = ids {
         exist_as(uid, gid).map_err(tool)?;
     }
+    // The cgroup that C was born in becomes `/` for everything in the container.
+    unshare(CloneFlags::CLONE_NEWCGROUP)
+        .map_err(std::io::Error::from)
+        .step("make the cgroup namespace", "")
+        .map_err(tool)?;
     let held = prepare(&plan, go, ids.is_none()).map_err(tool)?;
 
     let mut container = Container { alone, channel, held, starting: Vec::new(), children: Vec::new() };

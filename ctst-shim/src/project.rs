@@ -11,13 +11,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::DumpableBehavior;
 
-use crate::failure::Step;
+use crate::failure::{Step, refusal};
 use crate::message::send;
 use crate::network::{Network, sockets};
 use crate::{container, sandbox};
 
 /// User namespaces that containers with an id of their own may take up, while S makes one.
 const MAX_CONTAINERS: u32 = 4096;
+/// `statfs(2)`'s `f_type` of cgroup v2.
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
 /// S: pid 1 of the project. Ends when its channel closes, and the kernel ends every container with it.
@@ -40,8 +42,11 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address) -> i32 {
         // Whatever is malformed, surplus or unknown is not from our supervisor: nothing is skipped, everything ends.
         let Ok(request) = wire::decode(buffer.get(..len).unwrap_or_default()) else { return exit::TOOL };
         let answered = match (request, fds.as_slice()) {
-            (ToSandbox::Launch { id, bridged, alone: ids }, [container]) => {
-                match fork_container(alone, &mut network, container, id, bridged, ids) {
+            (ToSandbox::Launch { id, bridged, grouped, alone: ids }, [container, cgroup @ ..])
+                if cgroup.len() == usize::from(grouped) =>
+            {
+                let wish = Wish { id, bridged, ids, cgroup: cgroup.first() };
+                match fork_container(alone, &mut network, container, &wish) {
                     Ok(pidfd) => send(channel.as_fd(), &FromSandbox::Launched { id }, &[pidfd.as_fd()]),
                     Err(failure) => send(channel.as_fd(), &FromSandbox::LaunchFailed { id, failure }, &[]),
                 }
@@ -77,21 +82,36 @@ pub(crate) fn limit_user_namespaces(limit: u32) -> Result<(), Failure> {
     std::fs::write(file, limit.to_string()).step("limit nested user namespaces by", file)
 }
 
+/// What a LAUNCH asks for.
+struct Wish<'a> {
+    id: u32,
+    bridged: bool,
+    ids: Option<(u32, u32)>,
+    cgroup: Option<&'a OwnedFd>,
+}
+
 fn fork_container(
     alone: &Alone,
     network: &mut Network,
     container: &OwnedFd,
-    id: u32,
-    bridged: bool,
-    ids: Option<(u32, u32)>,
+    wish: &Wish<'_>,
 ) -> Result<OwnedFd, Failure> {
+    let &Wish { id, bridged, ids, cgroup } = wish;
+    // clone3(2) would say EBADF.
+    if let Some(cgroup) = cgroup
+        && rustix::fs::fstatfs(cgroup).step("inspect the container's cgroup", "")?.f_type != CGROUP2_SUPER_MAGIC
+    {
+        return Err(refusal("start a container in what is not a directory of cgroup v2", ""));
+    }
     let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
     let mut namespaces = Namespaces::of_a_container();
     if ids.is_some() {
         namespaces |= Namespaces::USER;
         limit_user_namespaces(MAX_CONTAINERS)?;
     }
-    let cloned = sys::clone3(alone, namespaces).step("create the container's namespaces", "");
+    let step =
+        if cgroup.is_some() { "create the container in its cgroup" } else { "create the container's namespaces" };
+    let cloned = sys::clone3(alone, namespaces, cgroup.map(AsFd::as_fd)).step(step, "");
     if ids.is_some() && !matches!(cloned, Ok(Side::Child)) {
         limit_user_namespaces(0)?;
     }

@@ -66,7 +66,7 @@ fn create(alone: &Alone, channel: &OwnedFd) -> Result<i32, Failure> {
     let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
     // With CLONE_PARENT S is the supervisor's child, not P's: P can exit, and the supervisor can wait for S.
     let namespaces = Namespaces::USER | Namespaces::PID | Namespaces::NET | Namespaces::OF_MY_PARENT;
-    match sys::clone3(alone, namespaces).step("create the user, pid and network namespaces", "")? {
+    match sys::clone3(alone, namespaces, None).step("create the user, pid and network namespaces", "")? {
         Side::Child => {
             drop(go_write);
             let mut go = [0];

@@ -95,11 +95,15 @@ fn the_project_ends_with_its_channel() {
 
 #[test]
 fn anything_unexpected_ends_the_project() {
-    let launch = wire::encode(&ToSandbox::Launch { id: 1, bridged: false, alone: None }).unwrap();
+    let launch = |grouped| wire::encode(&ToSandbox::Launch { id: 1, bridged: false, grouped, alone: None }).unwrap();
+    let (launch, grouped) = (launch(false), launch(true));
     let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
-    let cases: [(&[u8], usize); 6] = [
+    let cases: [(&[u8], usize); 9] = [
         (&launch, 0),
         (&launch, 2),
+        (&grouped, 0),
+        (&grouped, 1),
+        (&grouped, 3),
         (&dial, 1),
         (&[9, 0, 0, 0], 0),
         (&[dial.as_slice(), &[0]].concat(), 0),
@@ -145,6 +149,38 @@ fn a_container_starts_ends_and_leaves_others_alone() {
         matches!(receive(&waiting), Some((FromContainer::Failed { id: MAIN, .. }, _))),
         "no request before the plan"
     );
+}
+
+/// Where cgroup v2 is mounted.
+fn cgroup2() -> Option<std::path::PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let place = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    place.and_then(|line| line.split(' ').nth(1)).map(Into::into)
+}
+
+#[test]
+fn a_cgroup_that_is_none_or_not_the_callers_is_refused() {
+    let mut project = Project::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (directory, file) = (fs::File::open(folder.path()).unwrap(), fs::File::open("/proc/self/cgroup").unwrap());
+    for wrong in [directory.as_fd(), file.as_fd()] {
+        let (channel, answer, fds) = project.launch_in(wrong);
+        let FromSandbox::LaunchFailed { id: 1 | 2, failure } = answer else { panic!("{answer:?}") };
+        assert_eq!(
+            (failure.step.as_str(), fds.len()),
+            ("start a container in what is not a directory of cgroup v2", 0)
+        );
+        assert!(receive::<FromContainer>(&channel).is_none(), "there is no C");
+    }
+    // S holds no privilege over the host with which it could do what the caller cannot.
+    if let (Some(mount), false) = (cgroup2(), is_root()) {
+        let (_, answer, fds) = project.launch_in(fs::File::open(mount).unwrap().as_fd());
+        let refused = matches!(answer, FromSandbox::LaunchFailed { id: 3, ref failure } if failure.errno == 13);
+        assert!(refused && fds.is_empty(), "{answer:?}");
+    }
+    let image = Image::new();
+    let (answer, _channel) = project.run(image.plan());
+    assert!(matches!(answer, FromContainer::Started { id: MAIN, .. }), "S goes on: {answer:?}");
 }
 
 #[test]

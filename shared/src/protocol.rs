@@ -88,14 +88,16 @@ pub struct Address {
 /// Requests to S.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ToSandbox {
-    /// LAUNCH: fork C. One descriptor: C's end of the container channel, on which C then reads its [`Plan`] as
-    /// [`ToContainer::Plan`].
+    /// LAUNCH: fork C. First descriptor: C's end of the container channel, on which C then reads its [`Plan`] as
+    /// [`ToContainer::Plan`]. Second, if `grouped`: the directory of the cgroup that C begins its life in.
     Launch {
         /// Chosen by the supervisor, unique in the project for the life of S; names the container in replies and its
         /// veth on the bridge.
         id: u32,
         /// Whether the container gets a veth on the project's bridge.
         bridged: bool,
+        /// Whether there is a second descriptor. Without it C stays in the cgroup of S.
+        grouped: bool,
         /// With [`IdMap::Single`]: the one user and group id that exist inside, for a process that shall not be root.
         /// None: the project's map.
         alone: Option<(u32, u32)>,

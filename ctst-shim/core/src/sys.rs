@@ -52,8 +52,6 @@ bitflags::bitflags! {
         const OF_MY_PARENT = libc::CLONE_PARENT as u64;
         /// Mounts.
         const MOUNT = libc::CLONE_NEWNS as u64;
-        /// The view of the cgroup tree.
-        const CGROUP = libc::CLONE_NEWCGROUP as u64;
         /// Host name.
         const UTS = libc::CLONE_NEWUTS as u64;
         /// System V IPC and POSIX message queues.
@@ -68,23 +66,29 @@ bitflags::bitflags! {
 }
 
 impl Namespaces {
-    /// All but the user namespace.
+    /// All that a container gets when it is cloned. Its cgroup namespace is not among them: clone3(2) would root that in
+    /// the caller's cgroup, also with `CLONE_INTO_CGROUP`, so that the new process has to unshare it.
     #[must_use]
     pub fn of_a_container() -> Self {
-        Self::MOUNT | Self::CGROUP | Self::UTS | Self::IPC | Self::PID | Self::NET
+        Self::MOUNT | Self::UTS | Self::IPC | Self::PID | Self::NET
     }
 }
 
-/// clone3(2) with its own copy of the memory and `CLONE_PIDFD`.
+/// libc's constant is an int, in which this bit has no place.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// clone3(2) with its own copy of the memory and `CLONE_PIDFD`. `cgroup`: the directory of the cgroup that the new
+/// process is born in; none: that of this process.
 ///
 /// # Errors
-/// The kernel's: ENOSPC (`user.max_user_namespaces`), EPERM (user namespaces forbidden), EUSERS, ENOSYS, …
-pub fn clone3(_alone: &Alone, namespaces: Namespaces) -> io::Result<Side> {
+/// The kernel's: ENOSPC (`user.max_user_namespaces`), EPERM (user namespaces forbidden), EUSERS, ENOSYS, … For a cgroup
+/// EBADF (none of cgroup v2), EACCES (not ours to move processes to), EBUSY (it has controllers enabled for groups below).
+pub fn clone3(_alone: &Alone, namespaces: Namespaces, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
     let mut pidfd: RawFd = -1;
     // CLONE_PARENT inherits the caller's exit signal and refuses one of its own.
     let exit_signal = if namespaces.contains(Namespaces::OF_MY_PARENT) { 0 } else { libc::SIGCHLD as u64 };
     let mut args = libc::clone_args {
-        flags: namespaces.bits() | libc::CLONE_PIDFD as u64,
+        flags: namespaces.bits() | libc::CLONE_PIDFD as u64 | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -94,7 +98,7 @@ pub fn clone3(_alone: &Alone, namespaces: Namespaces) -> io::Result<Side> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup: cgroup.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
     };
     // SAFETY: without CLONE_VM and a stack the child continues here on a copy of this thread's memory, like fork(2);
     // `Alone` is the proof that no other thread's state is copied half-way. `args` and `pidfd` outlive the call.

@@ -97,10 +97,21 @@ impl Project {
         let (ours, theirs) = pair();
         self.next += 1;
         let id = self.next;
-        send(&self.channel, &ToSandbox::Launch { id, bridged: true, alone }, &[theirs.as_fd()]);
+        send(&self.channel, &ToSandbox::Launch { id, bridged: true, grouped: false, alone }, &[theirs.as_fd()]);
         drop(theirs);
         assert_eq!(receive(&self.channel).map(|(m, _)| m), Some(FromSandbox::Launched { id }));
         ours
+    }
+
+    /// Asks for a container in a cgroup: its channel, S's answer, and its pidfd.
+    pub fn launch_in(&mut self, cgroup: BorrowedFd<'_>) -> (OwnedFd, FromSandbox, Vec<OwnedFd>) {
+        let (ours, theirs) = pair();
+        self.next += 1;
+        let launch = ToSandbox::Launch { id: self.next, bridged: true, grouped: true, alone: None };
+        send(&self.channel, &launch, &[theirs.as_fd(), cgroup]);
+        drop(theirs);
+        let (answer, fds) = receive(&self.channel).unwrap();
+        (ours, answer, fds)
     }
 
     /// Starts a container and returns the answer to its plan, and its channel.

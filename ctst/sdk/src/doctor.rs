@@ -232,7 +232,8 @@ impl Trial {
         let copy = || null.try_clone().during(|| "copy a descriptor".to_owned());
         container.send(&ToContainer::Plan(Box::new(plan)), vec![copy()?, copy()?, copy()?])?;
         self.next += 1;
-        self.channel.send(&ToSandbox::Launch { id: self.next, bridged: false, alone: None }, vec![theirs])?;
+        self.channel
+            .send(&ToSandbox::Launch { id: self.next, bridged: false, grouped: false, alone: None }, vec![theirs])?;
         match expect::<FromSandbox>(&self.channel)? {
             (FromSandbox::Launched { .. }, _) => {}
             (FromSandbox::LaunchFailed { failure, .. }, _) => return Err(Error::Sandbox(describe(&failure))),

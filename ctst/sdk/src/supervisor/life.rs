@@ -177,7 +177,7 @@ impl Supervisor {
             .during(|| format!("open the log in {}", container.dir.display()))?;
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
-        self.sandbox.launch(id, container.record.spec.bridged(), container.alone, theirs)?;
+        self.sandbox.launch(id, container.record.spec.bridged(), container.alone, theirs, None)?;
 
         let what = || "watch a container".to_owned();
         let token = self.poller.add(&channel, Source::Channel(cid)).during(what)?;

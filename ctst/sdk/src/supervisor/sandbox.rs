@@ -82,9 +82,18 @@ impl Sandbox {
         self.channel.is_some() || self.init.is_some()
     }
 
-    pub(super) fn launch(&mut self, id: u32, bridged: bool, alone: Option<(u32, u32)>, channel: OwnedFd) -> Result<()> {
+    /// `cgroup`: the directory of the one that it is born in.
+    pub(super) fn launch(
+        &mut self,
+        id: u32,
+        bridged: bool,
+        alone: Option<(u32, u32)>,
+        channel: OwnedFd,
+        cgroup: Option<OwnedFd>,
+    ) -> Result<()> {
         self.asked.push_back(Asked::Launch);
-        self.ask(ToSandbox::Launch { id, bridged, alone }, vec![channel])
+        let request = ToSandbox::Launch { id, bridged, grouped: cgroup.is_some(), alone };
+        self.ask(request, std::iter::once(channel).chain(cgroup).collect())
     }
 
     pub(super) fn dial(&mut self, dialer: Dialer, count: usize) -> Result<()> {
