@@ -88,10 +88,12 @@ codes! {
     DuplicateValue "E0310" "a value is listed twice";
     BadWords "E0311" "a command line cannot be split into words";
     BadHostname "E0312" "a host name is malformed";
-    BadUser "E0313" "a user is malformed";
+    BadUser "E0313" "a user or group is malformed";
     NothingToRun "E0314" "a component has no program to run";
     BadVariableName "E0315" "an environment variable's name is malformed";
     TooLong "E0316" "a text is too long";
+    BadSysctl "E0317" "a kernel setting is not one of a container's own";
+    BadAddress "E0318" "an address is malformed";
     NoHealthcheck "E0401" "a wait for health has no health check to wait for";
     PortConflict "E0402" "a port of the host is used twice";
     RangeMismatch "E0403" "port ranges do not fit each other";
@@ -101,6 +103,7 @@ codes! {
     NoNetwork "E0407" "a port is published of a component without a network";
     TooManyPorts "E0408" "too many ports are published";
     Inactive "E0409" "a component is needed whose profile is not active";
+    NotAJob "E0410" "a wait for completion of what is no JOB";
     NotSupported "E0900" "not supported yet";
     Unconnected "W0001" "a component is referred to but not connected";
     NoShell "W0002" "a shell operator stands in a command that no shell runs";
@@ -109,6 +112,9 @@ codes! {
     UnusedParameter "W0005" "a parameter is used nowhere";
     UnusedImport "W0006" "nothing inherits from an imported file";
     NoEffect "W0007" "a statement has no effect in an imported file";
+    SmallWeight "W0008" "a processor weight is so small that it looks like a number of processors";
+    UnusedDeclaration "W0009" "what is declared is used nowhere";
+    UndeclaredVolume "W0010" "a volume is not declared, but one with a name like it is";
 }
 
 impl Code {

@@ -439,6 +439,10 @@ pub struct Dependency {
     pub when: When,
     /// How long to wait for that, counted from when it was started. Default 5 minutes.
     pub timeout: Duration,
+    /// Whether `when` is only for want of a health check that the file knows of: where the image of `on` brings one, it
+    /// is to be healthy.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub implied: bool,
     /// Whether it starts all the same when `on` is not deployed, or failed to come up.
     #[serde(default, skip_serializing_if = "is_default")]
     pub optional: bool,

@@ -39,6 +39,18 @@ const SIZES: &[(&str, u64)] = &[
     ("g", 1 << 30),
 ];
 
+/// The units of sizes, for messages.
+pub(crate) const KNOWN_SIZES: &str = "a number with B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, k, m or g";
+
+/// A number of bytes for a message, in the largest unit that it is a whole number of.
+pub(crate) fn shown(bytes: u64) -> String {
+    let units = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.into_iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor)) {
+        Some((unit, factor)) => format!("{}{unit}", bytes / factor),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// In nanoseconds.
 const DURATIONS: &[(&str, u64)] = &[
     ("ms", 1_000_000),
@@ -115,6 +127,11 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(size(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_in_messages() {
+        assert_eq!([0, 1000, 6 << 20, 1 << 40].map(shown), ["0B", "1000B", "6MiB", "1TiB"]);
     }
 
     #[test]

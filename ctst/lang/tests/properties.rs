@@ -9,6 +9,8 @@ const VALID: &[&str] = &[
     include_str!("corpus/valid/web.ctst"),
     include_str!("corpus/valid/tools.ctst"),
     include_str!("corpus/valid/inherit.ctst"),
+    include_str!("corpus/valid/limits.ctst"),
+    include_str!("corpus/invalid/limits.ctst"),
     include_str!("corpus/invalid/inherit.ctst"),
     include_str!("corpus/invalid/params.ctst"),
     include_str!("corpus/invalid/later.ctst"),

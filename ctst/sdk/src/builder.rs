@@ -149,6 +149,7 @@ impl ContainerBuilder {
             on: on.into(),
             when,
             timeout: Duration::from_secs(300),
+            implied: false,
             optional: false,
         });
         self

@@ -10,10 +10,26 @@ use crate::syntax::ValueKind;
 
 use super::declare::prefix;
 use super::inherit::{Setting, Settings};
-use super::properties::VARIABLE;
-use super::resolve::{Bound, Scope};
+use super::resolve::Scope;
 use super::values::Read;
 use super::{Checker, Role};
+
+/// `name`, `id`, and both with a group behind a colon.
+pub(super) fn is_account(text: &str) -> bool {
+    let id = |part: &str| {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) {
+            // The highest one means "no change" to the kernel.
+            part.parse::<u32>().is_ok_and(|id| id != u32::MAX)
+        } else {
+            part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.$".contains(&byte))
+        }
+    };
+    match text.split_once(':') {
+        None => id(text),
+        Some((name, group)) => id(name) && id(group),
+    }
+}
 
 impl<'a> Checker<'a, '_> {
     /// All components; incomplete if there are errors.
@@ -48,10 +64,20 @@ impl<'a> Checker<'a, '_> {
             self.absolute(setting.value.value.span, "workdir", &path)
         });
         let user = settings.get("user").and_then(|setting| self.user(setting.read(), scope));
-        let restart =
-            settings.get("restart").and_then(|setting| self.restart(setting.read(), scope)).unwrap_or_default();
-        let healthcheck = settings.get("healthcheck").and_then(|setting| self.healthcheck(setting, index));
+        let restart = settings.get("restart").and_then(|setting| self.restart(setting, index)).unwrap_or_default();
+        let checked = settings.get("healthcheck").filter(|_| !self.declared[index].no_healthcheck);
+        let healthcheck = checked.and_then(|setting| self.healthcheck(setting, index));
         let (volumes, tmpfs) = self.mounts(settings, scope);
+        let limits = self.limits(settings, scope);
+        let ulimits = self.ulimits(settings, scope);
+        let sysctls = self.sysctls(settings, scope);
+        let groups = self.groups(settings, scope);
+        let shm = settings.get("shm").and_then(|setting| self.size(setting.read(), 1, scope));
+        let stop = self.stop(settings, scope);
+        let labels = self.labels(settings, scope);
+        let hosts = self.hosts(settings, scope);
+        let logs = self.logs(settings, scope);
+        self.init(settings, scope);
         let after = edges.iter().map(|&number| self.dependency(number)).collect();
         let declared = &mut self.declared[index];
         let image = declared.image.take()?;
@@ -70,6 +96,17 @@ impl<'a> Checker<'a, '_> {
             volumes,
             tmpfs,
             after,
+            job: declared.is_job(),
+            limits,
+            ulimits,
+            sysctls,
+            groups,
+            shm,
+            stop,
+            labels,
+            hosts,
+            logs,
+            no_healthcheck: declared.no_healthcheck,
             ..model::Component::new(declared.name.clone().into_owned(), declared.hostname.clone()?, image)
         })
     }
@@ -80,36 +117,23 @@ impl<'a> Checker<'a, '_> {
             on: self.declared[edge.to].name.clone().into_owned(),
             when: edge.when,
             timeout: edge.timeout,
-            optional: false,
+            implied: edge.implied,
+            optional: edge.optional,
         }
     }
 
     fn variables(&mut self, settings: &Settings<'a>, scope: Scope) -> Vec<(String, String)> {
-        let Some(setting) = settings.get("env") else { return Vec::new() };
-        if !matches!(setting.value.value.kind, ValueKind::Body(_)) {
-            self.wrong_type(setting.property, setting.value.value);
-            return Vec::new();
-        }
+        let Some(block) = self.block_of(settings, "env") else { return Vec::new() };
         let mut env = Vec::new();
-        for variable in setting.block.iter() {
+        for variable in block.iter() {
             if self.report.full() {
                 break;
             }
-            if let Some(text) = self.variable_value(variable.value, scope) {
+            if let Some(text) = self.entry(variable, scope) {
                 env.push((variable.name.clone().into_owned(), text));
             }
         }
         env
-    }
-
-    fn variable_value(&mut self, bound: Bound<'a>, scope: Scope) -> Option<String> {
-        let bound = self.follow(bound, scope)?;
-        match bound.value.kind {
-            ValueKind::Integer | ValueKind::Decimal | ValueKind::Quantity | ValueKind::Bool(_) => {
-                Some(self.raw(bound).to_owned())
-            }
-            _ => self.text((&VARIABLE, bound), scope),
-        }
     }
 
     /// The variables that CONNECT gives; what the author set stays.
@@ -163,29 +187,12 @@ impl<'a> Checker<'a, '_> {
             .help("add for example `command = [\"/bin/app\"]`");
     }
 
-    fn user(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<String> {
-        let bound = self.follow(bound, scope)?;
-        let value = bound.value;
-        let user = match value.kind {
-            ValueKind::Integer => self.raw(bound).to_owned(),
-            _ => self.filled((property, bound), scope)?,
-        };
-        let id = |part: &str| {
-            if part.bytes().all(|byte| byte.is_ascii_digit()) {
-                // The highest one means "no change" to the kernel.
-                part.parse::<u32>().is_ok_and(|id| id != u32::MAX)
-            } else {
-                part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                    && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.$".contains(&byte))
-            }
-        };
-        let good = match user.split_once(':') {
-            None => id(&user),
-            Some((name, group)) => id(name) && id(group),
-        };
-        if !good {
-            let shown = self.shown(value.span);
-            self.finding(Code::BadUser, value.span, format!("{shown} is no user"))
+    fn user(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
+        let user = self.account(setting, scope)?;
+        if !is_account(&user) {
+            let (property, span) = (setting.0, setting.1.value.span);
+            let shown = self.shown(span);
+            self.finding(Code::BadUser, span, format!("{shown} is no user"))
                 .label("malformed user")
                 .expected("`name`, `uid`, `name:group` or `uid:gid`, ids from 0 to 4294967294")
                 .help(format!("for example `{}`", property.example));
@@ -194,17 +201,37 @@ impl<'a> Checker<'a, '_> {
         Some(user)
     }
 
-    fn restart(&mut self, setting: Read<'a>, scope: Scope) -> Option<Restart> {
+    /// The text of a user or a group, which may also be a bare number.
+    pub(super) fn account(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<String> {
+        let bound = self.follow(bound, scope)?;
+        match bound.value.kind {
+            ValueKind::Integer => Some(self.raw(bound).to_owned()),
+            _ => self.filled((property, bound), scope),
+        }
+    }
+
+    fn restart(&mut self, setting: &Setting<'a>, index: usize) -> Option<Restart> {
         let choices = [Restart::Never, Restart::OnFailure, Restart::Always, Restart::UnlessStopped];
-        let index = self.choice(setting, &["never", "on-failure", "always", "unless-stopped"], scope)?;
-        choices.get(index).copied()
+        let words = &["never", "on-failure", "always", "unless-stopped"];
+        let chosen = self.choice(setting.read(), words, Scope::component(index))?;
+        let restart = choices.get(chosen).copied();
+        if self.declared[index].is_job() && matches!(restart, Some(Restart::Always | Restart::UnlessStopped)) {
+            self.finding(
+                Code::Exclusive,
+                setting.value.value.span,
+                "a JOB runs to completion, and this would start it again",
+            )
+            .label("never completes")
+            .expected("`never` or `on-failure` in quotes")
+            .help("write `restart = \"on-failure\"`, or make it a COMPONENT");
+        }
+        restart
     }
 
     fn healthcheck(&mut self, setting: &Setting<'a>, index: usize) -> Option<Healthcheck> {
         let scope = Scope::component(index);
         let value = setting.value.value;
         if !matches!(value.kind, ValueKind::Body(_)) {
-            self.wrong_type(setting.property, value);
             return None;
         }
         let settings = &setting.block;

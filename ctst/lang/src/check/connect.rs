@@ -8,7 +8,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
-use crate::model::{Network, When};
+use crate::model::{Image, Network, When};
 use crate::syntax::{Connect, ConnectWhen, File, Name, StatementKind};
 
 use super::Checker;
@@ -30,7 +30,10 @@ pub(super) struct Edge {
     pub(super) from: usize,
     pub(super) to: usize,
     pub(super) when: When,
+    /// Whether the image may bring a health check that is to be waited for.
+    pub(super) implied: bool,
     pub(super) timeout: Duration,
+    pub(super) optional: bool,
     span: Span,
 }
 
@@ -54,14 +57,8 @@ impl<'a> Checker<'a, '_> {
         if let Some(body) = &connect.body {
             self.not_supported(body.span, "a block after CONNECT");
         }
-        if let Some(optional) = connect.optional {
-            self.not_supported(optional, "`OPTIONAL`");
-        }
         let when = match connect.when {
-            Some((span, ConnectWhen::Completed)) => {
-                self.not_supported(span, "`WHEN completed`");
-                None
-            }
+            Some((span, ConnectWhen::Completed)) => Some((span, When::Completed)),
             Some((span, ConnectWhen::Started)) => Some((span, When::Started)),
             Some((span, ConnectWhen::Healthy)) => Some((span, When::Healthy)),
             None => None,
@@ -80,7 +77,9 @@ impl<'a> Checker<'a, '_> {
                 continue;
             }
             if self.declared[to].role == Role::Inactive {
-                self.inactive_named(name.span, to);
+                if connect.optional.is_none() {
+                    self.inactive_named(name.span, to);
+                }
                 continue;
             }
             if let Some(first) = seen.get(&(from, to)).copied() {
@@ -92,9 +91,11 @@ impl<'a> Checker<'a, '_> {
                 continue;
             }
             seen.insert((from, to), name.span);
+            let implied = when.is_none() && self.image_may_check(to);
             let when = self.condition(name.span, to, when);
             self.reachable(name.span, from, to);
-            self.edges.push(Edge { from, to, when, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT), span: name.span });
+            let (timeout, optional) = (timeout.unwrap_or(DEFAULT_TIMEOUT), connect.optional.is_some());
+            self.edges.push(Edge { from, to, when, implied, timeout, optional, span: name.span });
         }
     }
 
@@ -111,14 +112,33 @@ impl<'a> Checker<'a, '_> {
         found
     }
 
+    /// Whether the image of a component that says nothing about its health may bring a health check.
+    fn image_may_check(&self, index: usize) -> bool {
+        let declared = &self.declared[index];
+        let image = matches!(declared.image, Some(Image::Tar { .. } | Image::Local { .. }));
+        image && !declared.healthcheck && !declared.no_healthcheck && !declared.is_job()
+    }
+
     fn condition(&mut self, span: Span, to: usize, when: Option<(Span, When)>) -> When {
         let target = &self.declared[to];
         match when {
-            Some((_, when @ (When::Started | When::Completed))) => when,
+            Some((_, When::Started)) => When::Started,
+            Some((when, When::Completed)) => {
+                if !target.is_job() {
+                    let (name, declared) = (shown(&target.name), target.span);
+                    self.finding(Code::NotAJob, when, format!("{name} is no JOB, so it is not expected to complete"))
+                        .label("waits for its end")
+                        .related(span, "for this one")
+                        .related(declared, "declared here")
+                        .help("declare it with JOB, or write `WHEN started`");
+                }
+                When::Completed
+            }
+            None if target.is_job() => When::Completed,
             None if target.healthcheck => When::Healthy,
             None => When::Started,
             Some((when, When::Healthy)) => {
-                if !target.healthcheck && !target.partial {
+                if !target.healthcheck && !target.partial && !self.image_may_check(to) {
                     let (name, declared) = (shown(&target.name), target.span);
                     self.finding(
                         Code::NoHealthcheck,

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use crate::codes::Code;
 use crate::diagnostic::{Cursor, Span, shown};
 use crate::model::Network;
-use crate::syntax::{self, Body, ComponentKind, Name, StatementKind, Text};
+use crate::syntax::{self, Body, ComponentKind, Name, StatementKind, Text, ValueKind};
 
-use super::inherit::Settings;
-use super::resolve::Scope;
+use super::inherit::{Setting, Settings};
+use super::properties::LABELLED;
+use super::resolve::{Origin, Scope};
 use super::{Checker, Declared, Role, image};
 
 /// The beginning of the variables that CONNECT sets: `my-db` gives `MY_DB`.
@@ -16,10 +17,21 @@ pub(super) fn prefix(name: &str) -> String {
     name.to_ascii_uppercase().replace(['-', '.'], "_")
 }
 
-fn well_formed(name: &str) -> bool {
+pub(super) fn well_formed(name: &str) -> bool {
     name.len() <= 63
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// Whether a name can be that of a host (RFC 1123), and is not the one that every container has for itself.
+pub(super) fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label) && !name.eq_ignore_ascii_case("localhost")
 }
 
 impl<'a> Checker<'a, '_> {
@@ -45,20 +57,21 @@ impl<'a> Checker<'a, '_> {
                 }
                 StatementKind::Component(component) => {
                     let (line, _) = cursor.advance(statement.span.start);
-                    if component.kind == ComponentKind::Job {
-                        self.refuse(statement.keyword);
-                    }
                     self.declare_component(number, component, statement.span, line);
                 }
-                _ => self.refuse(statement.keyword),
+                StatementKind::Volume { name, body } => self.declare_volume(number, *name, body.as_ref()),
+                StatementKind::Network { .. } | StatementKind::Secret { .. } | StatementKind::Config { .. } => {
+                    let shown = self.shown(statement.keyword);
+                    self.not_supported(statement.keyword, &shown);
+                }
             }
         }
     }
 
     /// The project's name.
-    fn stack(&mut self, name: Text, body: Option<&Body>) {
+    fn stack(&mut self, name: Text, body: Option<&'a Body>) {
         let text = crate::text::unquoted(self.source, name);
-        if let Some((first, _)) = self.stack {
+        if let Some((first, ..)) = self.stack {
             self.finding(Code::DuplicateName, name.span, "the project has two names")
                 .label("named again")
                 .related(first, "named here first")
@@ -69,19 +82,15 @@ impl<'a> Checker<'a, '_> {
                 .expected("a letter, then letters, digits, `_` and `-`, 63 characters at most")
                 .help("write for example `STACK \"shop\"`");
         }
-        for entry in body.iter().flat_map(|body| &body.entries) {
-            if self.report.full() {
-                return;
-            }
-            let key = shown(&entry.key.text(self.source));
-            self.not_supported(entry.key.span, &format!("{key} of a STACK"));
-        }
-        self.stack.get_or_insert((name.span, text));
+        self.stack.get_or_insert((name.span, text, body));
     }
 
-    fn refuse(&mut self, keyword: Span) {
-        let shown = self.shown(keyword);
-        self.not_supported(keyword, &shown);
+    /// The labels in a block outside of components, those of a STACK or a VOLUME.
+    pub(super) fn labels_of(&mut self, file: usize, body: Option<&'a Body>) -> Vec<(String, String)> {
+        let Some(body) = body else { return Vec::new() };
+        let mut settings = Settings::default();
+        self.merge(&mut settings, body, Origin::File(file), &LABELLED);
+        self.labels(&settings, Scope::FILE)
     }
 
     fn declare_component(&mut self, file: usize, component: &'a syntax::Component, whole: Span, line: usize) {
@@ -113,16 +122,16 @@ impl<'a> Checker<'a, '_> {
             line,
             syntax: component,
             role: match component.kind {
-                ComponentKind::Job => Role::Refused,
-                ComponentKind::Component if file == 0 => Role::Deployed,
-                ComponentKind::Component | ComponentKind::Template => Role::Template,
+                ComponentKind::Component | ComponentKind::Job if file == 0 => Role::Deployed,
+                ComponentKind::Component | ComponentKind::Job | ComponentKind::Template => Role::Template,
             },
             base: None,
             depth: 0,
             inherited: false,
             healthcheck: false,
+            no_healthcheck: false,
             settings: Settings::default(),
-            partial: component.kind == ComponentKind::Job,
+            partial: false,
             ports: Some(Vec::new()),
             image: None,
             hostname: None,
@@ -149,10 +158,13 @@ impl<'a> Checker<'a, '_> {
         let image = self.image(scope, &settings);
         let hostname = self.hostname(scope, &settings);
         let network = self.network(scope, &settings);
+        let unchecked = settings.get("healthcheck").is_some_and(|setting| self.is_switched_off(scope, setting));
         let declared = &mut self.declared[index];
         declared.scheme = image::scheme(&declared.name, image.as_ref());
         (declared.ports, declared.image, declared.network) = (ports, image, network);
         declared.hostname = hostname.or_else(|| Some(declared.host()));
+        declared.no_healthcheck = unchecked;
+        declared.healthcheck &= !unchecked;
         let lacks_image = settings.get("image").is_none() && !declared.partial && declared.role == Role::Deployed;
         declared.settings = settings;
         if lacks_image {
@@ -160,7 +172,7 @@ impl<'a> Checker<'a, '_> {
             self.finding(Code::MissingProperty, span, format!("the component {name} has no image"))
                 .label("`image` is missing")
                 .expected("`image`")
-                .help("add `image = \"file://./rootfs\"` or `image = \"host:///usr/bin/program\"`");
+                .help("add `image = \"file://./rootfs\"`, `image = \"tar://./image.tar\"` or `image = \"host:///usr/bin/program\"`");
         }
     }
 
@@ -188,14 +200,8 @@ impl<'a> Checker<'a, '_> {
         let setting = settings.get("hostname")?;
         let value = setting.value.value;
         let hostname = self.filled(setting.read(), scope)?;
-        let label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
         // 64 is what uname(2) holds.
-        if hostname.len() > 64 || !hostname.split('.').all(label) || hostname.eq_ignore_ascii_case("localhost") {
+        if hostname.len() > 64 || !is_host_name(&hostname) {
             let shown = self.shown(value.span);
             self.finding(Code::BadHostname, value.span, format!("{shown} is no host name"))
                 .label("malformed or reserved")
@@ -206,6 +212,18 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         Some(hostname)
+    }
+
+    /// Whether `healthcheck` is `"none"` instead of a block.
+    fn is_switched_off(&mut self, scope: Scope, setting: &Setting<'a>) -> bool {
+        match self.follow(setting.value, scope).map(|bound| &bound.value.kind) {
+            Some(ValueKind::Text(_)) => self.choice(setting.read(), &["none"], scope).is_some(),
+            Some(ValueKind::Body(_)) | None => false,
+            Some(_) => {
+                self.wrong_type(setting.property, setting.value.value);
+                false
+            }
+        }
     }
 
     fn network(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Network> {

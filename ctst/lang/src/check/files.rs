@@ -139,10 +139,9 @@ impl Checker<'_, '_> {
             let declared = self.declared.iter().enumerate();
             declared.filter(move |(_, d)| d.file == target && d.syntax.kind == kind).map(|(index, _)| index)
         };
-        let mut all: Vec<usize> = of_kind(ComponentKind::Component).collect();
-        if all.is_empty() {
-            all = of_kind(ComponentKind::Template).collect();
-        }
+        let kinds = [ComponentKind::Component, ComponentKind::Job, ComponentKind::Template];
+        let mut all = kinds.into_iter().map(|kind| of_kind(kind).collect::<Vec<usize>>());
+        let all = all.find(|all| !all.is_empty()).unwrap_or_default();
         if let [only] = all.as_slice() {
             return Some(*only);
         }

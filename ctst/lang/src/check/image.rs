@@ -10,7 +10,7 @@ use super::inherit::Settings;
 use super::resolve::Scope;
 use super::values::Read;
 
-const HELP: &str = "write `file://./rootfs` for a directory or `host:///usr/bin/program` for a program of this host";
+const HELP: &str = "write `file://./rootfs` for a directory, `tar://./image.tar` for an archive, `image://name` for one of the store or `host:///usr/bin/program` for a program of this host";
 
 /// Where images come from.
 const SOURCES: &[&str] = &["file", "host", "oci", "tar", "image", "preset", "https"];
@@ -67,10 +67,41 @@ pub(super) fn scheme(name: &str, image: Option<&Image>) -> &'static str {
     known(name).or_else(|| known(element)).unwrap_or("http")
 }
 
+/// The name of an image in the store with its tag, as in references of OCI registries; `latest` is the tag of what has
+/// none.
+fn local_name(text: &str) -> Option<String> {
+    let place = text.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match text[place..].split_once(':') {
+        Some((last, tag)) => (&text[..place + last.len()], tag),
+        None => (text, "latest"),
+    };
+    let element = |element: &str| {
+        element.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && element.ends_with(|c: char| c.is_ascii_alphanumeric())
+            && element.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    let mut elements = name.split('/');
+    // The first one may be a registry with a port.
+    let first = elements.next().unwrap_or_default();
+    let (host, port) = first.split_once(':').unwrap_or((first, "0"));
+    let good = name.len() <= 255
+        && element(host)
+        && port.parse::<u16>().is_ok()
+        && elements.all(element)
+        && (1..=128).contains(&tag.len())
+        && !tag.starts_with(['.', '-'])
+        && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    good.then(|| format!("{name}:{tag}"))
+}
+
 /// One reference, understood.
 enum Reference {
-    File { path: String, sha256: Option<String> },
-    Host { program: String, sha256: Option<String> },
+    /// Everything but programs, of which there may be several.
+    Whole(Image),
+    Host {
+        program: String,
+        sha256: Option<String>,
+    },
 }
 
 impl<'a> Checker<'a, '_> {
@@ -86,14 +117,14 @@ impl<'a> Checker<'a, '_> {
         let mut programs = Vec::new();
         let mut pin = None;
         let mut broken = false;
-        let mut directory = None;
+        let mut whole = None;
         for (number, item) in items.iter().enumerate() {
             let item = *item;
             let span = item.value.span;
             match self.reference((property, item), scope) {
                 None => broken = true,
-                Some(Reference::File { path, sha256 }) if !listed => directory = Some((path, sha256)),
-                Some(Reference::File { .. }) => {
+                Some(Reference::Whole(image)) if !listed => whole = Some(image),
+                Some(Reference::Whole(_)) => {
                     self.bad_image(span, "a list of images holds `host://` programs only", None);
                     broken = true;
                 }
@@ -117,17 +148,17 @@ impl<'a> Checker<'a, '_> {
         if broken {
             return None;
         }
-        match directory {
+        match whole {
             None => Some(Image::Host { programs, include: include?, sha256: pin }),
-            Some((path, sha256)) => {
+            Some(image) => {
                 if let Some(key) = settings.key("include") {
                     self.finding(Code::Exclusive, key, "`include` adds to `host://` programs only")
-                        .label("not with a directory")
-                        .related(value.span, "the image is a directory")
-                        .help("put the files into the directory, or mount them as volumes; `UNSET include` if it is inherited");
+                        .label("not with this image")
+                        .related(value.span, "the image has all of its files")
+                        .help("put the files into the image, or mount them as volumes; `UNSET include` if it is inherited");
                     return None;
                 }
-                Some(Image::File { path, sha256 })
+                Some(image)
             }
         }
     }
@@ -165,8 +196,8 @@ impl<'a> Checker<'a, '_> {
             return self.schemeless(span, &text);
         };
         match scheme {
-            "file" | "host" => {}
-            "oci" | "tar" | "image" | "preset" | "https" => {
+            "file" | "host" | "tar" | "image" => {}
+            "oci" | "preset" | "https" => {
                 self.not_supported(span, &format!("an image from `{scheme}://`")).help(HELP);
                 return None;
             }
@@ -192,12 +223,25 @@ impl<'a> Checker<'a, '_> {
             _ => (rest, None),
         };
         if path.is_empty() {
-            self.bad_image(span, "the image has no path", None);
+            let what = if scheme == "image" { "the image has no name" } else { "the image has no path" };
+            self.bad_image(span, what, None);
             return None;
         }
-        if scheme == "file" {
-            let path = self.seen_from_here(path, &parts, "file://".len());
-            return Some(Reference::File { path, sha256 });
+        match scheme {
+            "file" | "tar" => {
+                let path = self.seen_from_here(path, &parts, scheme.len() + "://".len());
+                let image = if scheme == "tar" { Image::Tar { path, sha256 } } else { Image::File { path, sha256 } };
+                return Some(Reference::Whole(image));
+            }
+            "image" => {
+                let Some(name) = local_name(path) else {
+                    let help = "for example `image://builds/web:1.2`; `ctst images ls` shows the names";
+                    self.bad_image(span, "the image's name is malformed", Some(help.to_owned()));
+                    return None;
+                };
+                return Some(Reference::Whole(Image::Local { name, sha256 }));
+            }
+            _ => {}
         }
         if !path.starts_with('/') || path.ends_with('/') {
             self.bad_image(span, "the program has no absolute path", None);
@@ -236,7 +280,9 @@ impl<'a> Checker<'a, '_> {
     fn bad_image(&mut self, span: Span, message: &str, help: Option<String>) {
         self.finding(Code::BadImage, span, message)
             .label("not understood")
-            .expected("`file://DIRECTORY` or `host:///PROGRAM`, with `@sha256:…` if wanted")
+            .expected(
+                "`file://DIRECTORY`, `tar://ARCHIVE`, `image://NAME` or `host:///PROGRAM`, with `@sha256:…` if wanted",
+            )
             .help(HELP)
             .help_if(help);
     }
@@ -251,7 +297,18 @@ impl<'a> Checker<'a, '_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Image, scheme};
+    use super::{Image, local_name, scheme};
+
+    #[test]
+    fn names_in_the_store() {
+        let good = [("web", "web:latest"), ("a/b-c:1.2", "a/b-c:1.2"), ("localhost:5000/a:b", "localhost:5000/a:b")];
+        for (text, name) in good {
+            assert_eq!(local_name(text).as_deref(), Some(name));
+        }
+        for text in ["", "/a", "a/", "a//b", "a:", "a:b:c", "a b", "../a", "a:.b", "-a", "a@b", "a/b:c/d"] {
+            assert_eq!(local_name(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn schemes() {

@@ -8,9 +8,10 @@ use std::collections::{HashMap, HashSet};
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
-use crate::syntax::{Action, Body, ComponentKind, Entry, File, StatementKind, Value, ValueKind};
+use crate::syntax::{Action, Body, Entry, File, StatementKind, Text, Value, ValueKind};
+use crate::text;
 
-use super::properties::{self, Property, Shape, VARIABLE};
+use super::properties::{self, COMPONENT, HEALTHCHECK, Keys, Kind, Property, Shape};
 use super::resolve::{Bound, Origin};
 use super::{Checker, Role};
 
@@ -56,6 +57,11 @@ impl<'a> Setting<'a> {
     pub(super) fn read(&self) -> (&'static Property, Bound<'a>) {
         (self.property, self.value)
     }
+
+    /// Whether it is written as an item of a list, `key=value` in one string.
+    pub(super) fn is_listed(&self) -> bool {
+        self.key == self.value.value.span
+    }
 }
 
 impl<'a> Settings<'a> {
@@ -75,6 +81,11 @@ impl<'a> Settings<'a> {
         self.list.iter().map(|setting| 1 + setting.added.len() + setting.block.count()).sum()
     }
 
+    /// Where each name is.
+    fn places(&self) -> HashMap<Cow<'a, str>, usize> {
+        self.list.iter().enumerate().map(|(place, setting)| (setting.name.clone(), place)).collect()
+    }
+
     fn become_base(&mut self) {
         for setting in &mut self.list {
             setting.from = From::Base;
@@ -82,18 +93,6 @@ impl<'a> Settings<'a> {
         }
     }
 }
-
-/// What a body is of.
-#[derive(Clone, Copy)]
-struct Kind {
-    /// Empty for variables, which have any name.
-    known: &'static [Property],
-    name: &'static str,
-}
-
-const COMPONENT: Kind = Kind { known: properties::COMPONENT, name: "a component" };
-const HEALTHCHECK: Kind = Kind { known: properties::HEALTHCHECK, name: "a health check" };
-const VARIABLES: Kind = Kind { known: &[], name: "the environment" };
 
 impl<'a> Checker<'a, '_> {
     /// Looks up what each declaration inherits from, and refuses circles.
@@ -245,9 +244,6 @@ impl<'a> Checker<'a, '_> {
             }
             let declared = &self.declared[index];
             let component = declared.syntax;
-            if component.kind == ComponentKind::Job {
-                continue;
-            }
             let mut settings = Settings::default();
             let mut complete = true;
             if let Some(base) = declared.base.map(|base| &self.declared[base]) {
@@ -264,7 +260,7 @@ impl<'a> Checker<'a, '_> {
                 settings = base.settings.clone();
                 settings.become_base();
             }
-            complete &= self.merge(&mut settings, &component.body, Origin::Component(index), COMPONENT);
+            complete &= self.merge(&mut settings, &component.body, Origin::Component(index), &COMPONENT);
             let declared = &mut self.declared[index];
             declared.healthcheck = settings.get("healthcheck").is_some();
             declared.settings = settings;
@@ -273,27 +269,32 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// Changes what is inherited as a body says. Whether all of the body could be read comes back.
-    fn merge(&mut self, settings: &mut Settings<'a>, body: &'a Body, origin: Origin, kind: Kind) -> bool {
+    pub(super) fn merge(
+        &mut self,
+        settings: &mut Settings<'a>,
+        body: &'a Body,
+        origin: Origin,
+        kind: &'static Kind,
+    ) -> bool {
         let mut complete = !body.partial;
-        // Only an environment can be large.
-        let many = kind.known.is_empty() && body.entries.len() + settings.list.len() > 32;
-        let mut places: Option<HashMap<Cow<'a, str>, usize>> = many
-            .then(|| settings.list.iter().enumerate().map(|(place, setting)| (setting.name.clone(), place)).collect());
+        // Only what has keys of the author's choice can be large.
+        let many = kind.other.is_some() && body.entries.len() + settings.list.len() > 32;
+        let mut places = many.then(|| settings.places());
         settings.list.reserve(body.entries.len().min(1024));
         for entry in &body.entries {
             if self.report.full() {
                 break;
             }
             let name = entry.key.text(self.source);
-            let Some(property) = self.property(entry, &name, kind, &mut complete) else { continue };
+            let Some((property, known)) = self.property(entry, &name, kind, &mut complete) else { continue };
             let place = match &places {
                 Some(places) => places.get(&name).copied(),
-                None if kind.known.is_empty() => settings.list.iter().position(|setting| setting.name == name),
-                None => settings.list.iter().position(|setting| setting.property.slot == property.slot),
+                None if known => settings.list.iter().position(|setting| setting.property.slot == property.slot),
+                None => settings.list.iter().position(|setting| setting.name == name),
             };
             let place = match place {
                 Some(place) => {
-                    if let Some(first) = self.set_before(&settings.list[place], entry, &name) {
+                    if let Some(first) = self.set_before(&settings.list[place], entry.key.span, &name, kind) {
                         complete &= first;
                         continue;
                     }
@@ -310,32 +311,118 @@ impl<'a> Checker<'a, '_> {
             }
         }
         settings.list.retain(|setting| setting.from != From::Nowhere);
-        if kind.name == HEALTHCHECK.name {
+        if std::ptr::eq(kind, &HEALTHCHECK) {
             one_probe(settings);
+        } else if std::ptr::eq(kind, &COMPONENT) {
+            self.one_number_of_processors(settings);
         }
         settings.partial |= !complete;
         complete
     }
 
-    fn property(&mut self, entry: &Entry, name: &str, kind: Kind, complete: &mut bool) -> Option<&'static Property> {
+    /// The same for a list of `key=value` that stands for a block.
+    fn merge_list(
+        &mut self,
+        settings: &mut Settings<'a>,
+        list: &'a [Value],
+        origin: Origin,
+        kind: &'static Kind,
+    ) -> bool {
+        let Some((property, keys)) = kind.other else { return false };
+        let Some(separator) = keys.separator() else { return false };
+        let mut complete = true;
+        let mut places = settings.places();
+        for item in list {
+            if self.report.full() {
+                break;
+            }
+            let name = match item.kind {
+                ValueKind::Text(quote) => match text::unquoted(self.source, Text { span: item.span, quote }) {
+                    Cow::Borrowed(text) => text.split_once(separator).map(|(name, _)| Cow::Borrowed(name)),
+                    Cow::Owned(text) => text.split_once(separator).map(|(name, _)| Cow::Owned(name.to_owned())),
+                },
+                _ => None,
+            };
+            let Some(name) = name else {
+                let what = property.name;
+                self.finding(
+                    Code::WrongType,
+                    item.span,
+                    format!("an item of `{what}` is not of the form `name{separator}value`"),
+                )
+                .label("not understood")
+                .expected(format!("`name{separator}value` in quotes"))
+                .help(format!("for example `{}`", property.example));
+                complete = false;
+                continue;
+            };
+            self.key(item.span, &name, keys);
+            let value = Bound::new(item, origin);
+            let (key, block, from) = (item.span, Settings::default(), From::Body);
+            let setting = Setting { property, name: name.clone(), key, value, added: Vec::new(), block, from };
+            match places.get(&name).copied() {
+                Some(place) => match self.set_before(&settings.list[place], item.span, &name, kind) {
+                    Some(first) => complete &= first,
+                    None => settings.list[place] = setting,
+                },
+                None => {
+                    places.insert(name, settings.list.len());
+                    settings.list.push(setting);
+                }
+            }
+        }
+        settings.partial |= !complete;
+        complete
+    }
+
+    /// The property that a key names, and whether it is one of those that there are, as opposed to a key of the
+    /// author's choice.
+    fn property(
+        &mut self,
+        entry: &Entry,
+        name: &str,
+        kind: &'static Kind,
+        complete: &mut bool,
+    ) -> Option<(&'static Property, bool)> {
         let span = entry.key.span;
         if matches!(entry.action, Action::Annotate(_)) {
             self.not_supported(span, "`annotate`");
             *complete = false;
             return None;
         }
-        if kind.known.is_empty() {
-            self.variable_name(span, name);
-            return Some(&VARIABLE);
+        if let Some(found) = kind.known.iter().find(|property| property.name == name) {
+            return Some((found, true));
         }
-        let found = kind.known.iter().find(|property| property.name == name);
-        if found.is_none() && properties::comes_later(name) {
-            self.not_supported(span, &shown(name));
-            *complete = false;
-        } else if found.is_none() {
-            self.unknown_property(span, name, kind.known, kind.name);
+        match kind.other {
+            Some((property, keys)) if keys != Keys::Devices || name.starts_with('/') => {
+                self.key(span, name, keys);
+                return Some((property, false));
+            }
+            _ if std::ptr::eq(kind, &COMPONENT) && properties::comes_later(name) => {
+                self.not_supported(span, &shown(name));
+                *complete = false;
+            }
+            _ => self.unknown_property(span, name, kind),
         }
-        found
+        None
+    }
+
+    /// Looks at a key of the author's choice.
+    fn key(&mut self, span: Span, name: &str, keys: Keys) {
+        match keys {
+            Keys::Variables => self.variable_name(span, name),
+            Keys::Sysctls => self.sysctl_name(span, name),
+            Keys::Hosts => self.host_name(span, name),
+            Keys::Devices => drop(self.absolute(span, "io", name)),
+            Keys::Labels => {
+                if name.is_empty() || name.contains("${") {
+                    self.finding(Code::BadName, span, format!("{} is no name of a label", shown(name)))
+                        .label("empty, or with a placeholder")
+                        .expected("a text without placeholders")
+                        .help("for example `labels { team = \"storage\" }`");
+                }
+            }
+        }
     }
 
     fn variable_name(&mut self, span: Span, name: &str) {
@@ -348,11 +435,11 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// Refuses what the same body has set already; whether the body can still be used comes back then.
-    fn set_before(&mut self, setting: &Setting<'a>, entry: &Entry, name: &str) -> Option<bool> {
+    fn set_before(&mut self, setting: &Setting<'a>, span: Span, name: &str, kind: &Kind) -> Option<bool> {
         if setting.from != From::Body {
             return None;
         }
-        let (first, span) = (setting.key, entry.key.span);
+        let first = setting.key;
         if setting.name != name {
             let plural = if name.ends_with('s') { name } else { &setting.name };
             self.finding(Code::Exclusive, span, format!("`{}` and `{name}` exclude each other", setting.name))
@@ -361,8 +448,7 @@ impl<'a> Checker<'a, '_> {
                 .help(format!("write one list: `{plural} = [ … ]`"));
             return Some(false);
         }
-        let what =
-            if setting.property.shape == Shape::Single && setting.property == &VARIABLE { "the variable " } else { "" };
+        let what = kind.other.map_or("", |(_, keys)| keys.noun());
         self.finding(Code::DuplicateProperty, span, format!("{what}{} is set twice", shown(name)))
             .label("set again")
             .related(first, "set here first")
@@ -393,7 +479,7 @@ impl<'a> Checker<'a, '_> {
                 }
                 Some(complete)
             }
-            Action::Append(_) if property.shape != Shape::List => {
+            Action::Append(_) if !matches!(property.shape, Shape::List) => {
                 self.finding(Code::WrongType, key, format!("`+=` adds to a list, and {} is none", shown(&name)))
                     .label("no list")
                     .expected(property.wants)
@@ -439,18 +525,31 @@ impl<'a> Checker<'a, '_> {
         value: &'a Value,
         origin: Origin,
     ) -> (Settings<'a>, bool) {
-        let kind = match property.shape {
-            Shape::Variables => VARIABLES,
-            Shape::Healthcheck => HEALTHCHECK,
-            Shape::Single | Shape::List => return (Settings::default(), true),
-        };
-        let ValueKind::Body(body) = &value.kind else { return (Settings::default(), true) };
+        let Shape::Block(kind) = property.shape else { return (Settings::default(), true) };
+        if !matches!(value.kind, ValueKind::Body(_) | ValueKind::List(_)) {
+            return (Settings::default(), true);
+        }
         let mut block = match settings.list.get_mut(place) {
             Some(setting) if setting.from == From::Base => std::mem::take(&mut setting.block),
             _ => Settings::default(),
         };
-        let complete = self.merge(&mut block, body, origin, kind);
+        let complete = match &value.kind {
+            ValueKind::Body(body) => self.merge(&mut block, body, origin, kind),
+            ValueKind::List(list) => self.merge_list(&mut block, list, origin, kind),
+            _ => true,
+        };
         (block, complete)
+    }
+
+    /// `cpus`, and `cpu` where that is a number of processors, take the place of the other one that is inherited.
+    fn one_number_of_processors(&self, settings: &mut Settings<'a>) {
+        let counts =
+            |setting: &Setting<'a>| setting.name != "cpu" || setting.value.value.span.text(self.source).contains('.');
+        let own = settings.list.iter().find(|s| s.from == From::Body && matches!(s.name.as_ref(), "cpu" | "cpus"));
+        let Some(own) = own.filter(|own| counts(own)).map(|own| own.property.slot) else { return };
+        settings.list.retain(|s| {
+            s.from == From::Body || s.property.slot == own || !matches!(s.name.as_ref(), "cpu" | "cpus") || !counts(s)
+        });
     }
 }
 

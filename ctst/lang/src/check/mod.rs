@@ -11,11 +11,14 @@ mod expose;
 mod files;
 mod image;
 mod inherit;
+mod limits;
 mod mounts;
 mod parameters;
 mod profiles;
 mod properties;
 mod resolve;
+mod runtime;
+mod stores;
 mod values;
 
 use std::borrow::Cow;
@@ -42,7 +45,8 @@ struct Checker<'a, 'r> {
     declared: Vec<Declared<'a>>,
     files: &'a [Source],
     /// The project's name, if a STACK says it.
-    stack: Option<(Span, Cow<'a, str>)>,
+    stack: Option<(Span, Cow<'a, str>, Option<&'a syntax::Body>)>,
+    volumes: stores::Volumes<'a>,
     /// What each file declares.
     by_name: Vec<HashMap<Cow<'a, str>, usize>>,
     /// What each file calls its imports, by their place.
@@ -79,8 +83,6 @@ enum Role {
     Template,
     /// None of its profiles is active.
     Inactive,
-    /// It is refused.
-    Refused,
 }
 
 /// A component as the others see it.
@@ -109,6 +111,8 @@ struct Declared<'a> {
     hostname: Option<String>,
     network: Option<model::Network>,
     healthcheck: bool,
+    /// Whether the image's health check is switched off.
+    no_healthcheck: bool,
     /// Of its connection string.
     scheme: &'static str,
 }
@@ -119,12 +123,15 @@ impl Declared<'_> {
         self.hostname.clone().unwrap_or_else(|| self.name.replace('_', "-"))
     }
 
+    fn is_job(&self) -> bool {
+        self.syntax.kind == syntax::ComponentKind::Job
+    }
+
     /// Whether its own properties are looked up: those of a template are with each of its heirs.
     fn is_examined(&self) -> bool {
         match self.role {
             Role::Deployed | Role::Inactive => true,
             Role::Template => !self.inherited,
-            Role::Refused => false,
         }
     }
 }
@@ -149,6 +156,7 @@ pub(crate) fn composition<'a>(
         declared: Vec::new(),
         files,
         stack: None,
+        volumes: stores::Volumes::default(),
         by_name: names(),
         aliases: names(),
         used_imports: HashSet::new(),
@@ -179,20 +187,15 @@ pub(crate) fn composition<'a>(
     checker.connections(file);
     let components = checker.components();
     let exposures = checker.exposures(file);
+    let volumes = checker.named_volumes();
+    let labels = checker.stack_labels();
     checker.unused_parameters();
     checker.unused_imports();
     if checker.report.has_errors() {
         return None;
     }
-    let name = checker.stack.as_ref().map_or(project, |(_, name)| name).to_owned();
-    Some(model::Composition {
-        name,
-        components,
-        exposures,
-        volumes: Vec::new(),
-        secrets: Vec::new(),
-        labels: Vec::new(),
-    })
+    let name = checker.stack.as_ref().map_or(project, |(_, name, _)| name).to_owned();
+    Some(model::Composition { name, components, exposures, volumes, secrets: Vec::new(), labels })
 }
 
 impl<'a> Checker<'a, '_> {

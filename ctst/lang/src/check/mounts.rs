@@ -8,6 +8,7 @@ use crate::model::{Tmpfs, Volume};
 use crate::units;
 
 use super::Checker;
+use super::declare::well_formed;
 use super::inherit::Settings;
 use super::properties::Property;
 use super::resolve::Scope;
@@ -40,7 +41,11 @@ impl<'a> Checker<'a, '_> {
         let (source, target, options, more) =
             (parts.next().unwrap_or_default(), parts.next(), parts.next(), parts.next());
         let Some(target) = target.filter(|_| more.is_none()) else {
-            self.bad_mount(span, property, "the volume is not of the form `host:inside` or `host:inside:ro`");
+            self.bad_mount(
+                span,
+                property,
+                "the volume is not of the form `host:inside` or `name:inside`, with `:ro` if wanted",
+            );
             return None;
         };
         let readonly = match options {
@@ -53,13 +58,14 @@ impl<'a> Checker<'a, '_> {
         };
         let relative = source.starts_with("./") || source.starts_with("../") || matches!(source, "." | "..");
         if !relative && !source.starts_with('/') {
-            let name = source.starts_with(|c: char| c.is_ascii_alphanumeric()) && !source.contains('/');
-            if name {
-                self.not_supported(span, "a named volume").help("use a directory of the host: `./data:/data`");
-            } else {
-                self.bad_mount(span, property, "the host's side of the volume begins with neither `/` nor `./`");
+            if !well_formed(source) {
+                let what = "what is mounted is neither a path that begins with `/` or `./` nor a volume's name";
+                self.bad_mount(span, property, what);
+                return None;
             }
-            return None;
+            let target = self.target(span, property.name, target, targets)?;
+            self.mounted(span, source);
+            return Some(Volume { source: source.to_owned(), named: true, target, readonly });
         }
         let target = self.target(span, property.name, target, targets)?;
         Some(Volume { source: self.seen_from_here(source, &written, 0), named: false, target, readonly })
@@ -104,13 +110,7 @@ impl<'a> Checker<'a, '_> {
             }
             Ok(size) => Some(size),
             Err(error) => {
-                self.bad_unit(
-                    span,
-                    property.name,
-                    error,
-                    "a number with B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, k, m or g",
-                    property.example,
-                );
+                self.bad_unit(span, property.name, error, units::KNOWN_SIZES, property.example);
                 None
             }
         }

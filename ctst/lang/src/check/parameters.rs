@@ -14,7 +14,7 @@ use crate::units;
 use super::properties::PARAMETER;
 use super::resolve::{Bound, Origin, Scope};
 use super::values::LONGEST_TEXT;
-use super::{Checker, Role, some_of};
+use super::{Checker, some_of};
 
 /// Most parameters of one template.
 const MOST_PARAMETERS: usize = 64;
@@ -462,8 +462,8 @@ impl<'a> Checker<'a, '_> {
             }
         }
         for index in 0..self.declared.len() {
-            if self.declared[index].role == Role::Refused || self.report.full() {
-                continue;
+            if self.report.full() {
+                return;
             }
             let Some(params) = &self.declared[index].syntax.params else { continue };
             for (place, (name, _)) in params.list.iter().enumerate() {

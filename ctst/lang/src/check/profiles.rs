@@ -56,7 +56,7 @@ impl<'a> Checker<'a, '_> {
                 .help_if(meant);
             }
         }
-        let nothing = !self.declared.iter().any(|declared| matches!(declared.role, Role::Deployed | Role::Refused));
+        let nothing = !self.declared.iter().any(|declared| declared.role == Role::Deployed);
         if nothing && !self.report.has_errors() {
             self.finding(Code::NothingDeclared, Span::default(), "every component has a profile that is not active")
                 .help("activate one of the profiles, or remove `profiles` from a component");

@@ -6,7 +6,7 @@ use crate::diagnostic::{Span, nearest, shown};
 use super::Checker;
 
 /// A property that is carried out.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Property {
     pub(super) name: &'static str,
     /// Its value, for messages.
@@ -19,16 +19,55 @@ pub(super) struct Property {
 }
 
 /// How a value is inherited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Shape {
     /// Replaced as a whole.
     Single,
     /// Replaced as a whole; `+=` adds to it.
     List,
-    /// Merged variable by variable.
+    /// A block, merged key by key.
+    Block(&'static Kind),
+}
+
+/// What a block is of.
+#[derive(Debug)]
+pub(super) struct Kind {
+    pub(super) name: &'static str,
+    pub(super) known: &'static [Property],
+    /// What a key is that is not known, if that may be.
+    pub(super) other: Option<(&'static Property, Keys)>,
+}
+
+/// Keys that the author chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keys {
     Variables,
-    /// Merged property by property of a health check.
-    Healthcheck,
+    Labels,
+    Sysctls,
+    Hosts,
+    Devices,
+}
+
+impl Keys {
+    /// What a key is, for messages.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Keys::Variables => "the variable ",
+            Keys::Labels => "the label ",
+            Keys::Sysctls => "the setting ",
+            Keys::Hosts => "the host ",
+            Keys::Devices => "the device ",
+        }
+    }
+
+    /// What stands between key and value in the items of a list that is written instead of the block.
+    pub(super) fn separator(self) -> Option<char> {
+        match self {
+            Keys::Labels => Some('='),
+            Keys::Hosts => Some(':'),
+            Keys::Variables | Keys::Sysctls | Keys::Devices => None,
+        }
+    }
 }
 
 const fn property(name: &'static str, wants: &'static str, example: &'static str) -> Property {
@@ -39,64 +78,215 @@ const fn list(name: &'static str, wants: &'static str, example: &'static str) ->
     Property { name, wants, example, shape: Shape::List, slot: name }
 }
 
-/// A variable in `env`.
-pub(super) const VARIABLE: Property =
-    property("env", "a string, a number or a truth value", r#"env { MODE = "production" }"#);
+const fn block(name: &'static str, wants: &'static str, example: &'static str, kind: &'static Kind) -> Property {
+    Property { name, wants, example, shape: Shape::Block(kind), slot: name }
+}
 
 /// A parameter that stands in a text.
 pub(super) const PARAMETER: Property = property("a parameter", "a string, a number or a truth value", "port = 80");
 
+const SIZE: &str = "a size such as `512MiB`";
+
 /// What a component may set.
-pub(super) const COMPONENT: &[Property] = &[
-    list("image", "an image reference in quotes, or a list of `host://` ones", r#"image = "file://./rootfs""#),
-    list("include", "a list of globs of files of this host", r#"include = ["/etc/nginx/**"]"#),
-    list("port", "a port from 1 to 65535, or a list of them", "port = 80"),
-    Property { slot: "port", ..list("ports", "a port from 1 to 65535, or a list of them", "ports = [80, 443]") },
-    Property { shape: Shape::Variables, ..property("env", "a block of variables", r#"env { MODE = "production" }"#) },
-    list(
-        "command",
-        "a list of words, or one string that is split into words",
-        r#"command = ["serve", "--port", "80"]"#,
-    ),
-    list("entrypoint", "a list of words, or one string that is split into words", r#"entrypoint = ["/bin/app"]"#),
-    property("readonly", "`true` or `false`", "readonly = false"),
-    property("workdir", "an absolute path", r#"workdir = "/srv""#),
-    property("user", "a user, with a group if wanted", r#"user = "1000:1000""#),
-    property("hostname", "a host name", r#"hostname = "db""#),
-    property("restart", "`never`, `on-failure`, `always` or `unless-stopped` in quotes", r#"restart = "on-failure""#),
-    property("network", "`bridge` or `none` in quotes", r#"network = "none""#),
-    Property {
-        shape: Shape::Healthcheck,
-        ..property("healthcheck", "a block", r#"healthcheck { http = "/healthz" }"#)
-    },
-    list("volume", "`host:inside` in quotes, with `:ro` if wanted, or a list of these", r#"volume = "./data:/data""#),
-    Property {
-        slot: "volume",
-        ..list(
-            "volumes",
-            "`host:inside` in quotes, with `:ro` if wanted, or a list of these",
-            r#"volumes = ["./data:/data:ro"]"#,
-        )
-    },
-    list("profiles", "a name in quotes, or a list of names", r#"profiles = ["debug"]"#),
-    list(
-        "tmpfs",
-        "an absolute path in quotes, with `:size=…,mode=…` if wanted, or a list of these",
-        r#"tmpfs = ["/tmp:size=64MiB"]"#,
-    ),
-];
+pub(super) static COMPONENT: Kind = Kind {
+    name: "a component",
+    known: &[
+        list("image", "an image reference in quotes, or a list of `host://` ones", r#"image = "file://./rootfs""#),
+        list("include", "a list of globs of files of this host", r#"include = ["/etc/nginx/**"]"#),
+        list("port", "a port from 1 to 65535, or a list of them", "port = 80"),
+        Property { slot: "port", ..list("ports", "a port from 1 to 65535, or a list of them", "ports = [80, 443]") },
+        block("env", "a block of variables", r#"env { MODE = "production" }"#, &VARIABLES),
+        list(
+            "command",
+            "a list of words, or one string that is split into words",
+            r#"command = ["serve", "--port", "80"]"#,
+        ),
+        list("entrypoint", "a list of words, or one string that is split into words", r#"entrypoint = ["/bin/app"]"#),
+        property("readonly", "`true` or `false`", "readonly = false"),
+        property("workdir", "an absolute path", r#"workdir = "/srv""#),
+        property("user", "a user, with a group if wanted", r#"user = "1000:1000""#),
+        list("groups", "a group's name or number, or a list of them", r#"groups = ["video", 1001]"#),
+        property("hostname", "a host name", r#"hostname = "db""#),
+        property(
+            "restart",
+            "`never`, `on-failure`, `always` or `unless-stopped` in quotes",
+            r#"restart = "on-failure""#,
+        ),
+        property("network", "`bridge` or `none` in quotes", r#"network = "none""#),
+        block("healthcheck", "a block, or `none` in quotes", r#"healthcheck { http = "/healthz" }"#, &HEALTHCHECK),
+        list("volume", VOLUME, r#"volume = "./data:/data""#),
+        Property { slot: "volume", ..list("volumes", VOLUME, r#"volumes = ["./data:/data:ro", "cache:/cache"]"#) },
+        list("profiles", "a name in quotes, or a list of names", r#"profiles = ["debug"]"#),
+        list(
+            "tmpfs",
+            "an absolute path in quotes, with `:size=…,mode=…` if wanted, or a list of these",
+            r#"tmpfs = ["/tmp:size=64MiB"]"#,
+        ),
+        property("shm", SIZE, "shm = 256MiB"),
+        property("memory", SIZE, "memory = 512MiB"),
+        property("memory_high", SIZE, "memory_high = 400MiB"),
+        property("swap", "a size, or 0 for none", "swap = 256MiB"),
+        property("cpus", "a number of processors", "cpus = 1.5"),
+        property(
+            "cpu",
+            "a number of processors with a decimal point, or a whole number from 2 to 262144 as a weight",
+            r#"cpu = "0.5""#,
+        ),
+        property("pids", "a whole number of 1 or more", "pids = 200"),
+        block("io", "a block with a weight and with devices", r#"io { "/dev/sda" { read = 10MiB } }"#, &IO),
+        property("limits", "`strict` or `best-effort` in quotes", r#"limits = "best-effort""#),
+        block("ulimits", "a block of limits", "ulimits { nofile = 1024 }", &ULIMITS),
+        block(
+            "sysctls",
+            "a block of kernel settings, their names in quotes",
+            r#"sysctls { "net.core.somaxconn" = 1024 }"#,
+            &SYSCTLS,
+        ),
+        block("stop", "a block", r#"stop { signal = "SIGINT", grace = 30s }"#, &STOP),
+        block(
+            "labels",
+            "a block of labels, or a list of `name=value` in quotes",
+            r#"labels { team = "storage" }"#,
+            &LABELS,
+        ),
+        block(
+            "hosts",
+            "a block of host names with their addresses, or a list of `name:address` in quotes",
+            r#"hosts { "db.example" = "192.0.2.7" }"#,
+            &HOSTS,
+        ),
+        block("logs", "a block", "logs { max_size = 10MiB, max_files = 3 }", &LOGS),
+        property("init", "`true`", "init = true"),
+    ],
+    other: None,
+};
+
+const VOLUME: &str = "`host:inside` or `name:inside` in quotes, with `:ro` if wanted, or a list of these";
+const SCALAR: &str = "a string, a number or a truth value";
+
+/// A variable in `env`.
+pub(super) const VARIABLE: &Property = &property("env", SCALAR, r#"env { MODE = "production" }"#);
+
+static VARIABLES: Kind = Kind { name: "the environment", known: &[], other: Some((VARIABLE, Keys::Variables)) };
+
+static LABELS: Kind = Kind {
+    name: "a set of labels",
+    known: &[],
+    other: Some((&property("labels", SCALAR, r#"labels { team = "storage" }"#), Keys::Labels)),
+};
+
+static SYSCTLS: Kind = Kind {
+    name: "a set of kernel settings",
+    known: &[],
+    other: Some((
+        &property("sysctls", "a number, or a string", r#"sysctls { "net.core.somaxconn" = 1024 }"#),
+        Keys::Sysctls,
+    )),
+};
+
+static HOSTS: Kind = Kind {
+    name: "a set of hosts",
+    known: &[],
+    other: Some((
+        &property("hosts", "an IP address in quotes", r#"hosts { "db.example" = "192.0.2.7" }"#),
+        Keys::Hosts,
+    )),
+};
 
 /// What a health check may set.
-pub(super) const HEALTHCHECK: &[Property] = &[
-    list("command", "a list of words, or one string for `/bin/sh -c`", r#"command = ["redis-cli", "ping"]"#),
-    property("http", "a path that begins with `/`, in quotes", r#"http = "/healthz""#),
-    property("tcp", "a port from 1 to 65535", "tcp = 5432"),
-    property("port", "a port from 1 to 65535", "port = 8080"),
-    property("interval", "a duration", "interval = 30s"),
-    property("timeout", "a duration", "timeout = 5s"),
-    property("retries", "a whole number of 1 or more", "retries = 3"),
-    property("start_period", "a duration", "start_period = 10s"),
-];
+pub(super) static HEALTHCHECK: Kind = Kind {
+    name: "a health check",
+    known: &[
+        list("command", "a list of words, or one string for `/bin/sh -c`", r#"command = ["redis-cli", "ping"]"#),
+        property("http", "a path that begins with `/`, in quotes", r#"http = "/healthz""#),
+        property("tcp", "a port from 1 to 65535", "tcp = 5432"),
+        property("port", "a port from 1 to 65535", "port = 8080"),
+        property("interval", "a duration", "interval = 30s"),
+        property("timeout", "a duration", "timeout = 5s"),
+        property("retries", "a whole number of 1 or more", "retries = 3"),
+        property("start_period", "a duration", "start_period = 10s"),
+    ],
+    other: None,
+};
+
+static STOP: Kind = Kind {
+    name: "`stop`",
+    known: &[
+        property("signal", "a signal's name in quotes, or its number", r#"signal = "SIGINT""#),
+        property("grace", "a duration", "grace = 30s"),
+    ],
+    other: None,
+};
+
+static LOGS: Kind = Kind {
+    name: "`logs`",
+    known: &[
+        property("max_size", SIZE, "max_size = 10MiB"),
+        property("max_files", "a whole number from 1 to 1000", "max_files = 3"),
+    ],
+    other: None,
+};
+
+static IO: Kind = Kind {
+    name: "`io`",
+    known: &[property("weight", "a whole number from 1 to 10000", "weight = 200")],
+    other: Some((&block("io", "a block", r#"io { "/dev/sda" { read = 10MiB } }"#, &DEVICE), Keys::Devices)),
+};
+
+static DEVICE: Kind = Kind {
+    name: "a device of `io`",
+    known: &[
+        property("read", "bytes a second, as a size", "read = 10MiB"),
+        property("write", "bytes a second, as a size", "write = 10MiB"),
+        property("read_ops", "operations a second, a whole number", "read_ops = 1000"),
+        property("write_ops", "operations a second, a whole number", "write_ops = 1000"),
+    ],
+    other: None,
+};
+
+const LIMIT: &str = "a whole number, `\"unlimited\"`, or `\"soft:hard\"` of these";
+const BYTES: &str = "a number of bytes, a size, `\"unlimited\"`, or `\"soft:hard\"` of these";
+
+/// The names of `RLIMIT_*` (`getrlimit(2)`).
+static ULIMITS: Kind = Kind {
+    name: "`ulimits`",
+    known: &[
+        property("as", BYTES, "as = 4GiB"),
+        property("core", BYTES, "core = 0"),
+        property("cpu", LIMIT, "cpu = 3600"),
+        property("data", BYTES, "data = 1GiB"),
+        property("fsize", BYTES, "fsize = 1GiB"),
+        property("locks", LIMIT, "locks = 1024"),
+        property("memlock", BYTES, "memlock = \"unlimited\""),
+        property("msgqueue", BYTES, "msgqueue = 800KiB"),
+        property("nice", LIMIT, "nice = 20"),
+        property("nofile", LIMIT, "nofile = \"1024:65536\""),
+        property("nproc", LIMIT, "nproc = 512"),
+        property("rss", BYTES, "rss = 1GiB"),
+        property("rtprio", LIMIT, "rtprio = 0"),
+        property("rttime", LIMIT, "rttime = 200000"),
+        property("sigpending", LIMIT, "sigpending = 1024"),
+        property("stack", BYTES, "stack = \"8MiB:unlimited\""),
+    ],
+    other: None,
+};
+
+/// Whether a limit counts bytes, so that a size may be given.
+pub(super) fn counts_bytes(ulimit: &str) -> bool {
+    ["as", "core", "data", "fsize", "memlock", "msgqueue", "rss", "stack"].contains(&ulimit)
+}
+
+/// What the block of a STACK and that of a VOLUME may set.
+pub(super) static LABELLED: Kind = Kind {
+    name: "this block",
+    known: &[block(
+        "labels",
+        "a block of labels, or a list of `name=value` in quotes",
+        r#"labels { team = "storage" }"#,
+        &LABELS,
+    )],
+    other: None,
+};
 
 /// Properties of the language that are not carried out yet.
 const LATER: &[&str] = &[
@@ -105,37 +295,20 @@ const LATER: &[&str] = &[
     "cap_add",
     "cap_drop",
     "configs",
-    "cpu",
-    "cpus",
     "devices",
     "distroless",
     "dns",
     "env_file",
-    "groups",
-    "hosts",
-    "init",
-    "io",
-    "labels",
     "landlock",
     "lazy",
-    "limits",
-    "logs",
-    "memory",
-    "memory_high",
     "networks",
     "no_new_privileges",
-    "pids",
     "platform",
     "replicas",
     "seccomp",
     "secrets",
-    "shm",
     "stdin",
-    "stop",
-    "swap",
-    "sysctls",
     "tty",
-    "ulimits",
 ];
 
 /// Words of docker compose for what is said otherwise here.
@@ -144,11 +317,16 @@ const COMPOSE: &[(&str, &str)] = &[
     ("depends_on", "a statement `CONNECT a -> b`"),
     ("environment", "`env { NAME = \"value\" }`"),
     ("expose", "`port`"),
+    ("extra_hosts", "`hosts`"),
+    ("group_add", "`groups`"),
     ("links", "a statement `CONNECT a -> b`"),
     ("mem_limit", "`memory`"),
     ("network_mode", "`network`"),
+    ("pids_limit", "`pids`"),
     ("read_only", "`readonly`"),
     ("shm_size", "`shm`"),
+    ("stop_grace_period", "`stop { grace = 10s }`"),
+    ("stop_signal", "`stop { signal = \"SIGINT\" }`"),
     ("working_dir", "`workdir`"),
 ];
 
@@ -158,13 +336,17 @@ pub(super) fn comes_later(name: &str) -> bool {
 }
 
 impl Checker<'_, '_> {
-    pub(super) fn unknown_property(&mut self, span: Span, key: &str, known: &'static [Property], owner: &str) {
+    pub(super) fn unknown_property(&mut self, span: Span, key: &str, kind: &Kind) {
         let lower = key.to_ascii_lowercase();
         let compose = COMPOSE.iter().find(|(word, _)| *word == lower).map(|(_, ours)| format!("here it is {ours}"));
+        let Kind { name: owner, known, .. } = kind;
         let names = known.iter().map(|property| property.name);
         let spelling =
             || nearest(key, names.clone().chain(LATER.iter().copied())).map(|meant| format!("did you mean `{meant}`?"));
-        let list = names.clone().collect::<Vec<_>>().join(", ");
+        let mut list = names.clone().collect::<Vec<_>>().join(", ");
+        if kind.other.is_some() {
+            list.push_str(", or a path in quotes");
+        }
         self.finding(Code::UnknownProperty, span, format!("{owner} has no property {}", shown(key)))
             .label("unknown property")
             .expected(format!("one of {list}"))
@@ -178,11 +360,13 @@ mod tests {
     use super::*;
     use crate::codes::Code;
 
+    static KINDS: [&Kind; 8] = [&COMPONENT, &HEALTHCHECK, &STOP, &LOGS, &IO, &DEVICE, &ULIMITS, &LABELLED];
+
     const PAGE: &str = include_str!("../../LANGUAGE.md");
 
     #[test]
     fn the_reference_knows_every_property() {
-        for property in COMPONENT.iter().chain(HEALTHCHECK) {
+        for property in KINDS.iter().flat_map(|kind| kind.known) {
             assert!(PAGE.contains(&format!("`{}`", property.name)), "{} is not described", property.name);
             let (word, _) = property.example.split_once(' ').unwrap_or_default();
             assert_eq!(word, property.name, "the example is for another property");
@@ -198,7 +382,7 @@ mod tests {
 
     #[test]
     fn the_examples_in_messages_are_right() {
-        for Property { name, example, .. } in COMPONENT {
+        for Property { name, example, .. } in COMPONENT.known {
             let image = match *name {
                 "image" => "command = \"x\"",
                 _ => "image = \"host:///bin/x\"",
@@ -212,7 +396,7 @@ mod tests {
                 "{example}"
             );
         }
-        for Property { name, example, .. } in HEALTHCHECK {
+        for Property { name, example, .. } in HEALTHCHECK.known {
             let probe = match *name {
                 "command" | "http" | "tcp" => "",
                 _ => "http = \"/\"",
@@ -220,6 +404,20 @@ mod tests {
             let source =
                 format!("COMPONENT a {{ image = \"host:///bin/x\" port = 1 healthcheck {{ {probe} {example} }} }}");
             assert_eq!(codes(&source), [], "{example}");
+        }
+        let nested = [
+            ("stop {", &STOP),
+            ("logs {", &LOGS),
+            ("io {", &IO),
+            ("io { \"/dev/sda\" {", &DEVICE),
+            ("ulimits {", &ULIMITS),
+        ];
+        for (before, kind) in nested {
+            for Property { example, .. } in kind.known {
+                let after = "}".repeat(before.matches('{').count());
+                let source = format!("COMPONENT a {{ image = \"host:///bin/x\" {before} {example} {after} }}");
+                assert_eq!(codes(&source), [], "{example}");
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Values of the types that properties want.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::codes::Code;
@@ -9,8 +10,8 @@ use crate::text::{self, Part, Words};
 use crate::units::{self, UnitError};
 
 use super::Checker;
-use super::inherit::Setting;
-use super::properties::Property;
+use super::inherit::{Setting, Settings};
+use super::properties::{Property, Shape};
 use super::resolve::{Bound, Scope};
 
 /// A property and the value that it has.
@@ -18,6 +19,8 @@ pub(super) type Read<'a> = (&'static Property, Bound<'a>);
 
 /// What the kernel takes as one argument or variable, its closing NUL not counted.
 pub(super) const LONGEST_TEXT: usize = 128 * 1024 - 1;
+/// Most processors in thousandths: more than Linux can have (`CONFIG_NR_CPUS`), and no number of microseconds overflows.
+const MOST_MILLIS: u64 = 8192 * 1000;
 
 impl<'a> Checker<'a, '_> {
     pub(super) fn wrong_type(&mut self, property: &Property, value: &Value) {
@@ -68,17 +71,17 @@ impl<'a> Checker<'a, '_> {
     }
 
     pub(super) fn text(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
-        let (_, Bound { value, given: None, .. }) = setting else { return self.whole(setting, scope) };
+        let (_, Bound { value, given: None, .. }) = setting else { return self.joined(setting, scope) };
         if let ValueKind::Text(quote) = value.kind
             && let Some(text) = text::simple(self.source, Text { span: value.span, quote })
             && text.len() <= LONGEST_TEXT
         {
             return Some(text.to_owned());
         }
-        self.whole(setting, scope)
+        self.joined(setting, scope)
     }
 
-    fn whole(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
+    fn joined(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
         Some(self.parts(setting, scope)?.into_iter().map(|part| part.text).collect())
     }
 
@@ -131,18 +134,28 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    /// A whole number from 1 on; one in quotes counts too, so that it can come from a placeholder.
-    pub(super) fn positive(&mut self, (property, bound): Read<'a>, most: u32, scope: Scope) -> Option<u32> {
+    /// The characters of a number, which may also stand in quotes, so that it can come from a placeholder.
+    fn number(
+        &mut self,
+        (property, bound): Read<'a>,
+        bare: impl Fn(&ValueKind) -> bool,
+        scope: Scope,
+    ) -> Option<String> {
         let bound = self.follow(bound, scope)?;
-        let value = bound.value;
-        let text = match value.kind {
-            ValueKind::Integer => self.raw(bound).to_owned(),
-            ValueKind::Text(_) => self.text((property, bound), scope)?,
+        match &bound.value.kind {
+            ValueKind::Text(_) => self.text((property, bound), scope),
+            kind if bare(kind) => Some(self.raw(bound).to_owned()),
             _ => {
-                self.wrong_type(property, value);
-                return None;
+                self.wrong_type(property, bound.value);
+                None
             }
-        };
+        }
+    }
+
+    /// A whole number.
+    pub(super) fn whole(&mut self, setting: Read<'a>, range: RangeInclusive<u64>, scope: Scope) -> Option<u64> {
+        let text = self.number(setting, |kind| *kind == ValueKind::Integer, scope)?;
+        let (property, Bound { value, .. }) = setting;
         if text.is_empty() || !text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) {
             let shown = self.shown(value.span);
             self.finding(Code::WrongType, value.span, format!("{shown} is no whole number"))
@@ -151,15 +164,70 @@ impl<'a> Checker<'a, '_> {
                 .help(format!("for example `{}`", property.example));
             return None;
         }
-        let number = text.parse::<u32>().ok().filter(|number| (1..=most).contains(number));
+        let number = text.parse::<u64>().ok().filter(|number| range.contains(number));
         if number.is_none() {
             let shown = self.shown(value.span);
             self.finding(Code::OutOfRange, value.span, format!("{shown} is out of range for `{}`", property.name))
                 .label("out of range")
-                .expected(format!("a whole number from 1 to {most}"))
+                .expected(format!("a whole number from {} to {}", range.start(), range.end()))
                 .help(format!("for example `{}`", property.example));
         }
         number
+    }
+
+    /// A whole number from 1 on.
+    pub(super) fn positive(&mut self, setting: Read<'a>, most: u32, scope: Scope) -> Option<u32> {
+        self.whole(setting, 1..=u64::from(most), scope).and_then(|number| u32::try_from(number).ok())
+    }
+
+    /// A number of bytes, not fewer than `least`.
+    pub(super) fn size(&mut self, setting: Read<'a>, least: u64, scope: Scope) -> Option<u64> {
+        let bare = |kind: &ValueKind| matches!(kind, ValueKind::Quantity | ValueKind::Integer);
+        let text = self.number(setting, bare, scope)?;
+        let (property, Bound { value, .. }) = setting;
+        let size = if text == "0" { Ok(0) } else { units::size(&text) };
+        match size {
+            Ok(size) if size >= least => Some(size),
+            Ok(_) => {
+                let shown = self.shown(value.span);
+                self.finding(Code::OutOfRange, value.span, format!("{shown} is too little for `{}`", property.name))
+                    .label("too little")
+                    .expected(format!("at least {}", units::shown(least)))
+                    .help(format!("for example `{}`", property.example));
+                None
+            }
+            Err(error) => {
+                self.bad_unit(value.span, property.name, error, units::KNOWN_SIZES, property.example);
+                None
+            }
+        }
+    }
+
+    /// A decimal number, whole ones included, in thousandths; further digits are cut off.
+    pub(super) fn thousandths(&mut self, setting: Read<'a>, scope: Scope) -> Option<u64> {
+        let bare = |kind: &ValueKind| matches!(kind, ValueKind::Decimal | ValueKind::Integer);
+        let text = self.number(setting, bare, scope)?;
+        let (property, Bound { value, .. }) = setting;
+        let (whole, fraction) = text.split_once('.').unwrap_or((&text, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let shown = self.shown(value.span);
+        if !digits(whole.strip_prefix('-').unwrap_or(whole)) || !digits(fraction) {
+            self.finding(Code::WrongType, value.span, format!("{shown} is no decimal number"))
+                .label("not a number")
+                .expected(property.wants)
+                .help(format!("for example `{}`", property.example));
+            return None;
+        }
+        let fraction: u64 = format!("{fraction:0<3}")[..3].parse().unwrap_or_default();
+        let millis = whole.parse::<u64>().ok().and_then(|whole| whole.checked_mul(1000)?.checked_add(fraction));
+        let good = millis.filter(|millis| (10..=MOST_MILLIS).contains(millis));
+        if good.is_none() {
+            self.finding(Code::OutOfRange, value.span, format!("{shown} is out of range for `{}`", property.name))
+                .label("out of range")
+                .expected(format!("a number from 0.01 to {}", MOST_MILLIS / 1000))
+                .help(format!("for example `{}`", property.example));
+        }
+        good
     }
 
     pub(super) fn port(&mut self, setting: Read<'a>, scope: Scope) -> Option<u16> {
@@ -167,16 +235,9 @@ impl<'a> Checker<'a, '_> {
     }
 
     pub(super) fn duration(&mut self, (property, bound): Read<'a>, zero: bool, scope: Scope) -> Option<Duration> {
-        let bound = self.follow(bound, scope)?;
+        let bare = |kind: &ValueKind| matches!(kind, ValueKind::Quantity | ValueKind::Integer);
+        let text = self.number((property, bound), bare, scope)?;
         let value = bound.value;
-        let text = match value.kind {
-            ValueKind::Quantity | ValueKind::Integer => self.raw(bound).to_owned(),
-            ValueKind::Text(_) => self.text((property, bound), scope)?,
-            _ => {
-                self.wrong_type(property, value);
-                return None;
-            }
-        };
         match units::duration(&text) {
             Ok(duration) if zero || !duration.is_zero() => Some(duration),
             Ok(_) => {
@@ -228,6 +289,41 @@ impl<'a> Checker<'a, '_> {
                 .help_if(meant.map(|meant| format!("did you mean `\"{meant}\"`?")));
         }
         found
+    }
+
+    /// The block of a property, if it has one; anything else in its place is reported.
+    pub(super) fn block_of<'s>(&mut self, settings: &'s Settings<'a>, name: &str) -> Option<&'s Settings<'a>> {
+        let setting = settings.get(name)?;
+        let listed = || match setting.property.shape {
+            Shape::Block(kind) => kind.other.is_some_and(|(_, keys)| keys.separator().is_some()),
+            Shape::Single | Shape::List => false,
+        };
+        match setting.value.value.kind {
+            ValueKind::Body(_) => Some(&setting.block),
+            ValueKind::List(_) if listed() => Some(&setting.block),
+            _ => {
+                self.wrong_type(setting.property, setting.value.value);
+                None
+            }
+        }
+    }
+
+    /// The text of an entry of a block whose keys the author chooses: a string, a number or a truth value.
+    pub(super) fn entry(&mut self, entry: &Setting<'a>, scope: Scope) -> Option<String> {
+        let bound = self.follow(entry.value, scope)?;
+        match bound.value.kind {
+            ValueKind::Integer | ValueKind::Decimal | ValueKind::Quantity | ValueKind::Bool(_) => {
+                Some(self.raw(bound).to_owned())
+            }
+            _ => {
+                let text = self.text((entry.property, bound), scope)?;
+                match entry.is_listed() {
+                    // What is before the separator is the name, as it was found in there.
+                    true => Some(text.get(entry.name.len() + 1..).unwrap_or_default().to_owned()),
+                    false => Some(text),
+                }
+            }
+        }
     }
 
     /// An argument vector: a list as it is, a string split into words, and then what `+=` adds.
