@@ -46,6 +46,10 @@ pub(crate) enum Command {
     Rm(Rm),
     /// Import all images of a composition
     Build(Build),
+    /// Fetch what a composition imports from the network, and lock it to what it is now
+    ///
+    /// The digests of imports without SHA256 go into containust.lock beside the file, which belongs under version control.
+    Lock(Lock),
     /// List imported images
     Images(Images),
     /// Bring compositions into the one layout, and name those that were changed
@@ -73,9 +77,15 @@ pub(crate) struct Inputs {
     /// Give a parameter of the file (PARAM) a value; of two for one name the last counts
     #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
     pub(crate) set: Vec<(String, String)>,
+    /// Give parameters values from a file of NAME=VALUE lines; --set and later files come first
+    #[arg(long, value_name = "FILE")]
+    pub(crate) params: Vec<PathBuf>,
     /// Deploy the components of this profile, too
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Vec<String>,
+    /// Fetch nothing from the network: what is not here already is an error
+    #[arg(long, env = "CONTAINUST_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) offline: bool,
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {
@@ -236,6 +246,15 @@ pub(crate) struct Build {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct Lock {
+    /// The composition
+    pub(crate) file: Option<PathBuf>,
+    /// Lock what has an entry anew, too
+    #[arg(long)]
+    pub(crate) update: bool,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct Images {
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
@@ -373,15 +392,16 @@ mod tests {
         assert_eq!(
             found,
             "ctst -f/--file\n\
-             check FILE --set --profile --format\n\
-             plan FILE --set --profile --detailed-exitcode --format\n\
-             run FILE|COMPONENT --set --profile -d/--detach --wait --wait-timeout -y/--yes\n\
+             check FILE --set --params --profile --offline --format\n\
+             plan FILE --set --params --profile --offline --detailed-exitcode --format\n\
+             run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes\n\
              ps -a/--all --filter --format\n\
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
              logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
              stop COMPONENT -t/--time\n\
              rm COMPONENT\n\
-             build FILE --set --profile\n\
+             build FILE --set --params --profile --offline\n\
+             lock FILE --update\n\
              images --format\n\
              fmt FILE --check\n\
              explain CODE\n\

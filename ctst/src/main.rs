@@ -50,6 +50,7 @@ fn run(args: Args) -> Outcome {
         Command::Stop(args) => commands::stop::run(&args, file),
         Command::Rm(args) => commands::rm::run(&args, file),
         Command::Build(args) => commands::build::run(&args, file),
+        Command::Lock(args) => commands::lock::run(&args, file),
         Command::Images(args) => commands::images::run(&args, file),
         Command::Fmt(args) => commands::fmt::run(&args, file),
         Command::Explain(args) => commands::explain::run(&args),

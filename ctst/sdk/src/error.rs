@@ -73,6 +73,14 @@ pub enum Error {
         /// The newest version understood.
         known: u64,
     },
+    /// `containust.lock` is not what `ctst lock` writes.
+    #[error("read {}: {problem}", path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Components that wait for each other.
     #[error("order the components: {} wait for each other", circle.join(" -> "))]
     Circle {
@@ -174,6 +182,7 @@ impl Error {
             Self::TooLarge { .. } => "S0104",
             Self::Untrusted { .. } => "S0105",
             Self::NewerState { .. } => "S0106",
+            Self::Lock { .. } => "S0108",
             Self::Circle { .. } => "S0201",
             Self::UnknownComponent { .. } => "S0202",
             Self::Invalid { .. } => "S0203",
@@ -200,6 +209,9 @@ impl Error {
                 Some(format!("look into {} and remove it if it is not yours", path.display()))
             }
             Self::NewerState { .. } => Some("use the ctst that wrote it".to_owned()),
+            Self::Lock { path, .. } => {
+                Some(format!("take {} from version control, or remove it and run: ctst lock", path.display()))
+            }
             Self::Source { path, .. } => Some(format!("create {} or correct the volume", path.display())),
             Self::Image { help, .. } => help.clone(),
             Self::NoSandbox { help, .. } => Some(help.clone()),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{During, Error, Result};
+use crate::imports::{Fetching, Imports};
 
 /// A composition longer than this is a mistake: ten thousand components take 4.4 MB.
 const MAX_FILE: u64 = 64 << 20;
@@ -44,11 +45,14 @@ pub struct Loaded {
     pub source: Vec<u8>,
     /// The composition, or why there is none.
     pub outcome: Outcome,
+    /// Entries of `containust.lock` that this reading made: address and digest.
+    pub locked: Vec<(String, String)>,
 }
 
 /// Imported files, named by their paths relative to the project's folder, or absolute ones outside of it.
 struct Files<'a> {
     folder: &'a Path,
+    remote: &'a Imports<'a>,
 }
 
 impl Loader for Files<'_> {
@@ -60,6 +64,10 @@ impl Loader for Files<'_> {
         let name = found.strip_prefix(self.folder).unwrap_or(&found);
         let name = name.to_str().ok_or_else(|| "its path is not UTF-8".to_owned())?;
         Ok((name.to_owned(), bytes))
+    }
+
+    fn fetch(&self, url: &str, pin: Option<&str>) -> std::result::Result<Vec<u8>, (String, String)> {
+        self.remote.fetch(url, pin)
     }
 }
 
@@ -150,13 +158,29 @@ impl Project {
     /// # Errors
     /// As [`Project::load`].
     pub fn load_with(&self, params: &[(String, String)], profiles: &[String]) -> Result<Loaded> {
+        self.load_fetching(params, profiles, Fetching::Never, false)
+    }
+
+    /// The same with files from the network. `offline`: nothing is fetched, whatever `fetching` says.
+    ///
+    /// # Errors
+    /// As [`Project::load`].
+    pub fn load_fetching(
+        &self,
+        params: &[(String, String)],
+        profiles: &[String],
+        fetching: Fetching,
+        offline: bool,
+    ) -> Result<Loaded> {
         let name = self.file_name();
         let source = read_bounded(&self.file)?;
-        let files = Files { folder: &self.folder };
+        let remote = Imports::new(self, fetching, offline)?;
+        let files = Files { folder: &self.folder, remote: &remote };
         let inputs = Inputs { params, profiles, loader: Some(&files) };
         let variable = |name: &str| std::env::var(name).ok();
         let outcome = containust_lang::check_with(&name, &source, &self.default_name(), &variable, &inputs);
-        Ok(Loaded { name, source, outcome })
+        let locked = remote.save()?;
+        Ok(Loaded { name, source, outcome, locked })
     }
 
     /// The folder's name as a project's name; `project` where it cannot be one.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use containust_sdk::Fetching;
+
 use super::{load, one_file};
 use crate::args::Build;
 use crate::failure::Outcome;
@@ -9,7 +11,7 @@ use crate::output::{self, BOLD, Cell, DIM, short_reference, size, table};
 use crate::progress::Progress;
 
 pub(crate) fn run(args: &Build, file: Option<&Path>) -> Outcome {
-    let (project, composition) = load(one_file(file, args.file.as_deref())?, &args.inputs)?;
+    let (project, composition) = load(one_file(file, args.file.as_deref())?, &args.inputs, Fetching::Known)?;
     let mut progress = Progress::new(project.folder());
     let imported = project.import(&composition, &mut |step| progress.show(&step));
     progress.clear();

@@ -5,14 +5,14 @@ use std::path::Path;
 use containust_sdk::Project;
 use containust_sdk::logs::escape;
 
-use super::{one_file, show_diagnostics};
+use super::{one_file, parameters, show_diagnostics};
 use crate::args::{Check, Format};
 use crate::failure::{Outcome, TOOL};
 use crate::output;
 
 pub(crate) fn run(args: &Check, file: Option<&Path>) -> Outcome {
     let project = Project::locate(one_file(file, args.file.as_deref())?)?;
-    let loaded = project.load_with(&args.inputs.set, &args.inputs.profile)?;
+    let loaded = project.load_with(&parameters(&args.inputs)?, &args.inputs.profile)?;
     let good = loaded.outcome.composition.is_some();
     match args.format {
         Format::Json => output::json(&loaded.outcome.diagnostics)?,

@@ -5,7 +5,7 @@ use std::path::Path;
 use containust_sdk::lang::model::Composition;
 use containust_sdk::lang::{Diagnostic, Severity};
 use containust_sdk::logs::escape;
-use containust_sdk::{ContainerStatus, Error, Loaded, Project, Report};
+use containust_sdk::{ContainerStatus, Error, Fetching, Loaded, Project, Report};
 
 use crate::args::Inputs;
 use crate::failure::{Failure, TOOL};
@@ -18,6 +18,7 @@ pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod fmt;
 pub(crate) mod images;
+pub(crate) mod lock;
 pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod ps;
@@ -27,12 +28,36 @@ pub(crate) mod schema;
 pub(crate) mod stop;
 
 /// The project that is meant, with its checked composition. Warnings and errors of the file are shown.
-fn load(file: Option<&Path>, inputs: &Inputs) -> Result<(Project, Composition), Failure> {
+fn load(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Project, Composition), Failure> {
     let project = Project::locate(file)?;
-    let loaded = project.load_with(&inputs.set, &inputs.profile)?;
+    let loaded = project.load_fetching(&parameters(inputs)?, &inputs.profile, fetching, inputs.offline)?;
     show_diagnostics(&loaded);
     let composition = loaded.outcome.composition.ok_or(Failure::Told(TOOL))?;
     Ok((project, composition))
+}
+
+/// The values of parameters, the last of which counts: from files, then from the command line.
+fn parameters(inputs: &Inputs) -> Result<Vec<(String, String)>, Failure> {
+    let mut values = Vec::new();
+    for path in &inputs.params {
+        let what = |problem: String| format!("read {}: {problem}", path.display());
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(what(error.to_string()), "give a file of NAME=VALUE lines".to_owned()))?;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_start();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            // Without the line itself, which may be a secret.
+            let (name, value) = line.split_once('=').ok_or_else(|| {
+                let problem = format!("line {} has no `=`", number + 1);
+                Failure::new(what(problem), "write NAME=VALUE, and comments behind `#`".to_owned())
+            })?;
+            values.push((name.trim_end().to_owned(), value.trim().to_owned()));
+        }
+    }
+    values.extend(inputs.set.iter().cloned());
+    Ok(values)
 }
 
 /// Shows what was found in a file, on standard error.

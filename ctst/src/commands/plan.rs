@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anstyle::Style;
 use containust_sdk::logs::escape;
-use containust_sdk::{Action, Grant, ImageState, Plan, Step};
+use containust_sdk::{Action, Fetching, Grant, ImageState, Plan, Step};
 
 use super::{load, one_file};
 use crate::args::{self, Format};
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &args::Plan, file: Option<&Path>) -> Outcome {
 }
 
 fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
-    let (project, composition) = load(one_file(file, args.file.as_deref())?, &args.inputs)?;
+    let (project, composition) = load(one_file(file, args.file.as_deref())?, &args.inputs, Fetching::Never)?;
     let plan = project.plan(&composition)?;
     match args.format {
         Format::Json => output::json(&plan)?,

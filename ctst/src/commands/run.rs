@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use containust_sdk::lang::model::Composition;
 use containust_sdk::logs::POLL;
 use containust_sdk::run::{self, Options};
-use containust_sdk::{Action, EventKind, Grant, GraphResolver, Notice, Plan, Polled, Project, Report, Session};
+use containust_sdk::{
+    Action, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled, Project, Report, Session,
+};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -23,7 +25,7 @@ use crate::signals::Signals;
 
 pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
     let (file, only) = args.split(file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
-    let (project, composition) = load(file.as_deref(), &args.inputs)?;
+    let (project, composition) = load(file.as_deref(), &args.inputs, Fetching::Known)?;
     let chosen: HashSet<String> = if only.is_empty() {
         composition.components.iter().map(|c| c.name.clone()).collect()
     } else {

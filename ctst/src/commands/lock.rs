@@ -1,0 +1,25 @@
+//! `ctst lock`
+
+use std::path::Path;
+
+use containust_sdk::lang::Code;
+use containust_sdk::{Fetching, Project};
+
+use super::{one_file, show_diagnostics};
+use crate::args::Lock;
+use crate::failure::{Outcome, TOOL};
+use crate::output::print;
+
+pub(crate) fn run(args: &Lock, file: Option<&Path>) -> Outcome {
+    let project = Project::locate(one_file(file, args.file.as_deref())?)?;
+    let loaded = project.load_fetching(&[], &[], Fetching::Lock { update: args.update }, false)?;
+    for (url, digest) in &loaded.locked {
+        print(&format!("{digest}  {url}\n"))?;
+    }
+    // Parameters without a value are no business of this command, but what could not be fetched is.
+    let failed = loaded.outcome.diagnostics.iter().any(|found| found.code == Code::BadImport);
+    if failed {
+        show_diagnostics(&loaded);
+    }
+    Ok(if failed { TOOL } else { 0 })
+}
