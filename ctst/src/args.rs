@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Lock(Lock),
     /// List imported images
     Images(Images),
+    /// List or remove named volumes
+    Volumes(Volumes),
     /// Bring compositions into the one layout, and name those that were changed
     Fmt(Fmt),
     /// Explain a code that `check` gives
@@ -137,7 +139,7 @@ pub(crate) struct Run {
     /// Return as soon as everything is started
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// Return as soon as everything is healthy; implies --detach
+    /// Return as soon as everything is healthy and every JOB has completed; implies --detach
     #[arg(long)]
     pub(crate) wait: bool,
     /// Give up waiting after this many seconds; what was started goes on
@@ -259,6 +261,32 @@ pub(crate) struct Images {
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Volumes {
+    #[command(subcommand)]
+    pub(crate) action: Option<VolumesAction>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumesAction {
+    /// List them and who uses them, which is what happens without a word, too
+    Ls {
+        /// Form of the output
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Remove volumes with everything in them; refused while there is a container that has one
+    Rm {
+        /// The volumes
+        #[arg(required = true, value_name = "VOLUME")]
+        names: Vec<String>,
+    },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -403,6 +431,7 @@ mod tests {
              build FILE --set --params --profile --offline\n\
              lock FILE --update\n\
              images --format\n\
+             volumes --format\n\
              fmt FILE --check\n\
              explain CODE\n\
              schema --grammar\n\

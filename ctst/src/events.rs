@@ -13,6 +13,7 @@ pub(crate) fn show(event: &Event) {
         EventKind::Failed(report) => return failure::tell(report, &event.component),
         EventKind::Waiting { on } => (DIM, format!("waits for {}", on.join(", "))),
         EventKind::Starting => (DIM, "starting".to_owned()),
+        EventKind::Without { on, why } => (WARN, format!("starts without {on}: {}", why.message)),
         EventKind::Started => (Style::new(), "started".to_owned()),
         EventKind::Healthy => (GOOD, "healthy".to_owned()),
         EventKind::Unhealthy { output } => (BAD, format!("unhealthy: {}", first_line(output))),

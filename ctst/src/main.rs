@@ -52,6 +52,7 @@ fn run(args: Args) -> Outcome {
         Command::Build(args) => commands::build::run(&args, file),
         Command::Lock(args) => commands::lock::run(&args, file),
         Command::Images(args) => commands::images::run(&args, file),
+        Command::Volumes(args) => commands::volumes::run(&args, file),
         Command::Fmt(args) => commands::fmt::run(&args, file),
         Command::Explain(args) => commands::explain::run(&args),
         Command::Schema(args) => commands::schema::run(&args),

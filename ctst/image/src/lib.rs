@@ -8,6 +8,7 @@
 mod archive;
 mod catalogue;
 mod copy;
+mod duplicate;
 mod elf;
 mod error;
 mod host;
@@ -21,6 +22,7 @@ mod unpack;
 mod worker;
 
 pub use archive::Limits;
+pub use duplicate::copy_folder;
 pub use error::Error;
 pub use remove::remove_tree;
 pub use source::{Request, Source};

@@ -183,6 +183,9 @@ pub(crate) fn problem(component: &Component) -> Option<String> {
             return Some(format!("mount at `{target}`: give an absolute path below / without `.` and `..`"));
         }
     }
+    if let Some(volume) = component.volumes.iter().find(|volume| volume.named && !names::is_name(&volume.source)) {
+        return Some(format!("`{}` is no name of a volume", volume.source.escape_debug()));
+    }
     for (name, value) in &component.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Some(format!("environment variable `{}` cannot be set", name.escape_debug()));
@@ -191,6 +194,9 @@ pub(crate) fn problem(component: &Component) -> Option<String> {
     let words = component.command.iter().chain(&component.entrypoint).flatten();
     if words.clone().any(|word| word.contains('\0')) {
         return Some("an argument contains a zero byte".to_owned());
+    }
+    if component.job && matches!(component.restart, Restart::Always | Restart::UnlessStopped) {
+        return Some("a job that is always started again never completes; use `on-failure`".to_owned());
     }
     None
 }

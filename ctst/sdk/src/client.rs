@@ -214,9 +214,22 @@ impl Client {
     /// # Errors
     /// [`Error::Reported`] for a name that is unknown or runs, and for what could not be removed.
     pub fn remove(project: &Project, names: &[String], on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+        Self::remove_by(project, &Request::Remove { names: names.to_vec() }, on_event)
+    }
+
+    /// Removes named volumes and all that is in them, whoever owns it inside. Starts a supervisor for it where there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`Error::Reported`] for a volume that is not there or that a container has, and for what could not be removed.
+    pub fn remove_volumes(project: &Project, names: &[String]) -> Result<()> {
+        Self::remove_by(project, &Request::RemoveVolumes { names: names.to_vec() }, &mut |_| {})
+    }
+
+    fn remove_by(project: &Project, request: &Request, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let mut link = Link::open(project, Some(0))?;
-            if !link.greet()? || link.connection.send(&Request::Remove { names: names.to_vec() }, &[]).is_err() {
+            if !link.greet()? || link.connection.send(request, &[]).is_err() {
                 std::thread::sleep(PAUSE);
                 continue;
             }

@@ -95,6 +95,22 @@ pub enum Error {
         /// What there is.
         known: Vec<String>,
     },
+    /// A volume that does not exist.
+    #[error("find volume {name}: the project has {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
+    UnknownVolume {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A volume that containers have.
+    #[error("remove volume {name}: {}", if by.is_empty() { "it is being made".to_owned() } else { format!("{} has it", by.join(", ")) })]
+    VolumeInUse {
+        /// The volume.
+        name: String,
+        /// Components of which there is a container with it.
+        by: Vec<String>,
+    },
     /// A value that the language would have refused, from a caller of the SDK.
     #[error("component {component}: {problem}")]
     Invalid {
@@ -188,6 +204,8 @@ impl Error {
             Self::Invalid { .. } => "S0203",
             Self::Source { .. } => "S0204",
             Self::Image { .. } => "S0205",
+            Self::UnknownVolume { .. } => "S0206",
+            Self::VolumeInUse { .. } => "S0207",
             Self::NotRunning { .. } => "S0301",
             Self::OtherVersion { .. } => "S0302",
             Self::Protocol { .. } => "S0303",
@@ -219,6 +237,9 @@ impl Error {
             Self::OtherVersion { .. } => {
                 Some("stop the project with the ctst that started it, then run it again".to_owned())
             }
+            Self::VolumeInUse { by, .. } if !by.is_empty() => {
+                Some(format!("remove them first: ctst stop {0} && ctst rm {0}", by.join(" ")))
+            }
             Self::NoShim { .. } => Some("install ctst-shim beside ctst".to_owned()),
             Self::Sandbox(_) => Some("see what is missing: ctst doctor".to_owned()),
             Self::Reported(report) => report.help.clone(),
@@ -226,6 +247,8 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::Circle { .. }
             | Self::UnknownComponent { .. }
+            | Self::UnknownVolume { .. }
+            | Self::VolumeInUse { .. }
             | Self::Invalid { .. }
             | Self::Protocol { .. }
             | Self::Lost { .. } => None,

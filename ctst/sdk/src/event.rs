@@ -29,6 +29,13 @@ pub enum EventKind {
     },
     /// Its container is being made.
     Starting,
+    /// It starts although this component, which it can do without, is not up.
+    Without {
+        /// The other component.
+        on: String,
+        /// Why that is not up.
+        why: Report,
+    },
     /// Its program runs.
     Started,
     /// Its health check succeeded for the first time, or again after failures.

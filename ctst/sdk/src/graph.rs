@@ -55,6 +55,9 @@ impl GraphResolver {
         for component in components.clone() {
             for dependency in &component.after {
                 let Some(&on) = nodes.get(&dependency.on) else {
+                    if dependency.optional {
+                        continue;
+                    }
                     let known = components.into_iter().map(|c| c.name.clone()).collect();
                     return Err(Error::UnknownComponent { name: dependency.on.clone(), known });
                 };

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use containust_lang::model::NamedVolume;
 use containust_shared::protocol::MAX_FDS;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,8 @@ pub(crate) enum Request {
     /// end.
     Run {
         wanted: Vec<Wanted>,
+        /// The named volumes of the composition.
+        volumes: Vec<NamedVolume>,
         /// Stop and remove the components of this file that are not wanted.
         prune: Option<String>,
         /// Say `Ended` when these have, whatever else runs. Empty: only the end of all is told.
@@ -65,6 +68,10 @@ pub(crate) enum Request {
     /// Forget containers that do not run, with all that is on disk of them. Empty: all of those. Answered by `Done` or
     /// `Over`, or `Refused`.
     Remove {
+        names: Vec<String>,
+    },
+    /// Remove volumes that no container has. Answered as `Remove`.
+    RemoveVolumes {
         names: Vec<String>,
     },
     /// Three descriptors unless it has a terminal. Answered by `ExecStarted` and `ExecEnded`, or `Refused`.

@@ -46,6 +46,7 @@ mod shim;
 mod spec;
 mod supervisor;
 mod users;
+mod volumes;
 mod worker;
 
 pub use builder::ContainerBuilder;
@@ -61,6 +62,7 @@ pub use plan::{Action, Grant, ImageState, Plan, Step};
 pub use project::{Identity, Loaded, Project};
 pub use run::{ExecRequest, Notice, Options, Polled, Session};
 pub use status::{ContainerStatus, Health, Published, State, Stats};
+pub use volumes::VolumeStatus;
 
 /// Runs this process as a supervisor or a worker where it was started as one, and returns its exit code. To be called
 /// before anything else: both must be small and quick to start.

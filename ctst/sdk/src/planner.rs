@@ -90,7 +90,8 @@ impl Project {
             _ => None,
         };
         let volumes = spec::volumes(self.folder(), component, private)?;
-        for volume in volumes {
+        // A named volume is the project's own, not the host's.
+        for volume in volumes.into_iter().filter(|volume| !volume.named) {
             let new = !had.is_some_and(|record| record.spec.volumes.contains(&volume));
             plan.grants.push(Grant::Mount {
                 component: component.name.clone(),
@@ -241,6 +242,9 @@ fn decide(spec: Option<&ContainerSpec>, old: Option<&Known>, ports: &[Published]
     if spec.hash() != record.hash {
         return (Action::Replace, spec.differences(&record.spec));
     }
+    if !live && record.state == State::Completed {
+        return (Action::Unchanged, Vec::new());
+    }
     if !live {
         let cause = match record.dead().state {
             State::Exited => format!("it exited with {}", record.exit_code.unwrap_or_default()),
@@ -282,6 +286,7 @@ mod tests {
         assert_eq!(decide(Some(known(State::Running, true)), &ports).0, Action::Update);
         assert_eq!(decide(Some(known(State::Running, false)), &[]), (Action::Start, vec!["it was killed".into()]));
         assert_eq!(decide(Some(known(State::Exited, false)), &[]), (Action::Start, vec!["it exited with 3".into()]));
+        assert_eq!(decide(Some(known(State::Completed, false)), &[]), (Action::Unchanged, vec![]));
         let unknown = Known { stored: Stored::Unknown("damaged".into()), live: false };
         assert_eq!(decide(Some(unknown), &[]), (Action::Replace, vec!["damaged".into()]));
         let mut other = crate::record::tests::spec("web");

@@ -26,8 +26,8 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 /// How a composition is brought up.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// [`Notice::Settled`] waits until what has a health check is healthy, instead of until everything was started; what
-    /// ended with another code than 0 has failed then.
+    /// [`Notice::Settled`] waits until what has a health check is healthy and jobs have completed, instead of until
+    /// everything was started; what ended with another code than 0 has failed then.
     pub wait: bool,
     /// Only these components and what they need; components that the file no longer has are left alone. Empty: all.
     pub only: Vec<String>,
@@ -129,7 +129,8 @@ pub fn up(
         own.extend(started.filter(|name| names.contains(&name.as_str()) && !options.only.contains(name)).cloned());
     }
     let prune = options.only.is_empty().then(|| project.file_name());
-    let request = Request::Run { wanted, prune, own: own.clone(), wait: options.wait };
+    let request =
+        Request::Run { wanted, volumes: composition.volumes.clone(), prune, own: own.clone(), wait: options.wait };
     for _ in 0..ATTEMPTS {
         if let Some(link) = hand_over(link, &request)? {
             return Ok(Session {

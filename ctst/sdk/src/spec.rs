@@ -86,10 +86,12 @@ pub(crate) struct ContainerSpec {
 /// A host path mounted inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bind {
-    /// Canonical.
+    /// Canonical; of a named volume its name.
     pub(crate) source: PathBuf,
     pub(crate) target: String,
     pub(crate) readonly: bool,
+    #[serde(default)]
+    pub(crate) named: bool,
 }
 
 /// What a run wants of one component.
@@ -108,6 +110,10 @@ pub(crate) fn volumes(folder: &Path, component: &Component, private: &[PathBuf])
         .volumes
         .iter()
         .map(|volume| {
+            let (target, readonly) = (volume.target.clone(), volume.readonly);
+            if volume.named {
+                return Ok(Bind { source: volume.source.clone().into(), target, readonly, named: true });
+            }
             let path = folder.join(&volume.source);
             let source = path.canonicalize().map_err(|source| Error::Source {
                 component: component.name.clone(),
@@ -119,7 +125,7 @@ pub(crate) fn volumes(folder: &Path, component: &Component, private: &[PathBuf])
                 return Err(Error::Invalid { component: component.name.clone(), problem });
             }
             shown(&component.name, &source, private)?;
-            Ok(Bind { source, target: volume.target.clone(), readonly: volume.readonly })
+            Ok(Bind { source, target, readonly, named: false })
         })
         .collect()
 }
@@ -317,7 +323,14 @@ impl ContainerSpec {
             let target = tmpfs.target.clone().into_bytes();
             mounts.push(vec![Mount::Tmpfs { target, size: tmpfs.size.unwrap_or(0), mode: tmpfs.mode }]);
         }
-        for Bind { source, target, readonly } in &self.volumes {
+        for Bind { source, target, readonly, named } in &self.volumes {
+            if *named {
+                // Beside the containers, of which `dir` is one.
+                let state = dir.ancestors().nth(2).unwrap_or(dir);
+                let source = open(&state.join("volumes").join(source))?;
+                mounts.push(vec![Mount::Bind { source, target: target.clone().into(), readonly: *readonly }]);
+                continue;
+            }
             let bind = Mount::Bind { source: open(source)?, target: target.clone().into(), readonly: *readonly };
             let covers = shown(&self.name, source, private)?.into_iter().map(|below| {
                 let target = [target.trim_end_matches('/').as_bytes(), below.as_os_str().as_bytes()].join(&b'/');
@@ -376,6 +389,11 @@ impl ContainerSpec {
             }
         }
         Ok(())
+    }
+
+    /// The named volumes that it mounts.
+    pub(crate) fn volume_names(&self) -> impl Iterator<Item = &str> {
+        self.volumes.iter().filter(|bind| bind.named).filter_map(|bind| bind.source.to_str())
     }
 
     /// A process with the component's environment, user and working directory.

@@ -23,6 +23,8 @@ pub enum State {
     Restarting,
     /// Its program ended by itself.
     Exited,
+    /// It is a JOB, and its program ended with 0. The same again is not run again.
+    Completed,
     /// It could not be started.
     Failed,
     /// Stopped by a person.
@@ -44,6 +46,7 @@ impl State {
             Self::Stopping => "stopping",
             Self::Restarting => "restarting",
             Self::Exited => "exited",
+            Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
             Self::Dead => "dead",

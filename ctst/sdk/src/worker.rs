@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use containust_shared::exit;
 use containust_shared::protocol::{Mount, Plan, Process, Source};
@@ -23,25 +23,66 @@ pub(crate) fn plan(target: &Path, arguments: &[&str]) -> Result<(Plan, Vec<Owned
     let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
     let (program, program_fd) = source(&exe)?;
     let (folder, folder_fd) = source(target)?;
-    let argv = [PROGRAM, VERB].iter().chain(arguments).map(|word| word.as_bytes().to_vec()).collect();
-    let plan = Plan {
+    let argv: Vec<&str> = [PROGRAM, VERB].into_iter().chain(arguments.iter().copied()).collect();
+    let mut plan = bare(&argv);
+    plan.mounts = vec![
+        Mount::Bind { source: program, target: PROGRAM.into(), readonly: true },
+        Mount::Bind { source: folder, target: TARGET.into(), readonly: false },
+    ];
+    Ok((plan, vec![program_fd, folder_fd]))
+}
+
+/// What C needs to run a worker within an image of these layers, that copies what is at `inside` into `target`.
+/// `scratch` has the folders `upper` and `work`.
+pub(crate) fn fill_plan(
+    layers: &[PathBuf],
+    scratch: &Path,
+    target: &Path,
+    inside: &str,
+) -> Result<(Plan, Vec<OwnedFd>)> {
+    const PROGRAM: &str = "/.ctst-worker";
+    const TARGET: &str = "/.ctst-target";
+    let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
+    let mut held = Vec::new();
+    let mut open = |path: &Path| -> Result<Source> {
+        let (source, fd) = source(path)?;
+        held.push(fd);
+        Ok(source)
+    };
+    let mut plan = bare(&[PROGRAM, VERB, "fill", inside, TARGET]);
+    plan.mounts = vec![
+        Mount::Bind { source: open(&exe)?, target: PROGRAM.into(), readonly: true },
+        Mount::Bind { source: open(target)?, target: TARGET.into(), readonly: false },
+    ];
+    plan.layers = layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?;
+    plan.upper = Some(open(&scratch.join("upper"))?);
+    plan.work = Some(open(&scratch.join("work"))?);
+    Ok((plan, held))
+}
+
+/// A container of nothing that runs this.
+fn bare(argv: &[&str]) -> Plan {
+    Plan {
         hostname: b"worker".to_vec(),
         layers: Vec::new(),
         upper: None,
         work: None,
         readonly: true,
-        mounts: vec![
-            Mount::Bind { source: program, target: PROGRAM.into(), readonly: true },
-            Mount::Bind { source: folder, target: TARGET.into(), readonly: false },
-        ],
+        mounts: Vec::new(),
         address: None,
         capabilities: containust_policy::capabilities::DEFAULT,
         rlimits: Vec::new(),
         sysctls: Vec::new(),
         shm: 0,
-        process: Process { argv, env: Vec::new(), cwd: Vec::new(), user: Vec::new(), groups: Vec::new(), tty: false },
-    };
-    Ok((plan, vec![program_fd, folder_fd]))
+        process: Process {
+            argv: argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+            env: Vec::new(),
+            cwd: Vec::new(),
+            user: Vec::new(),
+            groups: Vec::new(),
+            tty: false,
+        },
+    }
 }
 
 pub(crate) fn source(path: &Path) -> Result<(Source, OwnedFd)> {
@@ -56,6 +97,9 @@ pub(crate) fn source(path: &Path) -> Result<(Source, OwnedFd)> {
 pub(crate) fn main(arguments: &[OsString]) -> i32 {
     match arguments {
         [verb, folder] if verb == "remove" => finish(empty(Path::new(folder))),
+        [verb, from, to] if verb == "fill" => {
+            finish(containust_image::copy_folder(Path::new(from), Path::new(to)).map_err(|error| error.to_string()))
+        }
         // Tells whoever started it that a container works.
         [verb] if verb == "probe" => 0,
         _ => {

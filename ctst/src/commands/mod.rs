@@ -26,6 +26,7 @@ pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod stop;
+pub(crate) mod volumes;
 
 /// The project that is meant, with its checked composition. Warnings and errors of the file are shown.
 fn load(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Project, Composition), Failure> {

@@ -44,7 +44,7 @@ fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 7] {
         State::Failed | State::Dead | State::Unknown => BAD,
         State::Exited if status.exit_code != Some(0) => BAD,
         State::Waiting | State::Starting | State::Stopping | State::Restarting => WARN,
-        State::Exited | State::Stopped => DIM,
+        State::Exited | State::Completed | State::Stopped => DIM,
     };
     let health = match status.health {
         None => "".into(),

@@ -106,14 +106,26 @@ impl Supervisor {
                 }
                 Ok(())
             }
+            Some(container) if container.record.state == State::Completed && container.record.hash == hash => {
+                container.record.file = wanted.file;
+                self.save(cid);
+                Ok(())
+            }
             Some(container) => {
                 let anew = container.record.hash != hash;
                 self.adopt(cid, wanted, anew)
             }
-            None => {
-                let same = matches!(stored, Some(Stored::Record(record)) if record.hash == hash);
-                self.adopt(cid, wanted, !same)
-            }
+            None => match stored {
+                Some(Stored::Record(record)) if record.hash == hash && record.state == State::Completed => {
+                    let record = Record { file: wanted.file, ..*record };
+                    let dir = self.project.container_dir(&record.spec.name);
+                    self.containers.insert(cid, Container::new(record, dir));
+                    self.save(cid);
+                    Ok(())
+                }
+                Some(Stored::Record(record)) => self.adopt(cid, wanted, record.hash != hash),
+                _ => self.adopt(cid, wanted, true),
+            },
         };
         if let Err(error) = result {
             self.fail(cid, error.report());
@@ -159,7 +171,7 @@ impl Supervisor {
     }
 
     fn is_up(&self, name: &str) -> bool {
-        self.names.get(name).and_then(|cid| self.containers.get(cid)).is_some_and(Container::is_running)
+        self.names.get(name).and_then(|cid| self.containers.get(cid)).is_some_and(Container::is_up)
     }
 
     /// Takes the ports of all that are wanted, or none of them.
@@ -330,11 +342,12 @@ impl Supervisor {
         };
         match record.state {
             State::Failed => Some(Err(record.failure.clone().unwrap_or_else(|| failed(format!("start {name}"))))),
-            State::Stopped | State::Dead | State::Unknown => Some(Ok(())),
+            State::Completed | State::Stopped | State::Dead | State::Unknown => Some(Ok(())),
             State::Exited => match record.exit_code {
                 Some(code) if wait && code != 0 => Some(Err(failed(format!("wait for {name}: it exited with {code}")))),
                 _ => Some(Ok(())),
             },
+            State::Running if wait && record.spec.job => None,
             State::Running if wait && record.spec.healthcheck.is_some() => match record.health {
                 Some(crate::Health::Healthy) => Some(Ok(())),
                 Some(crate::Health::Unhealthy) => {

@@ -122,10 +122,10 @@ impl Supervisor {
             Request::Hello(hello) if !client.greeted => return self.on_hello(id, &hello),
             _ if !client.greeted => return Err(Error::protocol("a request came before the greeting")),
             Request::Hello(_) => return Err(Error::protocol("a second greeting")),
-            Request::Run { wanted, prune, own, wait } => {
+            Request::Run { wanted, volumes, prune, own, wait } => {
                 (client.expected, client.attached) = (false, true);
                 self.tell(id, &Reply::Accepted, Vec::new());
-                match self.run_wanted(wanted, prune.as_deref()) {
+                match self.want_volumes(&volumes).and_then(|()| self.run_wanted(wanted, prune.as_deref())) {
                     Ok(cids) => {
                         let own = own.iter().filter_map(|name| self.names.get(name).copied()).collect();
                         self.with(id, |client| (client.settling, client.own) = (Some((cids, wait)), own));
@@ -141,6 +141,13 @@ impl Supervisor {
             Request::Remove { names } => {
                 (client.expected, client.attached) = (false, true);
                 match self.remove_named(&names) {
+                    Ok(()) => self.with(id, |client| client.removing = true),
+                    Err(error) => self.refuse(id, &error),
+                }
+            }
+            Request::RemoveVolumes { names } => {
+                client.expected = false;
+                match self.remove_volumes(&names) {
                     Ok(()) => self.with(id, |client| client.removing = true),
                     Err(error) => self.refuse(id, &error),
                 }

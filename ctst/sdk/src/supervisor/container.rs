@@ -42,6 +42,8 @@ pub(super) struct Container {
     pub(super) began: Option<Instant>,
     /// Its program ran since the last `run` that wanted it.
     pub(super) was_up: bool,
+    /// Components that it starts without, which was told.
+    pub(super) without: Vec<String>,
     pub(super) check: Check,
     /// When it will be looked at again while it waits.
     pub(super) look: Option<Instant>,
@@ -123,6 +125,7 @@ impl Container {
             backoff: BACKOFF_MIN,
             began: None,
             was_up: false,
+            without: Vec::new(),
             check: Check::default(),
             look: None,
             result: 0,
@@ -136,6 +139,11 @@ impl Container {
     /// Whether it runs, or will without anybody's doing.
     pub(super) fn is_active(&self) -> bool {
         self.live.is_some() || self.record.state.is_live()
+    }
+
+    /// Whether what waits for its start need not wait.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.record.state, State::Running | State::Completed)
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -18,6 +18,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Exec, GRACE, Live, Stop, Then};
 use super::poller::{Cid, Source, Timer};
+use super::volume::Provided;
 use super::{Supervisor, network, say};
 use crate::error::{During, Error, Report, Result};
 use crate::event::EventKind;
@@ -66,6 +67,7 @@ impl Supervisor {
         for dependency in container.record.spec.after.clone() {
             match self.dependency(&dependency.on, dependency.when, dependency.timeout) {
                 Dependency::Met => {}
+                Dependency::Failed(why) if dependency.optional => self.do_without(cid, dependency.on, why),
                 Dependency::Pending(until) => {
                     waits = true;
                     deadline = deadline.into_iter().chain(until).min();
@@ -74,7 +76,15 @@ impl Supervisor {
             }
         }
         if !waits {
-            return self.begin(cid);
+            return match self.provide_volumes(cid) {
+                Provided::There => self.begin(cid),
+                Provided::Coming => {}
+                Provided::Failed(problem) => {
+                    let Some(container) = self.containers.get(&cid) else { return };
+                    let component = container.name().to_owned();
+                    self.fail(cid, Error::Invalid { component, problem }.report());
+                }
+            };
         }
         let Some(container) = self.containers.get_mut(&cid) else { return };
         if deadline != container.look
@@ -82,6 +92,14 @@ impl Supervisor {
         {
             container.look = Some(deadline);
             self.poller.at(deadline, Timer::Look);
+        }
+    }
+
+    fn do_without(&mut self, cid: Cid, on: String, why: Report) {
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        if !container.without.contains(&on) {
+            container.without.push(on.clone());
+            self.event(cid, EventKind::Without { on, why });
         }
     }
 
@@ -99,15 +117,19 @@ impl Supervisor {
             None => String::new(),
         };
         let healthy = when == When::Healthy && record.spec.healthcheck.is_some();
+        let completed = when == When::Completed;
         match record.state {
+            State::Completed => return Dependency::Met,
+            State::Running if completed => {}
             State::Running if !healthy || record.health == Some(Health::Healthy) => return Dependency::Met,
             State::Running if record.health == Some(Health::Unhealthy) => {
                 return failed(format!("wait for {on} to be healthy: it is unhealthy{}", probe()), exit::TOOL);
             }
-            State::Exited if !healthy && container.was_up => return Dependency::Met,
+            State::Exited if !healthy && !completed && container.was_up => return Dependency::Met,
             State::Exited => {
                 let code = record.exit_code.unwrap_or_default();
-                return failed(format!("wait for {on}: it exited with {code}{}", probe()), exit::TOOL);
+                let until = if completed { " to complete" } else { "" };
+                return failed(format!("wait for {on}{until}: it exited with {code}{}", probe()), exit::TOOL);
             }
             State::Failed => {
                 let why = record.failure.as_ref().map_or("it failed", |report| report.message.as_str());
@@ -127,7 +149,11 @@ impl Supervisor {
         }
         let deadline = container.began.and_then(|began| began.checked_add(timeout));
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            let what = if healthy { "healthy" } else { "started" };
+            let what = match when {
+                When::Completed => "completed",
+                When::Healthy if healthy => "healthy",
+                When::Healthy | When::Started => "started",
+            };
             return failed(format!("wait for {on}: not {what} within {timeout:?}{}", probe()), exit::TOOL);
         }
         Dependency::Pending(deadline)
@@ -479,10 +505,12 @@ impl Supervisor {
         let again = match container.record.spec.restart {
             Restart::Never => false,
             Restart::OnFailure => code != 0,
-            Restart::Always | Restart::UnlessStopped => true,
+            // A job has reached its end with 0.
+            Restart::Always | Restart::UnlessStopped => code != 0 || !container.record.spec.job,
         };
         if !again || self.broken.is_some() || !self.sandbox.lives() {
-            container.record.state = State::Exited;
+            let completed = container.record.spec.job && code == 0;
+            container.record.state = if completed { State::Completed } else { State::Exited };
             self.withdraw(cid);
             return self.save(cid);
         }
@@ -689,7 +717,7 @@ impl Supervisor {
 }
 
 /// The folders that an overlay needs. Of root's containers they belong to root inside.
-fn prepare(dir: &Path, ids: &Ids) -> Result<()> {
+pub(super) fn prepare(dir: &Path, ids: &Ids) -> Result<()> {
     for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
         let path = dir.join(name);
         match std::fs::DirBuilder::new().mode(mode).create(&path) {
@@ -699,11 +727,19 @@ fn prepare(dir: &Path, ids: &Ids) -> Result<()> {
         let what = || format!("set up {}", path.display());
         // The caller's umask must not decide what is readable inside.
         std::fs::set_permissions(&path, Permissions::from_mode(mode)).during(what)?;
-        if let Ids::Root(Range { first, .. }) = ids {
-            chown(&path, Some(*first), Some(*first)).during(what)?;
-        }
+        own_by_root(&path, ids)?;
     }
     Ok(())
+}
+
+/// Gives to root inside what the caller made, where these are two.
+pub(super) fn own_by_root(path: &Path, ids: &Ids) -> Result<()> {
+    match ids {
+        Ids::Root(Range { first, .. }) => {
+            chown(path, Some(*first), Some(*first)).during(|| format!("set up {}", path.display()))
+        }
+        Ids::Single(_) | Ids::Helper { .. } => Ok(()),
+    }
 }
 
 /// Writes a file without a moment in which it is empty, and without giving it a new inode.

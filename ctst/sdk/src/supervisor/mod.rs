@@ -12,6 +12,7 @@ mod network;
 mod poller;
 mod retire;
 mod sandbox;
+mod volume;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, Metadata};
@@ -159,6 +160,7 @@ fn start(file: &Path, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> 
         next_client: 0,
         refused: false,
         workers: HashMap::new(),
+        unfilled: HashMap::new(),
         swept: false,
         removing: 0,
         unremoved: Vec::new(),
@@ -313,6 +315,8 @@ struct Supervisor {
     /// Somebody was refused, and it was told.
     refused: bool,
     workers: HashMap<u32, Worker>,
+    /// Folders that could not be made, and why, until the next run tries again.
+    unfilled: HashMap<PathBuf, String>,
     /// What an earlier supervisor left was looked for.
     swept: bool,
     /// Removals under way.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use containust_shared::protocol::{FromContainer, MAIN, ToContainer};
+use containust_shared::protocol::{FromContainer, MAIN, Plan, ToContainer};
 use mio::Token;
 
 use super::life::log_pipe;
@@ -27,10 +27,20 @@ pub(super) struct Removed {
     worked: bool,
 }
 
-/// A container that empties a folder.
+/// What a worker does.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Empties a folder, which is then removed.
+    Remove,
+    /// Makes a folder with the content of an image, for which it has this scratch folder.
+    Fill { scratch: PathBuf },
+}
+
+/// A container of our own, that works on a folder.
 #[derive(Debug)]
 pub(super) struct Worker {
     path: PathBuf,
+    task: Task,
     channel: Channel,
     token: Token,
     errors: OwnedFd,
@@ -38,12 +48,23 @@ pub(super) struct Worker {
     pidfd: Option<OwnedFd>,
 }
 
+impl Worker {
+    /// Whether it makes this folder.
+    pub(super) fn fills(&self, place: &Path) -> bool {
+        matches!(self.task, Task::Fill { .. }) && self.path == place
+    }
+}
+
 impl Supervisor {
+    /// A name among the containers for what nobody misses: a supervisor that finds it removes it.
+    pub(super) fn retired(&mut self) -> PathBuf {
+        self.project.containers_dir().join(format!("{RETIRED}{}", self.new_id()))
+    }
+
     /// Takes a container's folder out of the way and removes it in the background; one that is not there is fine.
     pub(super) fn retire(&mut self, dir: &Path) -> Result<()> {
-        let parent = self.project.containers_dir();
         loop {
-            let aside = parent.join(format!("{RETIRED}{}", self.new_id()));
+            let aside = self.retired();
             match std::fs::rename(dir, &aside) {
                 Ok(()) => {
                     self.remove(aside, false);
@@ -71,7 +92,7 @@ impl Supervisor {
         }
     }
 
-    fn remove(&mut self, path: PathBuf, worked: bool) {
+    pub(super) fn remove(&mut self, path: PathBuf, worked: bool) {
         self.removing += 1;
         let waker = match &self.waker {
             Some(waker) => Arc::clone(waker),
@@ -106,7 +127,9 @@ impl Supervisor {
                 Ok(()) => self.removing -= 1,
                 // Files of the ids that only the project's user namespace has power over.
                 Err(error) if !worked && matches!(self.ids, Ids::Helper { .. }) => {
-                    if let Err(second) = self.start_worker(&path) {
+                    let worker = worker::plan(&path, &["remove", worker::TARGET]);
+                    let started = worker.and_then(|(plan, held)| self.start_worker(&path, Task::Remove, plan, held));
+                    if let Err(second) = started {
                         self.give_up(&path, &format!("{error}; {second}"));
                     }
                 }
@@ -115,9 +138,8 @@ impl Supervisor {
         }
     }
 
-    fn start_worker(&mut self, path: &Path) -> Result<()> {
+    pub(super) fn start_worker(&mut self, path: &Path, task: Task, plan: Plan, held: Vec<OwnedFd>) -> Result<()> {
         let id = self.new_id();
-        let (plan, held) = worker::plan(path, &["remove", worker::TARGET])?;
         let (ours, theirs) = shim::seqpacket()?;
         let mut channel = Channel::new(ours);
         let null: OwnedFd = std::fs::File::open("/dev/null").during(|| "open /dev/null".to_owned())?.into();
@@ -126,7 +148,7 @@ impl Supervisor {
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, end, other])?;
         self.sandbox.launch(id, false, None, theirs, None)?;
         let token = self.poller.add(&channel, Source::Worker(id)).during(|| "watch a worker".to_owned())?;
-        self.workers.insert(id, Worker { path: path.to_owned(), channel, token, errors, held, pidfd: None });
+        self.workers.insert(id, Worker { path: path.to_owned(), task, channel, token, errors, held, pidfd: None });
         Ok(())
     }
 
@@ -139,7 +161,10 @@ impl Supervisor {
     pub(super) fn on_worker_failed(&mut self, id: u32, why: &str) {
         if let Some(worker) = self.workers.remove(&id) {
             self.poller.remove(&worker.channel, worker.token);
-            self.give_up(&worker.path, why);
+            match worker.task {
+                Task::Remove => self.give_up(&worker.path, why),
+                Task::Fill { scratch } => self.on_filled(&worker.path, scratch, Err(why.to_owned())),
+            }
         }
     }
 
@@ -154,9 +179,14 @@ impl Supervisor {
                 Ok(Received::Message(FromContainer::Exited { id: MAIN, ended }, _)) if ended.code() == 0 => {
                     let Some(worker) = self.workers.remove(&id) else { return };
                     self.poller.remove(&worker.channel, worker.token);
-                    self.removing -= 1;
-                    // What is left belongs to us.
-                    return self.remove(worker.path, true);
+                    return match worker.task {
+                        Task::Remove => {
+                            self.removing -= 1;
+                            // What is left belongs to us.
+                            self.remove(worker.path, true);
+                        }
+                        Task::Fill { scratch } => self.on_filled(&worker.path, scratch, Ok(())),
+                    };
                 }
                 Ok(Received::Message(FromContainer::Failed { failure, .. }, _)) => {
                     return self.on_worker_failed(id, &shim::describe(&failure));

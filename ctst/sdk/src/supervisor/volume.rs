@@ -1,0 +1,144 @@
+//! Folders that keep what containers write: made when one first wants them, and filled with what its image has there.
+
+use std::path::{Path, PathBuf};
+
+use containust_lang::model::NamedVolume;
+
+use super::Supervisor;
+use super::life::{own_by_root, prepare};
+use super::retire::Task;
+use crate::error::{During, Error, Result};
+use crate::volumes;
+use crate::worker;
+
+/// What there is of a folder that a container wants.
+pub(super) enum Provided {
+    There,
+    /// It is being filled; the supervisor looks again when it is.
+    Coming,
+    /// Why there will be none.
+    Failed(String),
+}
+
+impl Supervisor {
+    /// What there is of the named volumes of a container, which are begun to be made where they are not there.
+    pub(super) fn provide_volumes(&mut self, cid: super::Cid) -> Provided {
+        let Some(container) = self.containers.get(&cid) else { return Provided::There };
+        let layers = container.record.spec.layers.clone();
+        let wanted: Vec<(PathBuf, String)> = container
+            .record
+            .spec
+            .volumes
+            .iter()
+            .filter(|bind| bind.named)
+            .map(|bind| (self.project.volumes_dir().join(&bind.source), bind.target.clone()))
+            .collect();
+        let mut coming = false;
+        for (place, inside) in wanted {
+            match self.provide(&place, &layers, &inside) {
+                Provided::There => {}
+                Provided::Coming => coming = true,
+                Provided::Failed(why) => return Provided::Failed(why),
+            }
+        }
+        if coming { Provided::Coming } else { Provided::There }
+    }
+
+    /// Makes the folder `place` with what an image of these layers has at `inside`, by a container of its own: owners are
+    /// those of the image, and its links lead nowhere but into itself. Either all of it is there in the end, or nothing.
+    pub(super) fn provide(&mut self, place: &Path, layers: &[PathBuf], inside: &str) -> Provided {
+        match place.symlink_metadata() {
+            Ok(meta) if meta.is_dir() => return Provided::There,
+            Ok(_) => return Provided::Failed(format!("use {}: it is not a folder", place.display())),
+            Err(_) => {}
+        }
+        if self.workers.values().any(|worker| worker.fills(place)) {
+            return Provided::Coming;
+        }
+        if let Some(why) = self.unfilled.get(place) {
+            return Provided::Failed(why.clone());
+        }
+        match self.start_filling(place, layers, inside) {
+            Ok(()) => Provided::Coming,
+            Err(error) => Provided::Failed(error.to_string()),
+        }
+    }
+
+    fn start_filling(&mut self, place: &Path, layers: &[PathBuf], inside: &str) -> Result<()> {
+        let parent = place.parent().unwrap_or(Path::new("/"));
+        volumes::create_dir(parent, 0o700)?;
+        let staging = staging(place);
+        self.retire(&staging)?;
+        volumes::create_dir(&staging, 0o755)?;
+        own_by_root(&staging, &self.ids)?;
+        // Named so that a later supervisor removes it, should this one not come to it.
+        let scratch = self.scratch()?;
+        prepare(&scratch, &self.ids)?;
+        let (plan, held) = worker::fill_plan(layers, &scratch, &staging, inside)?;
+        self.start_worker(place, Task::Fill { scratch }, plan, held)
+    }
+
+    /// A worker has filled a folder, or says why not.
+    pub(super) fn on_filled(&mut self, place: &Path, scratch: PathBuf, result: Result<(), String>) {
+        self.dirty = true;
+        let staging = staging(place);
+        let result = result.and_then(|()| {
+            std::fs::rename(&staging, place).map_err(|error| format!("rename {}: {error}", staging.display()))
+        });
+        if let Err(why) = result {
+            self.unfilled.insert(place.to_owned(), format!("fill {} from the image: {why}", place.display()));
+            if let Err(error) = self.retire(&staging) {
+                super::say(&format!("{error}"));
+            }
+        }
+        self.remove(scratch, false);
+    }
+
+    /// Takes note of the volumes of a composition, and tries again what failed.
+    pub(super) fn want_volumes(&mut self, wanted: &[NamedVolume]) -> Result<()> {
+        self.unfilled.clear();
+        for volume in wanted {
+            volumes::note(&self.project, volume)?;
+        }
+        Ok(())
+    }
+
+    /// Removes volumes that no container has, with what is in them.
+    pub(super) fn remove_volumes(&mut self, names: &[String]) -> Result<()> {
+        self.sweep();
+        let known = volumes::names(&self.project)?;
+        let users = volumes::users(&self.project)?;
+        for name in names {
+            if !known.contains(name) {
+                return Err(Error::UnknownVolume { name: name.clone(), known });
+            }
+            let place = self.project.volumes_dir().join(name);
+            let used = users.get(name).cloned().unwrap_or_default();
+            if !used.is_empty() || self.workers.values().any(|worker| worker.fills(&place)) {
+                return Err(Error::VolumeInUse { name: name.clone(), by: used });
+            }
+        }
+        for name in names {
+            self.retire(&self.project.volumes_dir().join(name))?;
+            volumes::forget(&self.project, name)?;
+        }
+        Ok(())
+    }
+
+    fn scratch(&mut self) -> Result<PathBuf> {
+        loop {
+            let path = self.retired();
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(path),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e).during(|| format!("create {}", path.display())),
+            }
+        }
+    }
+}
+
+/// Where a folder is until it is filled: no volume's name begins with a dot.
+fn staging(place: &Path) -> PathBuf {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    place.with_file_name(format!(".new-{name}"))
+}
