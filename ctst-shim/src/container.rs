@@ -9,7 +9,7 @@ use containust_core::link::{LOOPBACK, Links};
 use containust_core::sys::{self, Alone};
 use containust_core::{capability, channel};
 use containust_policy::seccomp;
-use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, Plan, Process, ToContainer};
+use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, Plan, Process, Rlimit, ToContainer};
 use containust_shared::{exit, names, wire};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
@@ -32,6 +32,8 @@ const NEEDED: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 /// Longer than any honest process takes from fork to execve.
 const PATIENCE: Duration = Duration::from_secs(10);
 const SIGKILL: i32 = 9;
+/// `getrlimit(2)`: no process of a container writes a core file unless the plan says so.
+const RLIMIT_CORE: u32 = 4;
 
 /// Runs the container on its channel and returns C's exit code. Called in the child that S cloned.
 pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd, ids: Option<(u32, u32)>) -> i32 {
@@ -119,7 +121,11 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
     capability::confine(plan.capabilities).step("drop the capabilities", "")?;
     let filter = seccomp::base_filter().iter().map(|i| (i.code, i.jt, i.jf, i.k));
     sys::install_filter(filter).step("install the system call filter", "")?;
-    let confines = Confines { capabilities: plan.capabilities, rlimits: plan.rlimits.clone(), setgroups };
+    let mut rlimits = plan.rlimits.clone();
+    if !rlimits.iter().any(|limit| limit.resource == RLIMIT_CORE) {
+        rlimits.push(Rlimit { resource: RLIMIT_CORE, soft: 0, hard: 0 });
+    }
+    let confines = Confines { capabilities: plan.capabilities, rlimits, setgroups };
     Ok(Held { confines, root })
 }
 

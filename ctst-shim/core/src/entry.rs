@@ -35,7 +35,9 @@ pub fn sanitise(channel_fd: i32) -> io::Result<OwnedFd> {
         return Err(io::Error::other(format!("the limit of open files is {hard}, needed are {MIN_DESCRIPTORS}")));
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    // A core file of the shim could hold a plan with secrets; the payload gets the limits of its plan.
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    // A core file of the shim could hold a plan with secrets. The hard limit stays, because the payload gets those of its
+    // plan and nobody could raise one again.
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, hard)?;
     Ok(socket)
 }

@@ -1,5 +1,6 @@
 //! What a component asks of the kernel by name: resource limits and settings of its namespaces.
 
+use containust_lang::model::Ulimit;
 use containust_shared::names;
 use containust_shared::protocol::Rlimit;
 use rustix::process::{Resource, getrlimit};
@@ -30,9 +31,14 @@ fn resource(name: &str) -> Option<Resource> {
     })
 }
 
-/// What stands in the way of what `spec` asks of the kernel, for this caller; found before anything is started.
-pub(crate) fn problem(spec: &ContainerSpec, ids: &Ids) -> Option<String> {
-    for limit in &spec.ulimits {
+/// What stands in the way of what a component asks of the kernel, for this caller; found before anything is started.
+pub(crate) fn problem(
+    ulimits: &[Ulimit],
+    sysctls: &[(String, String)],
+    groups: &[String],
+    ids: &Ids,
+) -> Option<String> {
+    for limit in ulimits {
         let name = &limit.name;
         let Some(resource) = resource(name) else {
             return Some(format!("set ulimit {}: there is no such limit", name.escape_debug()));
@@ -43,19 +49,16 @@ pub(crate) fn problem(spec: &ContainerSpec, ids: &Ids) -> Option<String> {
                 limit.soft, limit.hard
             ));
         }
-        // ctst-shim writes no core file, which could hold a secret, and nobody can raise a limit again.
-        let own = if resource == Resource::Core { 0 } else { getrlimit(resource).maximum.unwrap_or(u64::MAX) };
+        // Nobody who is not root of the host raises a hard limit.
+        let own = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         if limit.hard > own {
             let wanted = if limit.hard == u64::MAX { "unlimited".to_owned() } else { limit.hard.to_string() };
-            let why = if resource == Resource::Core {
-                "containers write no core files".to_owned()
-            } else {
-                format!("that of ctst is {own}; lower it, or raise your session's (limits.conf(5))")
-            };
-            return Some(format!("set ulimit {name} to {wanted}: {why}"));
+            return Some(format!(
+                "set ulimit {name} to {wanted}: that of ctst is {own}; lower it, or raise your session's (limits.conf(5))"
+            ));
         }
     }
-    for (name, value) in &spec.sysctls {
+    for (name, value) in sysctls {
         if !names::is_namespaced_sysctl(name.as_bytes()) {
             let name = name.escape_debug();
             return Some(format!(
@@ -66,7 +69,7 @@ pub(crate) fn problem(spec: &ContainerSpec, ids: &Ids) -> Option<String> {
             return Some(format!("set {name}: give a value without zero bytes"));
         }
     }
-    if let (Ids::Single(why), [group, ..]) = (ids, &spec.groups[..]) {
+    if let (Ids::Single(why), [group, ..]) = (ids, groups) {
         return Some(format!("give it the group {}: only one id is mapped, {why}", group.escape_debug()));
     }
     None
@@ -74,7 +77,7 @@ pub(crate) fn problem(spec: &ContainerSpec, ids: &Ids) -> Option<String> {
 
 /// The limits as the helper takes them. Those of unknown names were refused by [`problem`].
 pub(crate) fn rlimits(spec: &ContainerSpec) -> Vec<Rlimit> {
-    let limit = |ulimit: &containust_lang::model::Ulimit| {
+    let limit = |ulimit: &Ulimit| {
         let resource = resource(&ulimit.name)? as u32;
         Some(Rlimit { resource, soft: ulimit.soft, hard: ulimit.hard })
     };
@@ -83,16 +86,18 @@ pub(crate) fn rlimits(spec: &ContainerSpec) -> Vec<Rlimit> {
 
 #[cfg(test)]
 mod tests {
-    use containust_lang::model::Ulimit;
-
     use super::*;
     use crate::ids::Range;
     use crate::record::tests::spec;
 
+    fn check(spec: &ContainerSpec, ids: &Ids) -> Option<String> {
+        problem(&spec.ulimits, &spec.sysctls, &spec.groups, ids)
+    }
+
     fn refused(change: impl FnOnce(&mut ContainerSpec)) -> Option<String> {
         let mut spec = spec("web");
         change(&mut spec);
-        problem(&spec, &Ids::Root(Range { first: 1, count: 1 }))
+        check(&spec, &Ids::Root(Range { first: 1, count: 1 }))
     }
 
     fn ulimit(name: &str, soft: u64, hard: u64) -> Vec<Ulimit> {
@@ -105,7 +110,6 @@ mod tests {
         assert_eq!(refused(|spec| spec.ulimits = ulimit("core", 0, 0)), None);
         for (name, soft, hard, why) in [
             ("nofile", 1, u64::MAX, "that of ctst is"),
-            ("core", 0, 1, "no core files"),
             ("nofile", 2, 1, "above the hard"),
             ("files", 1, 1, "no such limit"),
         ] {
@@ -118,7 +122,7 @@ mod tests {
         assert_eq!(refused(|spec| spec.groups = vec!["7".into()]), None);
         let mut single = spec("web");
         single.groups = vec!["video".into()];
-        assert!(problem(&single, &Ids::Single("why".into())).is_some_and(|text| text.contains("video")));
+        assert!(check(&single, &Ids::Single("why".into())).is_some_and(|text| text.contains("video")));
     }
 
     #[test]

@@ -70,7 +70,8 @@ impl Project {
         ids: &Ids,
         private: &[PathBuf],
     ) -> Result<()> {
-        if let Some(problem) = builder::problem(component) {
+        let kernel = || kernel::problem(&component.ulimits, &component.sysctls, &component.groups, ids);
+        if let Some(problem) = builder::problem(component).or_else(kernel) {
             return Err(Error::Invalid { component: component.name.clone(), problem });
         }
         let (reference, image) = images::find(self, component, ids)?;
@@ -80,9 +81,7 @@ impl Project {
         };
         if let Some(spec) = &spec {
             spec.check_size(&self.container_dir(&spec.name), private)?;
-            let alone = ids.alone(&spec.layers, &spec.user).map(drop);
-            alone
-                .and_then(|()| kernel::problem(spec, ids).map_or(Ok(()), Err))
+            ids.alone(&spec.layers, &spec.user)
                 .map_err(|problem| Error::Invalid { component: component.name.clone(), problem })?;
         }
         let had = match &old {

@@ -33,7 +33,9 @@ impl Supervisor {
             } else {
                 Err("no name".into())
             };
-            let alone = alone.and_then(|_| kernel::problem(spec, &self.ids).map_or(Ok(()), Err));
+            let alone = alone.and_then(|_| {
+                kernel::problem(&spec.ulimits, &spec.sysctls, &spec.groups, &self.ids).map_or(Ok(()), Err)
+            });
             alone.map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         }
         let private = self.project.private_dirs();
