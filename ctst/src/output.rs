@@ -147,8 +147,11 @@ pub(crate) fn span(millis: u64) -> String {
 
 /// An image's reference as the file has it: relative to the project's folder where it lies in it.
 pub(crate) fn short_reference(reference: &str, folder: &Path) -> String {
-    let inside = reference.strip_prefix("file://").and_then(|path| Path::new(path).strip_prefix(folder).ok());
-    escape(inside.map_or(reference.to_owned(), |path| format!("file://./{}", path.display())).as_bytes())
+    let relative = |scheme: &str| {
+        let path = reference.strip_prefix(scheme)?;
+        Some(format!("{scheme}./{}", Path::new(path).strip_prefix(folder).ok()?.display()))
+    };
+    escape(relative("file://").or_else(|| relative("tar://")).unwrap_or_else(|| reference.to_owned()).as_bytes())
 }
 
 /// The first digits of a digest, enough to tell images apart.
@@ -190,6 +193,7 @@ mod tests {
         assert_eq!(short("file:///srv/shop/rootfs/x"), "file://./rootfs/x");
         assert_eq!(short("file:///srv/shop"), "file://./");
         assert_eq!(short("file:///srv/shopping/x"), "file:///srv/shopping/x");
+        assert_eq!(short("tar:///srv/shop/a.tar"), "tar://./a.tar");
         assert_eq!(short("host:///bin/true"), "host:///bin/true");
         assert_eq!(short("file:///srv/shop/\x1b"), "file://./\\x1b");
     }

@@ -46,8 +46,9 @@ const UNPACKED: &str = "unpacked";
 const RECORD: &str = "record.json";
 /// How often a source that was changed a moment ago is looked at again before it is copied as it is.
 const SETTLE: usize = 3;
-/// Layers that a worker is told of: its job is an argument. One that it is not told of is unpacked again.
-const MAX_HAVE: usize = 1000;
+/// Layers that a worker is told of: its job is an argument, and must fit the 64 KiB in which a container is described. One
+/// that it is not told of is unpacked again.
+const MAX_HAVE: usize = 500;
 
 /// How far an import is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -380,6 +381,26 @@ impl Store {
         }
         rustix::fs::fsync(&places.catalogue).map_err(|cause| Error::io("sync", path, cause))?;
         Ok(names.len())
+    }
+
+    /// Removes what crashed imports left, if there is any. Waits for no import.
+    ///
+    /// # Errors
+    /// What cannot be removed.
+    pub fn tidy(&self, runner: &dyn Runner) -> Result<(), Error> {
+        let path = self.dir.join(STAGING);
+        let Some(store) = self.open()? else { return Ok(()) };
+        let Some(staging) = open_private(&store, STAGING, &path)? else { return Ok(()) };
+        let mut entries = std::fs::read_dir(&path).map_err(|e| Error::std("list", &path, &e))?.flatten();
+        if entries.all(|entry| entry.file_name() == LOCK) {
+            return Ok(());
+        }
+        match lock(&staging, &path, FlockOperation::NonBlockingLockExclusive) {
+            Ok(_guard) => sweep(&staging, &path, runner).map(drop),
+            // An import begins just now, and does the same.
+            Err(Error::Io { cause: Errno::WOULDBLOCK, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes layers that belong to no image, unless they are among `keep`, as [`Image::layers`] names them: containers may

@@ -1,27 +1,19 @@
 //! What this host has for containers, found by trying it.
 
 use std::fs::{File, Permissions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use containust_shared::protocol::{
-    Address, FromContainer, FromSandbox, FromShim, MAIN, Mapped, Plan, Sandbox, ToContainer, ToSandbox, VERSION,
-};
-use containust_shared::wire::Message;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::process::{WaitId, WaitIdOptions, getgid, getuid, waitid};
+use containust_shared::protocol::Plan;
+use rustix::process::getuid;
 use serde::Serialize;
 
 use crate::error::{During, Error, Result};
 use crate::ids::{self, Ids, Range};
-use crate::shim::{self, Channel, Received, describe};
+use crate::shim::{self, describe};
 use crate::worker;
-
-/// Longer than any of this takes on a host that works.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::workshop::{End, Workshop};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -102,15 +94,15 @@ fn user_ids(ids: &Ids) -> Check {
 }
 
 fn sandbox(ids: &Ids, checks: &mut Vec<Check>) {
-    let mut trial = match Trial::start(ids) {
-        Ok(trial) => trial,
+    let mut workshop = match Workshop::start(ids) {
+        Ok(workshop) => workshop,
         Err(error) => {
             let fix = error.help().unwrap_or_default();
             return checks.push(Check::other("user namespaces", Verdict::Bad, error.to_string(), fix));
         }
     };
     checks.push(Check::good("user namespaces", "a sandbox was made"));
-    match trial.run_worker() {
+    match run_worker(&mut workshop) {
         Ok(0) => checks.push(Check::good("container", "a program ran in one")),
         Ok(code) => {
             let fix = "see the kernel's log: dmesg | tail";
@@ -123,7 +115,7 @@ fn sandbox(ids: &Ids, checks: &mut Vec<Check>) {
     }
     let folder = std::env::temp_dir();
     let name = "overlayfs";
-    match trial.run_overlay(ids, &folder) {
+    match run_overlay(&mut workshop, ids, &folder) {
         Ok(0) => checks.push(Check::good(name, format!("mounted in {}", folder.display()))),
         Ok(code) => checks.push(Check::other(
             name,
@@ -154,132 +146,50 @@ pub(crate) fn namespaces_fix() -> String {
     }
 }
 
-/// A sandbox that is only tried. Dropping it ends it.
-struct Trial {
-    shim: Child,
-    channel: Channel,
-    init: Option<OwnedFd>,
-    next: u32,
+fn run_worker(workshop: &mut Workshop) -> Result<i32> {
+    let folder = tempfile::tempdir().during(|| "make a folder".to_owned())?;
+    let path = folder.path().canonicalize().during(|| "find a folder".to_owned())?;
+    let (plan, held) = worker::plan(&path, &["probe"])?;
+    let code = run(workshop, plan);
+    drop(held);
+    code
 }
 
-impl Trial {
-    fn start(ids: &Ids) -> Result<Self> {
-        let (shim, channel) = shim::spawn()?;
-        set_socket_timeout(&channel, Timeout::Recv, Some(PATIENCE)).during(|| "set a timeout".to_owned())?;
-        let mut trial = Self { shim, channel, init: None, next: 0 };
-        let bridge = Address { ip: [10, 89, 0, 1], prefix: 24 };
-        trial.channel.send(&Sandbox { version: VERSION, map: ids.map(), bridge }, Vec::new())?;
-        loop {
-            match expect::<FromShim>(&trial.channel)? {
-                (FromShim::Created { pid }, fds) => {
-                    trial.init = fds.into_iter().next();
-                    if let Ids::Helper { uids, gids, newuidmap, newgidmap } = ids {
-                        map(newuidmap, pid, getuid().as_raw(), *uids)?;
-                        map(newgidmap, pid, getgid().as_raw(), *gids)?;
-                        trial.channel.send(&Mapped { version: VERSION }, Vec::new())?;
-                    }
-                }
-                (FromShim::Ready, _) => return Ok(trial),
-                (FromShim::Failed(failure), _) => {
-                    return Err(Error::NoSandbox { problem: describe(&failure), help: namespaces_fix() });
-                }
-            }
+fn run_overlay(workshop: &mut Workshop, ids: &Ids, place: &Path) -> Result<i32> {
+    let what = || format!("make folders in {}", place.display());
+    let folder = tempfile::tempdir_in(place).during(what)?;
+    let path = folder.path().canonicalize().during(what)?;
+    let dirs = ["target", "layer", "upper", "work"].map(|name| path.join(name));
+    for dir in &dirs {
+        std::fs::create_dir(dir).during(what)?;
+        std::fs::set_permissions(dir, Permissions::from_mode(0o755)).during(what)?;
+        if let Ids::Root(Range { first, .. }) = ids {
+            chown(dir, Some(*first), Some(*first)).during(what)?;
         }
     }
-
-    fn run_worker(&mut self) -> Result<i32> {
-        let folder = tempfile::tempdir().during(|| "make a folder".to_owned())?;
-        let path = folder.path().canonicalize().during(|| "find a folder".to_owned())?;
-        let (plan, held) = worker::plan(&path, &["probe"])?;
-        let code = self.run(plan);
-        drop(held);
-        code
+    let (mut plan, mut held) = worker::plan(&dirs[0], &["probe"])?;
+    let mut take = |path: &Path| worker::source(path).map(|(source, fd)| (source, held.push(fd)).0);
+    plan.layers = vec![take(&dirs[1])?];
+    plan.upper = Some(take(&dirs[2])?);
+    plan.work = Some(take(&dirs[3])?);
+    let code = run(workshop, plan);
+    // The overlay leaves a closed folder in `work`, which the temporary folder could not remove.
+    if containust_image::remove_tree(&path).is_ok() {
+        // Nothing is left for it to remove.
+        folder.close().ok();
     }
-
-    fn run_overlay(&mut self, ids: &Ids, place: &Path) -> Result<i32> {
-        let what = || format!("make folders in {}", place.display());
-        let folder = tempfile::tempdir_in(place).during(what)?;
-        let path = folder.path().canonicalize().during(what)?;
-        let dirs = ["target", "layer", "upper", "work"].map(|name| path.join(name));
-        for dir in &dirs {
-            std::fs::create_dir(dir).during(what)?;
-            std::fs::set_permissions(dir, Permissions::from_mode(0o755)).during(what)?;
-            if let Ids::Root(Range { first, .. }) = ids {
-                chown(dir, Some(*first), Some(*first)).during(what)?;
-            }
-        }
-        let (mut plan, mut held) = worker::plan(&dirs[0], &["probe"])?;
-        let mut take = |path: &Path| worker::source(path).map(|(source, fd)| (source, held.push(fd)).0);
-        plan.layers = vec![take(&dirs[1])?];
-        plan.upper = Some(take(&dirs[2])?);
-        plan.work = Some(take(&dirs[3])?);
-        let code = self.run(plan);
-        // The overlay leaves a closed folder in `work`, which the temporary folder could not remove.
-        if containust_image::remove_tree(&path).is_ok() {
-            // Nothing is left for it to remove.
-            folder.close().ok();
-        }
-        code
-    }
-
-    /// Runs a container to its end.
-    fn run(&mut self, plan: Plan) -> Result<i32> {
-        let (ours, theirs) = shim::seqpacket()?;
-        set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE)).during(|| "set a timeout".to_owned())?;
-        let mut container = Channel::new(ours);
-        let null: OwnedFd =
-            File::options().read(true).write(true).open("/dev/null").during(|| "open /dev/null".to_owned())?.into();
-        let copy = || null.try_clone().during(|| "copy a descriptor".to_owned());
-        container.send(&ToContainer::Plan(Box::new(plan)), vec![copy()?, copy()?, copy()?])?;
-        self.next += 1;
-        self.channel
-            .send(&ToSandbox::Launch { id: self.next, bridged: false, grouped: false, alone: None }, vec![theirs])?;
-        match expect::<FromSandbox>(&self.channel)? {
-            (FromSandbox::Launched { .. }, _) => {}
-            (FromSandbox::LaunchFailed { failure, .. }, _) => return Err(Error::Sandbox(describe(&failure))),
-            (other, _) => return Err(Error::Sandbox(format!("start a container: unexpected {other:?}"))),
-        }
-        loop {
-            match expect::<FromContainer>(&container)? {
-                (FromContainer::Exited { id: MAIN, ended }, _) => return Ok(ended.code()),
-                (FromContainer::Failed { failure, .. }, _) => return Err(Error::Sandbox(describe(&failure))),
-                _ => {}
-            }
-        }
-    }
+    code
 }
 
-impl Drop for Trial {
-    fn drop(&mut self) {
-        // Closing the channel ends S. Both are our children, and have nothing more to do.
-        if let Ok((closed, _)) = shim::seqpacket() {
-            self.channel = Channel::new(closed);
-        }
-        if let Some(init) = &self.init {
-            waitid(WaitId::PidFd(init.as_fd()), WaitIdOptions::EXITED).ok();
-        }
-        self.shim.wait().ok();
+/// Runs a container to its end.
+fn run(workshop: &mut Workshop, plan: Plan) -> Result<i32> {
+    let null = || -> Result<OwnedFd> {
+        let null = File::options().read(true).write(true).open("/dev/null");
+        null.map(OwnedFd::from).during(|| "open /dev/null".to_owned())
+    };
+    match workshop.launch(plan, [null()?, null()?, null()?])?.wait_briefly()? {
+        End::Ended(ended) => Ok(ended.code()),
+        End::Failed(failure) => Err(Error::Sandbox(describe(&failure))),
+        End::Killed => Err(Error::Sandbox("run a container: it was killed".to_owned())),
     }
-}
-
-fn expect<T: Message>(channel: &Channel) -> Result<(T, Vec<OwnedFd>)> {
-    match channel.wait::<T>()? {
-        Received::Message(message, fds) => Ok((message, fds)),
-        Received::Empty => Err(Error::Sandbox(format!("wait for ctst-shim: no answer within {PATIENCE:?}"))),
-        Received::End => Err(Error::Sandbox("wait for ctst-shim: it ended without a word".to_owned())),
-    }
-}
-
-fn map(program: &Path, pid: u32, own: u32, range: Range) -> Result<()> {
-    let numbers = [pid, 0, own, 1, 1, range.first, range.count].map(|n| n.to_string());
-    let output = Command::new(program)
-        .args(numbers)
-        .stdin(Stdio::null())
-        .output()
-        .during(|| format!("start {}", program.display()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let told = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Sandbox(format!("map user ids: {}: {}", program.display(), told.trim().escape_debug())))
 }

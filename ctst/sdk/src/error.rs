@@ -139,6 +139,9 @@ pub enum Error {
         /// Its help.
         help: Option<String>,
     },
+    /// The image store refused something.
+    #[error("{0}")]
+    Store(Box<containust_image::Error>),
     /// There is no supervisor to ask.
     #[error("ask the project's supervisor: nothing of {} is running", project.display())]
     NotRunning {
@@ -206,6 +209,7 @@ impl Error {
             Self::Image { .. } => "S0205",
             Self::UnknownVolume { .. } => "S0206",
             Self::VolumeInUse { .. } => "S0207",
+            Self::Store(error) => error.code(),
             Self::NotRunning { .. } => "S0301",
             Self::OtherVersion { .. } => "S0302",
             Self::Protocol { .. } => "S0303",
@@ -232,6 +236,7 @@ impl Error {
             }
             Self::Source { path, .. } => Some(format!("create {} or correct the volume", path.display())),
             Self::Image { help, .. } => help.clone(),
+            Self::Store(error) => error.help(),
             Self::NoSandbox { help, .. } => Some(help.clone()),
             Self::NotRunning { .. } => Some("start it: ctst run -d".to_owned()),
             Self::OtherVersion { .. } => {

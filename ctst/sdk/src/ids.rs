@@ -103,6 +103,16 @@ impl Ids {
         }
     }
 
+    /// The same of archives, which a worker with the project's map unpacks.
+    pub(crate) fn archive_ownership(&self) -> Ownership {
+        match self {
+            Self::Helper { uids, gids, .. } => {
+                Ownership::Subordinate { uid: uids.first, gid: gids.first, count: uids.count.min(gids.count) + 1 }
+            }
+            Self::Single(_) | Self::Root(_) => self.ownership(),
+        }
+    }
+
     /// The ids that the caller's only one stands for in a container of these layers that runs as `user`; `None`: the
     /// project's map, in which there is root.
     pub(crate) fn alone(&self, layers: &[PathBuf], user: &str) -> Result<Option<(u32, u32)>, String> {

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use containust_image::model::Image;
-use containust_image::{Request, Source, Store};
+use containust_image::{How, Request, Source, Store};
 use containust_lang::model::{Component, Composition, Image as Reference};
 
 use crate::error::{Error, Result};
 use crate::ids::Ids;
 use crate::plan::Plan;
 use crate::project::Project;
+use crate::unpacker::Unpacker;
 
 /// What happens to images before a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +39,19 @@ pub enum Progress {
 
 /// What a component asks of the store.
 pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids) -> Result<Request<'a>> {
+    let place = |path: &str| project.folder().join(path).components().collect();
     let (source, pin) = match &component.image {
-        Reference::File { path, sha256 } => (Source::File(project.folder().join(path).components().collect()), sha256),
+        Reference::File { path, sha256 } => (Source::File(place(path)), sha256),
+        Reference::Tar { path, sha256 } => {
+            let ownership = ids.archive_ownership();
+            return Ok(Request { source: Source::Tar(place(path)), ownership, pin: sha256.as_deref() });
+        }
         Reference::Host { programs, include, sha256 } => {
             let programs = programs.iter().map(PathBuf::from).collect();
             (Source::Host { programs, include: include.clone() }, sha256)
         }
-        Reference::Tar { .. } | Reference::Local { .. } => {
-            let problem = "use an image of `tar://` or `image://`: not supported yet".to_owned();
+        Reference::Local { .. } => {
+            let problem = "use an image of `image://`: not supported yet".to_owned();
             return Err(Error::Invalid { component: component.name.clone(), problem });
         }
     };
@@ -64,13 +70,17 @@ pub(crate) struct Images<'a> {
     project: &'a Project,
     plan: &'a Plan,
     ids: Ids,
+    unpacker: Unpacker,
     /// Imported for this run: what it came from, and the image.
     imported: Vec<(Source, Image)>,
 }
 
 impl<'a> Images<'a> {
     pub(crate) fn new(project: &'a Project, plan: &'a Plan) -> Result<Self> {
-        Ok(Self { project, plan, ids: Ids::detect()?, imported: Vec::new() })
+        let ids = Ids::detect()?;
+        let unpacker = Unpacker::new(&ids);
+        tidy(project, &unpacker)?;
+        Ok(Self { project, plan, ids, unpacker, imported: Vec::new() })
     }
 
     /// The component's image: that of the plan, or of a component before it, or else imported.
@@ -87,7 +97,7 @@ impl<'a> Images<'a> {
         if let Some((source, image)) = known {
             return Ok((source.to_string(), image.clone()));
         }
-        let (reference, image) = import(self.project, component, &self.ids, progress)?;
+        let (reference, image) = import(self.project, component, &self.ids, &self.unpacker, progress)?;
         self.imported.push((request.source, image.clone()));
         Ok((reference, image))
     }
@@ -97,13 +107,15 @@ fn import(
     project: &Project,
     component: &Component,
     ids: &Ids,
+    unpacker: &Unpacker,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(String, Image)> {
     let request = request(project, component, ids)?;
     let reference = request.source.to_string();
+    let how = How { runner: unpacker, ..How::default() };
     let image = project
         .store()
-        .import(&request, &mut |detail| {
+        .import_with(&request, how, &mut |detail| {
             progress(Progress::Importing { component: component.name.clone(), reference: reference.clone(), detail });
         })
         .map_err(|e| error(component, &e))?;
@@ -114,6 +126,11 @@ fn import(
         notes: image.notes.clone(),
     });
     Ok((reference, image))
+}
+
+/// Removes what imports that were killed have left.
+fn tidy(project: &Project, unpacker: &Unpacker) -> Result<()> {
+    project.store().tidy(unpacker).map_err(|e| Error::Store(Box::new(e)))
 }
 
 fn error(component: &Component, error: &containust_image::Error) -> Error {
@@ -139,10 +156,12 @@ impl Project {
     ) -> Result<Vec<(String, String, Image)>> {
         self.create_state_dir()?;
         let ids = Ids::detect()?;
+        let unpacker = Unpacker::new(&ids);
+        tidy(self, &unpacker)?;
         let have = |component: &Component| {
             let (reference, image) = match find(self, component, &ids)? {
                 (reference, Some(image)) => (reference, image),
-                (_, None) => import(self, component, &ids, progress)?,
+                (_, None) => import(self, component, &ids, &unpacker, progress)?,
             };
             Ok((component.name.clone(), reference, image))
         };

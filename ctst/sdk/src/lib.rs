@@ -45,9 +45,11 @@ mod record;
 mod shim;
 mod spec;
 mod supervisor;
+mod unpacker;
 mod users;
 mod volumes;
 mod worker;
+mod workshop;
 
 pub use builder::ContainerBuilder;
 pub use client::{Client, ExecSession};

@@ -17,6 +17,8 @@ pub(crate) const VERB: &str = "worker";
 /// Where the folder is.
 pub(crate) const TARGET: &str = "/target";
 const PROGRAM: &str = "/ctst";
+/// The worker's verb for jobs of the image store.
+pub(crate) const IMAGE: &str = "image";
 
 /// What C needs to run a worker on `target`, and the descriptors to hold until it has started.
 pub(crate) fn plan(target: &Path, arguments: &[&str]) -> Result<(Plan, Vec<OwnedFd>)> {
@@ -100,6 +102,10 @@ pub(crate) fn main(arguments: &[OsString]) -> i32 {
         [verb, from, to] if verb == "fill" => {
             finish(containust_image::copy_folder(Path::new(from), Path::new(to)).map_err(|error| error.to_string()))
         }
+        [verb, job] if verb == IMAGE => match job.to_str() {
+            Some(job) => containust_image::worker_main(job, Path::new(TARGET)),
+            None => exit::TOOL,
+        },
         // Tells whoever started it that a container works.
         [verb] if verb == "probe" => 0,
         _ => {

@@ -1,0 +1,201 @@
+//! What unpacks, reads and removes the files of strangers: workers in containers with an empty root, the project's id map,
+//! one folder, no network, and limits.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use containust_image::{Answer, Error, Job, Owners, Progress, Report, Runner, UnpackJob, read_answer, remove_tree};
+use containust_shared::protocol::{Ended, Mount, Rlimit};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, getrlimit};
+
+use crate::error::{During, Result};
+use crate::ids::Ids;
+use crate::shim::describe;
+use crate::worker;
+use crate::workshop::{End, Workshop};
+
+/// What a worker may use. Four million files with the longest names that are taken need less than half of the address
+/// space, and 64 GiB, more than which is not unpacked, some minutes of processor time. A worker holds folders open down to
+/// a depth of 64.
+const LIMITS: [(Resource, u64); 5] = [
+    (Resource::As, 4 << 30),
+    (Resource::Cpu, 3600),
+    (Resource::Fsize, 64 << 30),
+    (Resource::Nofile, 1024),
+    (Resource::Core, 0),
+];
+/// Bytes of what a worker says on its standard error.
+const WORDS: u64 = 1024;
+
+const SIGABRT: i32 = 6;
+const SIGXCPU: i32 = 24;
+const SIGXFSZ: i32 = 25;
+
+/// Starts workers, and before the first of them a sandbox.
+#[derive(Debug)]
+pub(crate) struct Unpacker {
+    ids: Ids,
+    workshop: RefCell<Option<Workshop>>,
+}
+
+/// What a worker is started for.
+struct Work<'a> {
+    /// For people.
+    name: String,
+    target: &'a Path,
+    arguments: [&'a str; 2],
+    writes: bool,
+    input: OwnedFd,
+}
+
+impl Unpacker {
+    pub(crate) fn new(ids: &Ids) -> Self {
+        Self { ids: ids.clone(), workshop: RefCell::new(None) }
+    }
+
+    /// Has a job done, and gives the answer.
+    fn ask(
+        &self,
+        job: &Job,
+        name: String,
+        target: &Path,
+        input: OwnedFd,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Answer, Error> {
+        let argument = job.to_argument();
+        let writes = matches!(job, Job::Unpack(_));
+        let arguments = [worker::IMAGE, &argument];
+        let mut answer = None;
+        self.work(Work { name, target, arguments, writes, input }, &mut |out| {
+            answer = Some(read_answer(BufReader::new(File::from(out)), progress));
+        })?;
+        answer.unwrap_or_else(|| Err(failed("ask a worker", None)))
+    }
+
+    /// Runs a worker to its end. `read` reads what it says; its error counts only where the worker ended as it should.
+    fn work(&self, work: Work<'_>, read: &mut dyn FnMut(OwnedFd)) -> Result<(), Error> {
+        let (end, words) = self.run(&work, read).map_err(|e| failed(&e.to_string(), e.help()))?;
+        let name = work.name;
+        let said = if words.is_empty() { String::new() } else { format!(": {words}") };
+        let too_large = || Some("if you trust the archive, unpack it yourself and use `file://`".to_owned());
+        match end {
+            // The answer says whether it was a success.
+            End::Ended(Ended::Exited(0 | 125)) => Ok(()),
+            End::Ended(Ended::Signaled(SIGXCPU)) => Err(failed(
+                &format!("{name}: it takes more than an hour of processor time, which is the limit"),
+                too_large(),
+            )),
+            End::Ended(Ended::Signaled(SIGABRT)) => Err(failed(
+                &format!("{name}: the worker broke off, for want of memory (4 GiB are the limit) or by a fault{said}"),
+                too_large(),
+            )),
+            End::Ended(Ended::Signaled(SIGXFSZ)) => {
+                Err(failed(&format!("{name}: a file has more than 64 GiB, which is the limit"), too_large()))
+            }
+            End::Ended(ended) => Err(failed(
+                &format!("{name}: the worker ended with {}{said}", ended.code()),
+                Some("see whether the kernel was out of memory: dmesg | tail".to_owned()),
+            )),
+            End::Failed(failure) => Err(failed(&format!("{name}: {}", describe(&failure)), None)),
+            End::Killed => Err(failed(
+                &format!("{name}: the worker was killed{said}"),
+                Some("see whether the kernel was out of memory: dmesg | tail".to_owned()),
+            )),
+        }
+    }
+
+    fn run(&self, work: &Work<'_>, read: &mut dyn FnMut(OwnedFd)) -> Result<(End, String)> {
+        let target = work.target.canonicalize().during(|| format!("open {}", work.target.display()))?;
+        let (mut plan, held) = worker::plan(&target, &work.arguments)?;
+        for mount in &mut plan.mounts {
+            if let Mount::Bind { target, readonly, .. } = mount
+                && target == worker::TARGET.as_bytes()
+            {
+                *readonly = !work.writes;
+            }
+        }
+        plan.rlimits = limits();
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).during(|| "make a pipe".to_owned());
+        let ((out, out_end), (errors, errors_end)) = (pipe()?, pipe()?);
+        let input = work.input.try_clone().during(|| "copy a descriptor".to_owned())?;
+        let mut workshop = self.workshop.borrow_mut();
+        let workshop = match &mut *workshop {
+            Some(workshop) => workshop,
+            none => none.insert(Workshop::start(&self.ids)?),
+        };
+        let job = workshop.launch(plan, [input, out_end, errors_end])?;
+        read(out);
+        let end = job.wait()?;
+        drop(held);
+        let mut words = Vec::new();
+        // A part of its words is better than none.
+        File::from(errors).take(WORDS).read_to_end(&mut words).ok();
+        Ok((end, String::from_utf8_lossy(&words).trim().escape_debug().to_string()))
+    }
+}
+
+/// [`LIMITS`], as far as the caller himself may have them.
+fn limits() -> Vec<Rlimit> {
+    LIMITS
+        .into_iter()
+        .map(|(resource, limit)| {
+            let limit = getrlimit(resource).maximum.map_or(limit, |most| limit.min(most));
+            Rlimit { resource: resource as u32, soft: limit, hard: limit }
+        })
+        .collect()
+}
+
+fn failed(text: &str, help: Option<String>) -> Error {
+    Error::Worker { code: String::new(), text: text.to_owned(), help }
+}
+
+fn null() -> Result<OwnedFd, Error> {
+    File::open("/dev/null").map(OwnedFd::from).map_err(|e| failed(&format!("open /dev/null: {e}"), None))
+}
+
+impl Runner for Unpacker {
+    fn unpack(
+        &self,
+        job: &UnpackJob,
+        archive: OwnedFd,
+        target: &Path,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Report, Error> {
+        let name = format!("unpack `{}`", job.archive.display().to_string().escape_debug());
+        match self.ask(&Job::Unpack(job.clone()), name, target, archive, progress)? {
+            Answer::Report(report) => Ok(*report),
+            Answer::Digest(_) => Err(failed("unpack an archive: the worker answers something else", None)),
+        }
+    }
+
+    fn digest(&self, owners: Owners, tree: &Path) -> Result<String, Error> {
+        let name = format!("read `{}`", tree.display().to_string().escape_debug());
+        match self.ask(&Job::Digest(owners), name, tree, null()?, &mut |_| {})? {
+            Answer::Digest(digest) => Ok(digest),
+            Answer::Report(_) => Err(failed("read a layer: the worker answers something else", None)),
+        }
+    }
+
+    fn remove(&self, folder: &Path) -> Result<(), Error> {
+        match remove_tree(folder) {
+            // Files of the ids that only a container has power over.
+            Err(_) if matches!(self.ids, Ids::Helper { .. }) => {
+                let name = format!("remove `{}`", folder.display().to_string().escape_debug());
+                let arguments = ["remove", worker::TARGET];
+                let work = Work { name, target: folder, arguments, writes: true, input: null()? };
+                // It says nothing on its standard output.
+                self.work(work, &mut |out| drop(out))?;
+                remove_tree(folder)
+            }
+            other => other,
+        }
+    }
+
+    fn is_mapped(&self) -> bool {
+        true
+    }
+}
