@@ -50,7 +50,7 @@ pub(crate) enum Command {
     ///
     /// The digests of imports without SHA256 go into containust.lock beside the file, which belongs under version control.
     Lock(Lock),
-    /// List imported images
+    /// List imported images, and look after them
     Images(Images),
     /// List or remove named volumes
     Volumes(Volumes),
@@ -257,7 +257,83 @@ pub(crate) struct Lock {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Images {
+    #[command(subcommand)]
+    pub(crate) command: Option<ImagesCommand>,
+    #[command(flatten)]
+    pub(crate) list: List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImagesCommand {
+    /// List imported images, as `ctst images` alone does
+    Ls(List),
+    /// Import a folder or an archive under a name, for `image = "image://NAME"`
+    ///
+    /// An archive is a root file system, what `docker save` writes, or an OCI layout; plain or compressed by gzip, zstd or xz.
+    Import(Import),
+    /// Write an image as an archive: an OCI layout that `docker load` takes, too
+    Export(Export),
+    /// Read images and compare them with what was imported; exits with 1 if one differs
+    Verify(Verify),
+    /// Show what images take of the disk, and what of it they share
+    Df(List),
+    /// Remove images that no container was made of
+    Rm(RmImages),
+    /// Remove images that neither a container was made of nor a file of the folder names
+    Prune(Prune),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct List {
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Import {
+    /// The folder or archive
+    #[arg(value_name = "FOLDER|ARCHIVE")]
+    pub(crate) path: PathBuf,
+    /// Its name; an archive of `docker save` brings its own
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Export {
+    /// A name, a reference as `ctst images` shows it, or the first digits of a digest
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// Where to; `-` is the standard output
+    #[arg(value_name = "ARCHIVE")]
+    pub(crate) archive: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Verify {
+    /// Names, references as `ctst images` shows them, or first digits of digests (all images if none is given)
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmImages {
+    /// Names, references as `ctst images` shows them, or first digits of digests
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Prune {
+    /// Also those that were imported under a name
+    #[arg(short, long)]
+    pub(crate) all: bool,
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -404,7 +480,14 @@ mod tests {
     fn the_interface() {
         let mut found = String::new();
         let command = Args::command();
-        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+        let commands = command.get_subcommands().flat_map(|command| {
+            let deeper = command.get_subcommands().map(move |deeper| (Some(command), deeper));
+            std::iter::once((None, command)).chain(deeper)
+        });
+        for (above, command) in std::iter::once((None, &command)).chain(commands) {
+            if let Some(above) = above {
+                found += &format!("{} ", above.get_name());
+            }
             found += command.get_name();
             for arg in command.get_arguments() {
                 match (arg.get_short(), arg.get_long()) {
@@ -431,7 +514,16 @@ mod tests {
              build FILE --set --params --profile --offline\n\
              lock FILE --update\n\
              images --format\n\
+             images ls --format\n\
+             images import FOLDER|ARCHIVE NAME[:TAG]\n\
+             images export IMAGE ARCHIVE\n\
+             images verify IMAGE --format\n\
+             images df --format\n\
+             images rm IMAGE\n\
+             images prune -a/--all --format\n\
              volumes --format\n\
+             volumes ls --format\n\
+             volumes rm VOLUME\n\
              fmt FILE --check\n\
              explain CODE\n\
              schema --grammar\n\

@@ -145,6 +145,11 @@ pub(crate) fn span(millis: u64) -> String {
     }
 }
 
+/// Foreign text on one line, its escapes shown.
+pub(crate) fn plain(text: &str) -> String {
+    escape(text.as_bytes())
+}
+
 /// An image's reference as the file has it: relative to the project's folder where it lies in it.
 pub(crate) fn short_reference(reference: &str, folder: &Path) -> String {
     let relative = |scheme: &str| {

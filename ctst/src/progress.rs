@@ -47,6 +47,17 @@ impl<'a> Progress<'a> {
                     talk(&format!("{what} {DIM}{}{DIM:#}", progress(detail)));
                 }
             }
+            Step::Exporting { image, detail } => {
+                let first = self.begun.is_none();
+                self.begun = Some(image.clone());
+                if self.terminal && (first || self.shown.is_none_or(|at| at.elapsed() >= PERIOD)) {
+                    self.shown = Some(Instant::now());
+                    self.open = true;
+                    clear_line();
+                    let image = escape(image.as_bytes());
+                    talk(&format!("{BOLD}{image}{BOLD:#} exporting {DIM}{}{DIM:#}", progress(detail)));
+                }
+            }
             Step::Imported { component, reference, notes, .. } => {
                 self.clear();
                 self.begun = None;

@@ -425,6 +425,14 @@ impl Ids {
     }
 }
 
+impl Ids {
+    /// The owners that are told.
+    pub(crate) fn of_item(self, item: &Item) -> (u32, u32) {
+        let (own_uid, own_gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        (self.of(item.meta.uid, own_uid), self.of(item.meta.gid, own_gid))
+    }
+}
+
 /// The digest of what is described above. Of a tree in the store, special files are part of it, too: kind `s`, and a mode
 /// that says which.
 pub(crate) fn digest(items: &[Item], contents: &[Option<Content>], ids: Ids) -> Digest {

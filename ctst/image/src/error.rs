@@ -231,8 +231,30 @@ pub enum Error {
         help: Option<String>,
     },
     /// No image of this reference is in the store.
-    #[error("no image `{}` is in the store", text(.0))]
-    NotInStore(String),
+    #[error("no image `{}` is in the store", text(reference))]
+    NotInStore {
+        /// What was asked for.
+        reference: String,
+        /// What is there and sounds like it.
+        near: Vec<String>,
+    },
+    /// An image is in the store for other ids than the caller's containers have now.
+    #[error("image `{}` was imported for containers with other ids", text(.0))]
+    OtherIds(String),
+    /// Several images begin like this.
+    #[error("`{}` may be {}", text(what), found.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        what: String,
+        /// References that it could mean.
+        found: Vec<String>,
+    },
+    /// A name that no image can have.
+    #[error("`{}` is no name of an image", text(.0))]
+    Name(String),
+    /// What is imported brings no name, and none was given.
+    #[error("`{}` brings no name for its image", shown(.0))]
+    Nameless(PathBuf),
     /// An image of the store is not what was imported.
     #[error("image `{}` was changed in the store: {why}", text(reference))]
     Damaged {
@@ -296,8 +318,12 @@ impl Error {
             Error::SeveralImages { .. } => "I036",
             Error::NoWorker => "I037",
             Error::Worker { code, .. } => WORKER_CODES.iter().find(|known| *known == code).unwrap_or(&"I040"),
-            Error::NotInStore(_) => "I041",
+            Error::NotInStore { .. } => "I041",
             Error::Damaged { .. } => "I042",
+            Error::OtherIds(_) => "I043",
+            Error::Ambiguous { .. } => "I044",
+            Error::Name(_) => "I045",
+            Error::Nameless(_) => "I046",
         }
     }
 
@@ -352,7 +378,19 @@ impl Error {
             Error::SeveralImages { .. } => "save one image into the archive: `docker save NAME -o FILE`".into(),
             Error::NoWorker => "use the caller's ownership".into(),
             Error::Worker { help, .. } => return help.clone(),
-            Error::NotInStore(_) => "`ctst images ls` shows what is".into(),
+            Error::NotInStore { near, .. } if !near.is_empty() => {
+                let near: Vec<String> = near.iter().map(|near| format!("`{}`", text(near))).collect();
+                format!("did you mean {}?", near.join(" or "))
+            }
+            Error::NotInStore { .. } => {
+                "`ctst images ls` shows what is there; `ctst images import FILE NAME` adds an image".into()
+            }
+            Error::OtherIds(_) => "import it again: `ctst images import FILE NAME`".into(),
+            Error::Ambiguous { .. } => "write more of it, or one of these".into(),
+            Error::Name(_) => {
+                "write letters, digits, `.`, `_`, `-` and `/`, and a tag after `:`, such as `team/app:1.0`".into()
+            }
+            Error::Nameless(_) => "give it one: `ctst images import FILE NAME`".into(),
             Error::Damaged { .. } => "remove the image and import it again".into(),
             Error::Io { cause: Errno::ACCESS | Errno::PERM, .. } => "check the permissions of the path".into(),
             Error::Io { .. } | Error::Limit { .. } | Error::Elf { .. } => return None,

@@ -41,6 +41,8 @@ pub struct Image {
     pub layers: Vec<PathBuf>,
     /// What the image says about how it is run.
     pub config: Config,
+    /// What it declares beyond that.
+    pub declared: Declared,
     /// Size of all files in bytes.
     pub size: u64,
     /// What a person should know about the import, such as owners that were flattened.
@@ -101,12 +103,20 @@ pub struct Healthcheck {
 /// One row of `ctst images`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The reference it was imported by, such as `file:///srv/rootfs`.
+    /// The reference it was imported by, such as `file:///srv/rootfs`, or `image://` and its name.
     pub reference: String,
     /// As in [`Image::digest`].
     pub digest: String,
     /// Size of all files in bytes.
     pub size: u64,
+    /// Bytes of layers that other images have, too.
+    pub shared: u64,
     /// When it was imported, in seconds since 1970.
     pub imported: u64,
+    /// Names of its layers' folders in the store, the lowest first.
+    pub layers: Vec<String>,
+    /// As in [`Image::config`].
+    pub config: Config,
+    /// As in [`Image::declared`].
+    pub declared: Declared,
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 
 use crate::Error;
-use crate::error::{shown, text};
+use crate::error::{shown, text as clean};
 use crate::model::Ownership;
 use crate::tree::Digest;
 
@@ -30,6 +30,9 @@ pub enum Source {
     /// An archive: plain, gzip, zstd or xz; a root file system, an image of `docker save` or an OCI layout. Absolute. The pin
     /// of such a request is the digest of the archive's file.
     Tar(PathBuf),
+    /// What was imported under this name ([`Store::import_as`](crate::Store::import_as)), as [`name`] writes it. The ownership of
+    /// such a request is that of archives.
+    Local(String),
     /// Programs of this host with what they need.
     Host {
         /// Absolute paths; the first is the entrypoint.
@@ -46,11 +49,12 @@ impl fmt::Display for Source {
         match self {
             Source::File(path) => write!(f, "file://{}", shown(path)),
             Source::Tar(path) => write!(f, "tar://{}", shown(path)),
+            Source::Local(name) => write!(f, "image://{}", clean(name)),
             Source::Host { programs, include } => {
                 let programs: Vec<String> = programs.iter().map(|path| shown(path)).collect();
                 write!(f, "host://{}", programs.join(","))?;
                 if !include.is_empty() {
-                    write!(f, " + {}", text(&include.join(", ")))?;
+                    write!(f, " + {}", clean(&include.join(", ")))?;
                 }
                 Ok(())
             }
@@ -77,7 +81,7 @@ impl Request<'_> {
                         return Err(Error::Range { base, count });
                     }
                 }
-                if !matches!(self.source, Source::Tar(_)) {
+                if !matches!(self.source, Source::Tar(_) | Source::Local(_)) {
                     return Err(Error::NoWorker);
                 }
             }
@@ -91,7 +95,7 @@ impl Request<'_> {
         let digits = pin.strip_prefix("sha256:").unwrap_or(pin);
         match is_digest(digits) {
             true => Ok(Some(digits.to_ascii_lowercase())),
-            false => Err(Error::PinFormat(text(pin))),
+            false => Err(Error::PinFormat(clean(pin))),
         }
     }
 
@@ -111,6 +115,10 @@ impl Request<'_> {
                 part(b"tar");
                 part(path.as_os_str().as_bytes());
             }
+            Source::Local(name) => {
+                part(b"image");
+                part(name.as_bytes());
+            }
             Source::Host { programs, include } => {
                 part(b"host");
                 part(&(programs.len() as u64).to_le_bytes());
@@ -121,6 +129,55 @@ impl Request<'_> {
         part(map_key(self.ownership).as_bytes());
         hex(&hash.finalize().into())
     }
+}
+
+/// The name of an image in its one form: with a tag, and without what docker adds to the names of its own registry.
+///
+/// # Errors
+/// [`Error::Name`].
+pub fn name(text: &str) -> Result<String, Error> {
+    let plain = text.strip_prefix("docker.io/").unwrap_or(text);
+    let plain = plain.strip_prefix("library/").unwrap_or(plain);
+    let (path, tag) = match plain.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, tag),
+        _ => (plain, "latest"),
+    };
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let mut parts = path.split('/');
+    // The name of a registry may have a port.
+    let first = parts.next().unwrap_or_default();
+    let host =
+        first.split_once(':').map_or(first, |(host, port)| if port.parse::<u16>().is_ok() { host } else { first });
+    match text.len() < 256 && is_word(host) && parts.all(is_word) && is_word(tag) {
+        true => Ok(format!("{path}:{tag}")),
+        false => Err(Error::Name(text.into())),
+    }
+}
+
+/// What of `known` may be meant by a reference that is not among them: the same name with another tag, or a slip.
+pub(crate) fn near(reference: &str, known: impl Iterator<Item = String>) -> Vec<String> {
+    const MOST: usize = 3;
+    let plain = |text: &str| text.strip_prefix("image://").unwrap_or(text).to_owned();
+    let wanted = plain(reference);
+    let path = wanted.rsplit_once(':').map_or(&*wanted, |(path, _)| path);
+    let mut near: Vec<(usize, String)> = known
+        .filter(|known| known.starts_with("image://"))
+        .filter_map(|known| {
+            let name = plain(&known);
+            let other = name.rsplit_once(':').map_or(&*name, |(path, _)| path);
+            let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+            let distance = match last(path) == last(other) {
+                true => 0,
+                false => strsim::damerau_levenshtein(path, other),
+            };
+            (distance <= 1 + path.len() / 5).then_some((distance, name))
+        })
+        .collect();
+    near.sort();
+    near.into_iter().map(|(_, name)| name).take(MOST).collect()
 }
 
 /// The part of a layer's name that tells id maps apart.
@@ -139,4 +196,43 @@ pub(crate) fn is_digest(text: &str) -> bool {
 pub(crate) fn hex(digest: &Digest) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     digest.iter().flat_map(|b| [b >> 4, b & 15]).map(|n| char::from(DIGITS[usize::from(n)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_one_form() {
+        for (text, form) in [
+            ("app", "app:latest"),
+            ("app:1.0", "app:1.0"),
+            ("docker.io/library/redis:7", "redis:7"),
+            ("docker.io/team/app", "team/app:latest"),
+            ("localhost:5000/team/app", "localhost:5000/team/app:latest"),
+            ("localhost:5000/app:x", "localhost:5000/app:x"),
+        ] {
+            assert_eq!(name(text).unwrap(), form, "{text}");
+            assert_eq!(name(form).unwrap(), form, "{form}");
+        }
+        let long = "a".repeat(300);
+        for bad in [
+            "",
+            ":",
+            "a:",
+            ":b",
+            "a b",
+            "a//b",
+            "/a",
+            "a/",
+            "../a",
+            "a:b:c",
+            "a@sha256:0",
+            "\u{1b}",
+            "a/b:c/d:e:",
+            &long,
+        ] {
+            assert!(matches!(name(bad), Err(Error::Name(_))), "{bad}");
+        }
+    }
 }

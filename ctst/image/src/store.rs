@@ -7,7 +7,7 @@
 //!   layers/<diff>[-lowest][-<map>]/tree/   layers of archives, by the digest of the uncompressed layer
 //!   staging/lock              held while a staging folder is made or old ones are removed
 //!   staging/<name>/           one running import; lock is held by it, so that a free one was left behind by a crash
-//!     lock, layer/tree/ or unpacked/<n>/tree/, record.json
+//!     lock, layer/tree/ or unpacked/<n>/tree/, <key>.json
 //! ```
 //!
 //! A layer gets its name by one rename, after all of it is on disk, and a record only after its layer: what is there
@@ -32,7 +32,8 @@ use crate::copy::{self, Copy};
 use crate::error::{list, shown};
 use crate::host::{self, Watch};
 use crate::model::{Config, Declared, Entry, Image, Ownership};
-use crate::source::{hex, is_digest, map_key};
+use crate::pack::{self, Blob};
+use crate::source::{self, hex, is_digest, map_key};
 use crate::tree::{self, Body, Digest, EXAMPLES, Item, Time, join, open_dir};
 use crate::unpack::{Direct, Owners, Runner, TREE, UnpackJob, flattened_note};
 use crate::{Error, Request, Source};
@@ -43,7 +44,6 @@ const STAGING: &str = "staging";
 const LOCK: &str = "lock";
 const LAYER: &str = "layer";
 const UNPACKED: &str = "unpacked";
-const RECORD: &str = "record.json";
 /// How often a source that was changed a moment ago is looked at again before it is copied as it is.
 const SETTLE: usize = 3;
 /// Layers that a worker is told of: its job is an argument, and must fit the 64 KiB in which a container is described. One
@@ -120,18 +120,65 @@ impl Store {
     /// A store that is not the caller's own, or a record of a newer version.
     pub fn list(&self) -> Result<Vec<Entry>, Error> {
         let Some(store) = self.open()? else { return Ok(Vec::new()) };
-        let records = self.records()?.into_iter().map(|(_, record)| record);
-        let mut entries: Vec<Entry> = records
-            .filter(|record| has_layers(&store, record))
-            .map(|Record { reference, digest, size, imported, .. }| {
-                let digest = format!("sha256:{digest}");
-                Entry { reference, digest, size, imported }
-            })
-            .collect();
+        let records: Vec<Record> =
+            self.records()?.into_iter().map(|(_, record)| record).filter(|record| has_layers(&store, record)).collect();
+        // Two names of one image do not share it.
+        let mut users: BTreeMap<String, BTreeSet<&String>> = BTreeMap::new();
+        for record in &records {
+            for layer in record.layers() {
+                users.entry(layer).or_default().insert(&record.digest);
+            }
+        }
+        let is_shared = |layer: &LayerRecord| users.get(&layer.name).is_some_and(|users| users.len() > 1);
+        let entry = |record: &Record| Entry {
+            reference: record.reference.clone(),
+            digest: format!("sha256:{}", record.digest),
+            size: record.size,
+            shared: record.layers.iter().filter(|layer| is_shared(layer)).map(|layer| layer.size).sum(),
+            imported: record.imported,
+            layers: record.layers(),
+            config: record.config.clone(),
+            declared: record.declared.clone(),
+        };
+        let mut entries: Vec<Entry> = records.iter().map(entry).collect();
         // The newest of those that differ in their id map only.
         entries.sort_by(|a, b| (&a.reference, &a.digest, b.imported).cmp(&(&b.reference, &b.digest, a.imported)));
         entries.dedup_by(|a, b| (&a.reference, &a.digest) == (&b.reference, &b.digest));
         Ok(entries)
+    }
+
+    /// The image that is meant by a reference, by a name, or by the first digits of a digest (at least six).
+    ///
+    /// # Errors
+    /// [`Error::NotInStore`], [`Error::Ambiguous`], and as [`Store::list`].
+    pub fn select(&self, what: &str) -> Result<Entry, Error> {
+        let mut entries = self.list()?;
+        let by_name = source::name(what).map(|name| Source::Local(name).to_string());
+        let exact =
+            |entry: &Entry| entry.reference == what || by_name.as_ref().is_ok_and(|name| *name == entry.reference);
+        if let Some(at) = entries.iter().position(exact) {
+            return Ok(entries.swap_remove(at));
+        }
+        let digits = what.strip_prefix("sha256:").unwrap_or(what);
+        let is_digits = digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut found: Vec<Entry> = entries
+            .into_iter()
+            .filter(|entry| is_digits && entry.digest.trim_start_matches("sha256:").starts_with(digits))
+            .collect();
+        match (found.pop(), found.first()) {
+            (None, _) => Err(self.not_in_store(what)),
+            (Some(one), None) => Ok(one),
+            (Some(last), Some(_)) => {
+                let found = found.into_iter().chain([last]).map(|entry| entry.reference).collect();
+                Err(Error::Ambiguous { what: what.into(), found })
+            }
+        }
+    }
+
+    fn not_in_store(&self, reference: &str) -> Error {
+        let known = self.list().unwrap_or_default().into_iter().map(|entry| entry.reference);
+        let near = source::near(reference, known);
+        Error::NotInStore { reference: reference.into(), near }
     }
 
     /// The image, if it was imported and its source has not changed since. Looks at names and attributes of the source,
@@ -144,6 +191,7 @@ impl Store {
         let root = match &request.source {
             Source::File(path) => Some(self.open_source(path)?),
             Source::Tar(path) => Some(stream::open(path)?),
+            Source::Local(_) => return self.find_local(request, pin).map(Some),
             Source::Host { programs, .. } => {
                 programs.iter().try_for_each(|path| host_program_exists(path))?;
                 None
@@ -169,6 +217,24 @@ impl Store {
         self.image(record).map(Some)
     }
 
+    fn find_local(&self, request: &Request<'_>, pin: Option<String>) -> Result<Image, Error> {
+        let reference = request.source.to_string();
+        let Some(store) = self.open()? else { return Err(self.not_in_store(&reference)) };
+        let path = self.dir.join(CATALOGUE);
+        let record = match open_private(&store, CATALOGUE, &path)? {
+            Some(catalogue) => catalogue::read(&catalogue, &path, &record_name(request))?,
+            None => None,
+        };
+        match record.filter(|record| has_layers(&store, record)) {
+            Some(record) => {
+                check_pin(request, pin, &record.digest)?;
+                self.image(record)
+            }
+            None if self.list()?.iter().any(|entry| entry.reference == reference) => Err(Error::OtherIds(reference)),
+            None => Err(self.not_in_store(&reference)),
+        }
+    }
+
     /// The image, imported if [`Store::find`] does not have it. `progress` is called on this thread, about twenty times a
     /// second.
     ///
@@ -191,8 +257,39 @@ impl Store {
         if let Some(image) = self.find(request)? {
             return Ok(image);
         }
+        self.import_under(request, None, how, progress).map(|(_, image)| image)
+    }
+
+    /// Imports a directory or an archive under a name, which [`Source::Local`] finds from then on whatever becomes of the
+    /// source; without a name under those that the archive itself has. What had the name before loses it. `ownership` is that
+    /// of archives. Returns the references.
+    ///
+    /// # Errors
+    /// [`Error::Name`] and [`Error::Nameless`], and as [`Store::import`].
+    pub fn import_as(
+        &self,
+        request: &Request<'_>,
+        name: Option<&str>,
+        ownership: Ownership,
+        how: How<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<String>, Image), Error> {
+        let name = name.map(source::name).transpose()?;
+        if let (Source::File(path), None) = (&request.source, &name) {
+            return Err(Error::Nameless(path.clone()));
+        }
+        self.import_under(request, Some(Naming { name, ownership }), how, progress)
+    }
+
+    fn import_under(
+        &self,
+        request: &Request<'_>,
+        naming: Option<Naming>,
+        how: How<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<String>, Image), Error> {
         if let Source::Tar(path) = &request.source {
-            return self.import_archive(request, path, how, progress);
+            return self.import_archive(request, path, naming, how, progress);
         }
         let pin = request.check()?;
         progress(Progress::Scanning);
@@ -244,17 +341,19 @@ impl Store {
         };
         progress(Progress::Syncing);
         let made = [(LAYER.to_owned(), record.layers[0].name.clone())];
-        staging.publish(&places, &record, &record_name(request), &made)?;
-        self.image(record)
+        let records = named(request, record, naming, Vec::new())?;
+        staging.publish(&places, &records, &made)?;
+        self.published(records)
     }
 
     fn import_archive(
         &self,
         request: &Request<'_>,
         path: &Path,
+        naming: Option<Naming>,
         how: How<'_>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Image, Error> {
+    ) -> Result<(Vec<String>, Image), Error> {
         let pin = request.check()?;
         let map = map_key(request.ownership);
         let archive = stream::open(path)?;
@@ -328,9 +427,17 @@ impl Store {
             layers,
             declared: report.declared,
         };
+        let records = named(request, record, naming, report.names)?;
         progress(Progress::Syncing);
-        staging.publish(&places, &record, &record_name(request), &made)?;
-        self.image(record)
+        staging.publish(&places, &records, &made)?;
+        self.published(records)
+    }
+
+    fn published(&self, records: Vec<(String, Record)>) -> Result<(Vec<String>, Image), Error> {
+        let references = records.iter().map(|(_, record)| record.reference.clone()).collect();
+        let record = records.into_iter().next().map(|(_, record)| record);
+        let image = self.image(record.expect("an import has a name"))?;
+        Ok((references, image))
     }
 
     fn image(&self, record: Record) -> Result<Image, Error> {
@@ -342,19 +449,10 @@ impl Store {
             digest: format!("sha256:{}", record.digest),
             layers: layers.collect::<Result<_, _>>()?,
             config: record.config,
+            declared: record.declared,
             size: record.size,
             notes: record.notes,
         })
-    }
-
-    /// What the image declares beyond its [`Config`].
-    ///
-    /// # Errors
-    /// As [`Store::list`].
-    pub fn declared(&self, image: &Image) -> Result<Declared, Error> {
-        let digest = image.digest.strip_prefix("sha256:").unwrap_or(&image.digest);
-        let mut records = self.records()?.into_iter().map(|(_, record)| record);
-        Ok(records.find(|record| record.digest == digest).map(|record| record.declared).unwrap_or_default())
     }
 
     /// Forgets an image, in all its id maps; returns how many there were. Its layers stay until [`Store::prune`].
@@ -370,7 +468,7 @@ impl Store {
             .map(|(name, _)| name)
             .collect();
         if names.is_empty() {
-            return Err(Error::NotInStore(reference.into()));
+            return Err(self.not_in_store(reference));
         }
         let places = Places::create(&self.dir)?;
         for name in &names {
@@ -442,7 +540,7 @@ impl Store {
         let records = self.records()?.into_iter().map(|(_, record)| record);
         let records: Vec<Record> = records.filter(|record| record.reference == reference).collect();
         if records.is_empty() {
-            return Err(Error::NotInStore(reference.into()));
+            return Err(self.not_in_store(reference));
         }
         let damaged = |why: String| Error::Damaged { reference: reference.into(), why };
         for record in records {
@@ -462,6 +560,52 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Writes an image to `out` as an archive that is both an OCI layout and what `docker save` makes. Its layers' digests are
+    /// others than those of the archive that it was imported from.
+    ///
+    /// # Errors
+    /// [`Error::NotInStore`], what cannot be read or written, and as [`Store::list`].
+    pub fn export(
+        &self,
+        reference: &str,
+        out: &mut dyn std::io::Write,
+        runner: &dyn Runner,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
+        let mut records = self.records()?.into_iter().map(|(_, record)| record);
+        let Some(record) = records.find(|record| record.reference == reference && !record.layers.is_empty()) else {
+            return Err(self.not_in_store(reference));
+        };
+        let places = Places::create(&self.dir)?;
+        let staging = Staging::create(&places, runner)?;
+        let owners = owners(record.ownership, runner)?;
+        let (mut layers, mut bytes_done) = (Vec::new(), 0);
+        for (index, layer) in record.layers.iter().enumerate() {
+            progress(Progress::Copying {
+                files_done: 0,
+                files_total: 0,
+                bytes_done,
+                bytes_total: record.layers.iter().map(|layer| layer.size).sum(),
+            });
+            let path = staging.path.join(index.to_string());
+            let failed = |e: std::io::Error| Error::std("write", &path, &e);
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&staging.fd, index.to_string(), flags, Mode::RUSR | Mode::WUSR)
+                .map_err(|cause| Error::io("create", &path, cause))?;
+            let file = std::fs::File::from(file);
+            let tree = self.dir.join(LAYERS).join(&layer.name).join(TREE);
+            let digest = runner.pack(owners, &tree, file.try_clone().map_err(failed)?.into())?;
+            let size = file.metadata().map_err(failed)?.len();
+            if !is_digest(&digest) {
+                let text = format!("pack `{}`: the worker gives no digest", shown(&tree));
+                return Err(Error::Worker { code: String::new(), text, help: None });
+            }
+            layers.push(Blob { file, digest, size });
+            bytes_done += layer.size;
+        }
+        pack::image(&record, layers, out).map_err(|e| Error::std("write", "the archive", &e))
     }
 
     /// What the store holds. Writes nothing.
@@ -593,6 +737,38 @@ fn record_name(request: &Request<'_>) -> String {
     format!("{}.json", request.key())
 }
 
+/// Under which names of its own an image is to be found.
+struct Naming {
+    name: Option<String>,
+    ownership: Ownership,
+}
+
+/// The records of an import by their files' names: one for its source, or one for each name.
+fn named(
+    request: &Request<'_>,
+    record: Record,
+    naming: Option<Naming>,
+    names: Vec<String>,
+) -> Result<Vec<(String, Record)>, Error> {
+    let Some(Naming { name, ownership }) = naming else { return Ok(vec![(record_name(request), record)]) };
+    let names = match name {
+        Some(name) => vec![name],
+        None => names.iter().map(|name| source::name(name)).collect::<Result<_, _>>()?,
+    };
+    let path = match &request.source {
+        Source::File(path) | Source::Tar(path) => path.clone(),
+        Source::Host { .. } | Source::Local(_) => PathBuf::new(),
+    };
+    if names.is_empty() {
+        return Err(Error::Nameless(path));
+    }
+    let entry = |name: String| {
+        let request = Request { source: Source::Local(name), ownership, pin: None };
+        (record_name(&request), Record { reference: request.source.to_string(), ..record.clone() })
+    };
+    Ok(names.into_iter().map(entry).collect())
+}
+
 fn check_pin(request: &Request<'_>, pin: Option<String>, found: &str) -> Result<(), Error> {
     match pin {
         Some(expected) if expected != found => {
@@ -632,6 +808,8 @@ impl Content {
                 Source::Host { programs, include } => Content::from_host(programs, include)?,
                 // Not copied but unpacked.
                 Source::Tar(path) => return Err(Error::NotADirectory(path.clone())),
+                // Found or not.
+                Source::Local(_) => return Err(store.not_in_store(&source.to_string())),
             };
             match tree::unsettled(newest) {
                 Some(pause) if left > 0 => std::thread::sleep(pause),
@@ -823,14 +1001,16 @@ impl<'a> Staging<'a> {
 
     /// Brings everything to the disk and then under its final name; `made` are the layers' folders in the staging folder
     /// and in the store.
-    fn publish(&self, places: &Places, record: &Record, name: &str, made: &[(String, String)]) -> Result<(), Error> {
-        let path = self.path.join(RECORD);
-        let written = |cause| Error::io("write", &path, cause);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.fd, RECORD, flags, Mode::RUSR | Mode::WUSR).map_err(written)?;
-        let json = serde_json::to_vec(record).map_err(|e| Error::std("write", &path, &e.into()))?;
-        std::io::Write::write_all(&mut &std::fs::File::from(file), &json)
-            .map_err(|e| Error::std("write", &path, &e))?;
+    fn publish(&self, places: &Places, records: &[(String, Record)], made: &[(String, String)]) -> Result<(), Error> {
+        for (name, record) in records {
+            let path = self.path.join(name);
+            let written = |cause| Error::io("write", &path, cause);
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&self.fd, &**name, flags, Mode::RUSR | Mode::WUSR).map_err(written)?;
+            let json = serde_json::to_vec(record).map_err(|e| Error::std("write", &path, &e.into()))?;
+            std::io::Write::write_all(&mut &std::fs::File::from(file), &json)
+                .map_err(|e| Error::std("write", &path, &e))?;
+        }
         // One pass over the file system instead of one for each of thousands of files.
         rustix::fs::syncfs(&self.fd).map_err(|cause| Error::io("sync", &self.path, cause))?;
 
@@ -852,10 +1032,12 @@ impl<'a> Staging<'a> {
         }
         let moved = |cause| Error::io("publish", &layers, cause);
         rustix::fs::fsync(&places.layers).map_err(moved)?;
-        let target = places.dir.join(CATALOGUE).join(name);
-        rustix::fs::renameat(&self.fd, RECORD, &places.catalogue, name)
-            .and_then(|()| rustix::fs::fsync(&places.catalogue))
-            .map_err(|cause| Error::io("publish", target, cause))
+        let target = places.dir.join(CATALOGUE);
+        let published = |cause| Error::io("publish", &target, cause);
+        for (name, _) in records {
+            rustix::fs::renameat(&self.fd, &**name, &places.catalogue, &**name).map_err(published)?;
+        }
+        rustix::fs::fsync(&places.catalogue).map_err(published)
     }
 }
 

@@ -38,8 +38,9 @@ const SMALL: u64 = 64 << 10;
 const QUEUE: usize = 16;
 /// Longest name of a file.
 const MAX_NAME: usize = 255;
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE_ATTRIBUTE: &str = "user.overlay.opaque";
 
 /// Who owns what is unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,9 @@ pub struct UnpackJob {
 pub struct Report {
     /// SHA-256 of the archive's file, 64 hexadecimal digits.
     pub digest: String,
+    /// Names that the archive has for its image, as it writes them.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// The lowest first.
     pub layers: Vec<Layer>,
     /// What the image says about how it is run.
@@ -149,6 +153,14 @@ pub trait Runner {
         Direct.digest(owners, tree)
     }
 
+    /// Writes an unpacked tree to `out`, an open file, as the tar stream of a layer; its digest, 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// A tree that cannot be read, a file that cannot be written.
+    fn pack(&self, owners: Owners, tree: &Path, out: OwnedFd) -> Result<String, Error> {
+        Direct.pack(owners, tree, out)
+    }
+
     /// Removes a folder of the store and everything in it, whoever owns it.
     ///
     /// # Errors
@@ -180,10 +192,17 @@ impl Runner for Direct {
     }
 
     fn digest(&self, owners: Owners, tree: &Path) -> Result<String, Error> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, tree, flags, Mode::empty()).map_err(|e| Error::io("open", tree, e))?;
-        copy::hash_tree(&root, tree, owners.ids()).map(|digest| hex(&digest))
+        copy::hash_tree(&open_tree(tree)?, tree, owners.ids()).map(|digest| hex(&digest))
     }
+
+    fn pack(&self, owners: Owners, tree: &Path, out: OwnedFd) -> Result<String, Error> {
+        crate::pack::pack(&open_tree(tree)?, tree, owners, out).map(|digest| hex(&digest))
+    }
+}
+
+fn open_tree(tree: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, tree, flags, Mode::empty()).map_err(|e| Error::io("open", tree, e))
 }
 
 /// What is sent from the thread that decompresses to the one that writes.
@@ -260,11 +279,11 @@ pub(crate) fn unpack(
     if layers.iter().zip(wanted).any(|(layer, wanted)| wanted && layer.made.is_none()) {
         return Err(Error::Changed(job.archive.clone()));
     }
-    let (config, declared) = match what {
-        What::Root => (Config::default(), Declared::default()),
-        What::Image(image) => (image.config, image.declared),
+    let (names, config, declared) = match what {
+        What::Root => (Vec::new(), Config::default(), Declared::default()),
+        What::Image(image) => (image.names, image.config, image.declared),
     };
-    Ok(Report { digest: hex(&archive), layers, config, declared, notes: notes.texts() })
+    Ok(Report { digest: hex(&archive), names, layers, config, declared, notes: notes.texts() })
 }
 
 /// Tells how far the archive is read, about twenty times a second.
@@ -1086,7 +1105,7 @@ pub(crate) fn flattened_note(files: usize, uids: &BTreeSet<u32>, gids: &BTreeSet
 
 /// Hides what the layers below have in a folder.
 fn hide_below(folder: &OwnedFd) -> Result<(), Trouble> {
-    rustix::fs::fsetxattr(folder, "user.overlay.opaque", b"y", XattrFlags::empty())
+    rustix::fs::fsetxattr(folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty())
         .map_err(|cause| Trouble::Failed("mark as opaque", cause))
 }
 

@@ -2,7 +2,7 @@
 //! and the answer comes as lines of JSON on the standard output.
 
 use std::io::{BufRead, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub enum Job {
     Unpack(UnpackJob),
     /// [`Runner::digest`].
     Digest(Owners),
+    /// [`Runner::pack`] to the standard input, which is open for writing.
+    Pack(Owners),
 }
 
 impl Job {
@@ -41,7 +43,7 @@ impl Job {
 pub enum Answer {
     /// To [`Job::Unpack`].
     Report(Box<Report>),
-    /// To [`Job::Digest`]: 64 hexadecimal digits.
+    /// To [`Job::Digest`] and [`Job::Pack`]: 64 hexadecimal digits.
     Digest(String),
 }
 
@@ -67,13 +69,13 @@ pub fn worker_main(job: &str, target: &Path) -> i32 {
         .map_err(|e| Error::Worker { code: String::new(), text: format!("read the worker's job: {e}"), help: None })
         .and_then(|job| match job {
             Job::Unpack(job) => {
-                let archive = std::io::stdin().as_fd().try_clone_to_owned();
-                let archive = archive.map_err(|e| Error::std("open", &job.archive, &e))?;
+                let archive = input(&job.archive)?;
                 // Whoever does not read any more has ended, and this process's container with it.
                 let mut progress = |progress| drop(say(&Line::Progress(progress)));
                 Direct.unpack(&job, archive, target, &mut progress).map(|report| Answer::Report(Box::new(report)))
             }
             Job::Digest(owners) => Direct.digest(owners, target).map(Answer::Digest),
+            Job::Pack(owners) => Direct.pack(owners, target, input(target)?).map(Answer::Digest),
         });
     let code = if done.is_ok() { 0 } else { 125 };
     let line = match done {
@@ -81,6 +83,11 @@ pub fn worker_main(job: &str, target: &Path) -> i32 {
         Err(error) => Line::Error { code: error.code().into(), text: error.to_string(), help: error.help() },
     };
     if say(&line).is_err() { 125 } else { code }
+}
+
+/// The standard input as a descriptor of our own; `name` is for messages.
+fn input(name: &Path) -> Result<OwnedFd, Error> {
+    std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| Error::std("open", name, &e))
 }
 
 /// Reads what [`worker_main`] writes, up to its answer. Nothing in it is believed: the worker has read a stranger's
@@ -104,6 +111,7 @@ pub fn read_answer(mut out: impl BufRead, progress: &mut dyn FnMut(Progress)) ->
             Line::Answer(mut answer) => {
                 if let Answer::Report(report) = &mut *answer {
                     report.notes.truncate(MAX_NOTES);
+                    report.names.truncate(MAX_NOTES);
                     report.notes.iter_mut().for_each(|note| *note = clean(std::mem::take(note)));
                 }
                 return Ok(*answer);

@@ -10,7 +10,7 @@ use std::process::Command;
 use common::tarball::*;
 use common::*;
 use containust_image::model::{Image, Ownership};
-use containust_image::{Direct, Error, Progress, Request, Source, Store};
+use containust_image::{Direct, Error, How, Progress, Request, Source, Store};
 
 fn tar(path: &Path) -> Request<'static> {
     Request { source: Source::Tar(path.into()), ownership: Ownership::Caller, pin: None }
@@ -187,7 +187,7 @@ fn check_layers(image: &Image) {
     assert!(rustix::fs::getxattr(upper.join("etc"), "user.overlay.opaque", &mut [0; 8]).is_err());
 }
 
-fn check_config(store: &Store, image: &Image) {
+fn check_config(image: &Image) {
     let config = &image.config;
     assert_eq!(
         (&config.entrypoint[..], &config.command[..]),
@@ -197,13 +197,13 @@ fn check_config(store: &Store, image: &Image) {
         (config.env.join(" "), config.user.as_deref(), config.workdir.as_deref()),
         ("A=1 B=2".into(), Some("app:app"), Some("/srv"))
     );
-    let declared = store.declared(image).unwrap();
+    let declared = &image.declared;
     assert_eq!(
         (&declared.ports[..], &declared.volumes[..]),
         (&["53/udp".into(), "80/tcp".into()][..], &["/data".into()][..])
     );
     assert_eq!((declared.stop_signal.as_deref(), declared.labels["x"].as_str()), (Some("SIGQUIT"), "y"));
-    let check = declared.healthcheck.unwrap();
+    let check = declared.healthcheck.as_ref().unwrap();
     assert_eq!(
         (check.test.join(" "), check.interval, check.retries, check.timeout),
         ("CMD /ok".into(), Some(5_000_000_000), Some(3), None)
@@ -241,7 +241,7 @@ fn docker_save_and_oci_layouts_are_images() {
             let scratch = Scratch::new();
             let (store, image) = unpack(&scratch, &bytes).unwrap();
             check_layers(&image);
-            check_config(&store, &image);
+            check_config(&image);
             let now: Vec<_> = image.layers.iter().map(|layer| facts(layer)).collect();
             assert_eq!(*trees.get_or_insert(now), image.layers.iter().map(|layer| facts(layer)).collect::<Vec<_>>());
             let reference = store.list().unwrap()[0].reference.clone();
@@ -291,14 +291,14 @@ fn images_are_removed_pruned_and_verified() {
         assert_eq!((usage.images, usage.layers, usage.unused), (2, 2, 0));
         assert_eq!(store.prune(&[], &Direct).unwrap(), Vec::<String>::new());
         assert_eq!(store.remove(&reference(&two)).unwrap(), 1);
-        assert!(matches!(store.remove(&reference(&two)), Err(Error::NotInStore(_))));
+        assert!(matches!(store.remove(&reference(&two)), Err(Error::NotInStore { .. })));
         assert_eq!(store.df().unwrap().unused, 1);
         assert_eq!(store.prune(&first.layers, &Direct).unwrap(), Vec::<String>::new(), "in use");
         assert_eq!(store.prune(&[], &Direct).unwrap().len(), 1);
         assert!(!first.layers[0].exists() && first.layers[1].exists());
 
         store.verify(&reference(&one), &Direct).unwrap();
-        assert!(matches!(store.verify("tar:///none", &Direct), Err(Error::NotInStore(_))));
+        assert!(matches!(store.verify("tar:///none", &Direct), Err(Error::NotInStore { .. })));
         let file = first.layers[1].join("etc/stays");
         type Change = fn(&Path);
         let changes: [Change; 3] =
@@ -319,5 +319,108 @@ fn images_are_removed_pruned_and_verified() {
         store.verify(&reference, &Direct).unwrap();
         write(&image.layers[0].join("etc/new"), "");
         assert!(matches!(store.verify(&reference, &Direct), Err(Error::Damaged { .. })));
+    });
+}
+
+#[test]
+fn what_has_a_name_is_found_by_it() {
+    as_user(|| {
+        let scratch = Scratch::new();
+        let store = Store::at(&scratch.join("images"));
+        let local = |name: &str| Request {
+            source: Source::Local(containust_image::name(name).unwrap()),
+            ownership: Ownership::Caller,
+            pin: None,
+        };
+        let import_as = |path: &Path, name: Option<&str>| {
+            store.import_as(&tar(path), name, Ownership::Caller, How::default(), &mut |_| {})
+        };
+        let archive = save(&scratch.join("a.tar"), docker(&layers(), CONFIG));
+        assert!(matches!(store.find(&local("app:1")), Err(Error::NotInStore { near, .. }) if near.is_empty()));
+        let (references, image) = import_as(&archive, None).unwrap();
+        assert_eq!(references, ["image://app:1"]);
+        // Whatever becomes of the source.
+        fs::remove_file(&archive).unwrap();
+        assert_eq!(store.find(&local("app:1")).unwrap(), Some(image.clone()));
+        assert_eq!(import(&store, &local("docker.io/library/app:1")).unwrap(), image);
+        let pinned = Request { pin: Some(&image.digest), ..local("app:1") };
+        assert_eq!(store.find(&pinned).unwrap().unwrap().digest, image.digest);
+        let other = "0".repeat(64);
+        assert!(matches!(store.find(&Request { pin: Some(&other), ..local("app:1") }), Err(Error::Pin { .. })));
+        for (wrong, meant) in
+            [("app:2", &["app:1"][..]), ("team/app", &["app:1"]), ("apo:1", &["app:1"]), ("redis", &[])]
+        {
+            let error = store.find(&local(wrong)).unwrap_err();
+            assert!(matches!(&error, Error::NotInStore { near, .. } if near == meant), "{wrong}: {error:?}");
+        }
+
+        // A root file system brings no name, and neither does a folder.
+        let root = save(&scratch.join("root.tar"), &layers()[0]);
+        assert!(matches!(import_as(&root, None), Err(Error::Nameless(path)) if path == root));
+        assert!(matches!(import_as(&root, Some("A b")), Err(Error::Name(_))));
+        let (references, new) = import_as(&root, Some("app:1")).unwrap();
+        assert_eq!(references, ["image://app:1"]);
+        assert_eq!(store.find(&local("app:1")).unwrap().unwrap().digest, new.digest, "the name has moved");
+        let folder = scratch.join("folder");
+        small_tree(&folder);
+        let request = file(&folder);
+        let named = store.import_as(&request, Some("tools"), Ownership::Caller, How::default(), &mut |_| {}).unwrap();
+        assert_eq!(store.find(&local("tools:latest")).unwrap(), Some(named.1));
+        let nameless = store.import_as(&request, None, Ownership::Caller, How::default(), &mut |_| {});
+        assert!(matches!(nameless, Err(Error::Nameless(_))));
+        assert_eq!(names(&scratch.join("images/staging")), ["lock"]);
+
+        assert_eq!(store.select("tools").unwrap().reference, "image://tools:latest");
+        let digits = new.digest.strip_prefix("sha256:").unwrap();
+        assert_eq!(store.select(&digits[..12]).unwrap().reference, "image://app:1");
+        import_as(&root, Some("app:2")).unwrap();
+        assert!(matches!(store.select(&digits[..12]), Err(Error::Ambiguous { found, .. }) if found.len() == 2));
+        assert!(matches!(store.select("0000000"), Err(Error::NotInStore { .. })));
+        // Two names of one image share nothing with others.
+        assert!(store.list().unwrap().iter().all(|entry| entry.shared == 0));
+
+        // In the store for another id map.
+        let elsewhere = Ownership::Subordinate { uid: 100_000, gid: 100_000, count: 10 };
+        assert!(matches!(store.find(&Request { ownership: elsewhere, ..local("app:2") }), Err(Error::OtherIds(_))));
+    });
+}
+
+#[test]
+fn an_exported_image_is_the_same_again() {
+    as_user(|| {
+        let scratch = Scratch::new();
+        let store = Store::at(&scratch.join("images"));
+        let lower = tree().file("hidden", "x").dir("opaque/", 0o711).file("opaque/below", "x");
+        let long = format!("{}/{}", "d".repeat(200), "f".repeat(200));
+        let lower = lower.long(b'L', long.as_bytes()).file("short", "long name").end();
+        let upper = Tarball::new().file(".wh.hidden", "").dir("opaque/", 0o711).file("opaque/.wh..wh..opq", "");
+        let upper = upper.pax(&[("SCHILY.xattr.user.note", b"kept")]).file("noted", "y");
+        let upper = upper.add(b"fifo", of(b'6'), b"").end();
+        let archive = save(&scratch.join("a.tar"), docker(&[lower, upper], CONFIG));
+        let (references, image) =
+            store.import_as(&tar(&archive), None, Ownership::Caller, How::default(), &mut |_| {}).unwrap();
+        let out = scratch.join("out.tar");
+        store.export(&references[0], &mut fs::File::create(&out).unwrap(), &Direct, &mut |_| {}).unwrap();
+        assert_eq!(names(&scratch.join("images/staging")), ["lock"]);
+        assert!(matches!(
+            store.export("image://none:1", &mut Vec::new(), &Direct, &mut |_| {}),
+            Err(Error::NotInStore { .. })
+        ));
+
+        let other = Store::at(&scratch.join("other"));
+        let (again, back) = other.import_as(&tar(&out), None, Ownership::Caller, How::default(), &mut |_| {}).unwrap();
+        assert_eq!(again, references);
+        assert_eq!((&back.config, &back.declared), (&image.config, &image.declared));
+        let trees = |image: &Image| -> Vec<_> { image.layers.iter().map(|layer| facts(layer)).collect() };
+        assert_eq!(trees(&back), trees(&image));
+        for image in [&image, &back] {
+            let note = rustix::fs::getxattr(image.layers[0].join("noted"), "user.note", &mut [0; 8]);
+            let opaque = rustix::fs::getxattr(image.layers[0].join("opaque"), "user.overlay.opaque", &mut [0; 8]);
+            assert_eq!((note, opaque), (Ok(4), Ok(1)));
+        }
+        // Byte by byte, whenever it is made.
+        let twice = scratch.join("twice.tar");
+        other.export(&again[0], &mut fs::File::create(&twice).unwrap(), &Direct, &mut |_| {}).unwrap();
+        assert_eq!(fs::read(&out).unwrap(), fs::read(&twice).unwrap());
     });
 }

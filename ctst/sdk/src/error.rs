@@ -139,6 +139,20 @@ pub enum Error {
         /// Its help.
         help: Option<String>,
     },
+    /// An image that containers were made of is to be removed.
+    #[error("remove image {reference}: {} was made of it", users.join(", "))]
+    ImageInUse {
+        /// The image.
+        reference: String,
+        /// The components.
+        users: Vec<String>,
+    },
+    /// A composition has errors.
+    #[error("see what images {} names: it has errors", file.display())]
+    Unchecked {
+        /// The file.
+        file: PathBuf,
+    },
     /// The image store refused something.
     #[error("{0}")]
     Store(Box<containust_image::Error>),
@@ -209,6 +223,8 @@ impl Error {
             Self::Image { .. } => "S0205",
             Self::UnknownVolume { .. } => "S0206",
             Self::VolumeInUse { .. } => "S0207",
+            Self::ImageInUse { .. } => "S0208",
+            Self::Unchecked { .. } => "S0209",
             Self::Store(error) => error.code(),
             Self::NotRunning { .. } => "S0301",
             Self::OtherVersion { .. } => "S0302",
@@ -236,6 +252,8 @@ impl Error {
             }
             Self::Source { path, .. } => Some(format!("create {} or correct the volume", path.display())),
             Self::Image { help, .. } => help.clone(),
+            Self::ImageInUse { users, .. } => Some(format!("first: ctst stop {0} && ctst rm {0}", users.join(" "))),
+            Self::Unchecked { .. } => Some("see them: ctst check".to_owned()),
             Self::Store(error) => error.help(),
             Self::NoSandbox { help, .. } => Some(help.clone()),
             Self::NotRunning { .. } => Some("start it: ctst run -d".to_owned()),

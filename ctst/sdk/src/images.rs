@@ -24,6 +24,13 @@ pub enum Progress {
         /// How far.
         detail: containust_image::Progress,
     },
+    /// One is being exported.
+    Exporting {
+        /// As it was asked for.
+        image: String,
+        /// How far.
+        detail: containust_image::Progress,
+    },
     /// One was imported.
     Imported {
         /// The first component that needs it.
@@ -50,9 +57,13 @@ pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids
             let programs = programs.iter().map(PathBuf::from).collect();
             (Source::Host { programs, include: include.clone() }, sha256)
         }
-        Reference::Local { .. } => {
-            let problem = "use an image of `image://`: not supported yet".to_owned();
-            return Err(Error::Invalid { component: component.name.clone(), problem });
+        Reference::Local { name, sha256 } => {
+            let name = containust_image::name(name).map_err(|e| error(component, &e))?;
+            return Ok(Request {
+                source: Source::Local(name),
+                ownership: ids.archive_ownership(),
+                pin: sha256.as_deref(),
+            });
         }
     };
     Ok(Request { source, ownership: ids.ownership(), pin: pin.as_deref() })

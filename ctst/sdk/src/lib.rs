@@ -32,6 +32,7 @@ pub mod run;
 pub mod status;
 
 mod builder;
+mod declared;
 mod fdpass;
 mod graph;
 mod ids;
@@ -44,6 +45,7 @@ mod project;
 mod record;
 mod shim;
 mod spec;
+mod stock;
 mod supervisor;
 mod unpacker;
 mod users;
@@ -64,6 +66,7 @@ pub use plan::{Action, Grant, ImageState, Plan, Step};
 pub use project::{Identity, Loaded, Project};
 pub use run::{ExecRequest, Notice, Options, Polled, Session};
 pub use status::{ContainerStatus, Health, Published, State, Stats};
+pub use stock::{Removed, Verified};
 pub use volumes::VolumeStatus;
 
 /// Runs this process as a supervisor or a worker where it was started as one, and returns its exit code. To be called

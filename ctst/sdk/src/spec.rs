@@ -18,6 +18,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::declared;
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::logs;
@@ -163,14 +164,14 @@ pub(crate) fn resolve(
     private: &[PathBuf],
 ) -> Result<ContainerSpec> {
     let config = &image.config;
+    let invalid = |problem| Error::Invalid { component: component.name.clone(), problem };
     let argv: Vec<String> = match (&component.entrypoint, &component.command) {
         (Some(entrypoint), command) => entrypoint.iter().chain(command.iter().flatten()).cloned().collect(),
         (None, Some(command)) => config.entrypoint.iter().chain(command).cloned().collect(),
         (None, None) => config.entrypoint.iter().chain(&config.command).cloned().collect(),
     };
     if argv.is_empty() {
-        let problem = "start it: neither it nor its image says a command; add `command = [ … ]`".to_owned();
-        return Err(Error::Invalid { component: component.name.clone(), problem });
+        return Err(invalid("start it: neither it nor its image says a command; add `command = [ … ]`".to_owned()));
     }
     let mut env = vec![PATH.to_owned()];
     let own = component.env.iter().map(|(name, value)| format!("{name}={value}"));
@@ -197,7 +198,10 @@ pub(crate) fn resolve(
         volumes: volumes(folder, component, private)?,
         tmpfs: component.tmpfs.clone(),
         restart: component.restart,
-        healthcheck: component.healthcheck.clone(),
+        healthcheck: match &component.healthcheck {
+            None if !component.no_healthcheck => declared::healthcheck(&image.declared).map_err(invalid)?,
+            own => own.clone(),
+        },
         after: component.after.clone(),
         job: component.job,
         replica: component.replica.clone(),
@@ -209,7 +213,13 @@ pub(crate) fn resolve(
         sysctls: component.sysctls.clone(),
         groups: component.groups.clone(),
         shm: component.shm,
-        stop: component.stop.clone(),
+        stop: Stop {
+            signal: match component.stop.signal {
+                None => declared::stop_signal(&image.declared).map_err(invalid)?,
+                own => own,
+            },
+            ..component.stop.clone()
+        },
         labels: component.labels.clone(),
         hosts: component.hosts.clone(),
         logs: component.logs.clone(),
@@ -451,6 +461,7 @@ mod tests {
 
     fn image() -> Image {
         Image {
+            declared: containust_image::model::Declared::default(),
             digest: "sha256:00".into(),
             layers: vec!["/".into()],
             config: Config {

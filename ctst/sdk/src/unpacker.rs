@@ -180,6 +180,14 @@ impl Runner for Unpacker {
         }
     }
 
+    fn pack(&self, owners: Owners, tree: &Path, out: OwnedFd) -> Result<String, Error> {
+        let name = format!("read `{}`", tree.display().to_string().escape_debug());
+        match self.ask(&Job::Pack(owners), name, tree, out, &mut |_| {})? {
+            Answer::Digest(digest) => Ok(digest),
+            Answer::Report(_) => Err(failed("read a layer: the worker answers something else", None)),
+        }
+    }
+
     fn remove(&self, folder: &Path) -> Result<(), Error> {
         match remove_tree(folder) {
             // Files of the ids that only a container has power over.

@@ -80,7 +80,8 @@ impl Workshop {
         let mut channel = Channel::new(ours);
         channel.send(&ToContainer::Plan(Box::new(plan)), streams.into())?;
         self.next += 1;
-        self.channel.send(&ToSandbox::Launch { id: self.next, bridged: false, grouped: false, alone: None }, vec![theirs])?;
+        self.channel
+            .send(&ToSandbox::Launch { id: self.next, bridged: false, grouped: false, alone: None }, vec![theirs])?;
         match expect::<FromSandbox>(&self.channel)? {
             (FromSandbox::Launched { .. }, _) => Ok(Job { channel }),
             (FromSandbox::LaunchFailed { failure, .. }, _) => Err(Error::Sandbox(describe(&failure))),

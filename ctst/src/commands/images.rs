@@ -2,32 +2,153 @@
 
 use std::path::Path;
 
-use containust_sdk::Project;
+use containust_sdk::image::model::Entry;
+use containust_sdk::{Progress as Step, Project, Removed};
 
-use crate::args::{Format, Images};
+use crate::args::{Export, Format, Images, ImagesCommand, Import, List, Prune, RmImages, Verify};
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, Cell, DIM, now, short_digest, short_reference, size, span, table};
+use crate::output::{self, BAD, Cell, DIM, GOOD, WARN, now, short_digest, short_reference, size, span, table};
+use crate::progress::Progress;
+
+/// An image differs from what was imported.
+const DIFFERENT: i32 = 1;
 
 pub(crate) fn run(args: &Images, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
+    match &args.command {
+        None => list(&args.list, &project),
+        Some(ImagesCommand::Ls(args)) => list(args, &project),
+        Some(ImagesCommand::Import(args)) => import(args, &project),
+        Some(ImagesCommand::Export(args)) => export(args, &project),
+        Some(ImagesCommand::Verify(args)) => verify(args, &project),
+        Some(ImagesCommand::Df(args)) => df(args, &project),
+        Some(ImagesCommand::Rm(args)) => rm(args, &project),
+        Some(ImagesCommand::Prune(args)) => prune(args, &project),
+    }
+}
+
+fn list(args: &List, project: &Project) -> Outcome {
     let images = project.store().list().map_err(Failure::image)?;
     match args.format {
         Format::Json => output::json(&images)?,
         Format::Text => {
             let now = now();
-            let rows: Vec<[Cell; 4]> = images
-                .iter()
-                .map(|image| {
-                    [
-                        short_reference(&image.reference, project.folder()).into(),
-                        Cell(short_digest(&image.digest).to_owned(), DIM),
-                        size(image.size).into(),
-                        format!("{} ago", span(now.saturating_sub(image.imported.saturating_mul(1000)))).into(),
-                    ]
-                })
-                .collect();
+            let row = |image: &Entry| {
+                [
+                    short_reference(&image.reference, project.folder()).into(),
+                    Cell(short_digest(&image.digest).to_owned(), DIM),
+                    size(image.size).into(),
+                    format!("{} ago", span(now.saturating_sub(image.imported.saturating_mul(1000)))).into(),
+                ]
+            };
+            let rows: Vec<[Cell; 4]> = images.iter().map(row).collect();
             output::print(&table(["REFERENCE", "DIGEST", "SIZE", "IMPORTED"], &rows))?;
         }
     }
     Ok(0)
+}
+
+fn import(args: &Import, project: &Project) -> Outcome {
+    let mut progress = Progress::new(project.folder());
+    let what = args.path.file_name().unwrap_or(args.path.as_os_str()).to_string_lossy().into_owned();
+    let reference = args.name.clone().unwrap_or_else(|| args.path.display().to_string());
+    let imported = project.import_image(&args.path, args.name.as_deref(), &mut |detail| {
+        progress.show(&Step::Importing { component: what.clone(), reference: reference.clone(), detail });
+    });
+    progress.clear();
+    let (references, image) = imported?;
+    let notes = image.notes;
+    for (number, reference) in references.into_iter().enumerate() {
+        let notes = if number == 0 { notes.clone() } else { Vec::new() };
+        progress.show(&Step::Imported { component: what.clone(), reference, digest: image.digest.clone(), notes });
+    }
+    output::print(&format!("{}\n", image.digest))?;
+    Ok(0)
+}
+
+fn export(args: &Export, project: &Project) -> Outcome {
+    let mut progress = Progress::new(project.folder());
+    let file = (args.archive != Path::new("-")).then_some(&*args.archive);
+    let what = args.image.clone();
+    let done = project.export_image(&args.image, file, &mut |detail| {
+        progress.show(&Step::Exporting { image: what.clone(), detail });
+    });
+    progress.clear();
+    done?;
+    Ok(0)
+}
+
+fn verify(args: &Verify, project: &Project) -> Outcome {
+    let text = args.format == Format::Text;
+    let mut printed = Ok(());
+    let all = project.verify_images(&args.images, &mut |image| {
+        if text && printed.is_ok() {
+            let reference = short_reference(&image.reference, project.folder());
+            printed = output::print(&match &image.problem {
+                None => format!("{GOOD}whole{GOOD:#}    {reference}\n"),
+                Some(why) => format!("{BAD}changed{BAD:#}  {reference}: {}\n", output::plain(why)),
+            });
+        }
+    })?;
+    printed?;
+    if !text {
+        output::json(&all)?;
+    }
+    Ok(if all.iter().any(|image| image.problem.is_some()) { DIFFERENT } else { 0 })
+}
+
+fn df(args: &List, project: &Project) -> Outcome {
+    let store = project.store();
+    let (images, usage) = (store.list().map_err(Failure::image)?, store.df().map_err(Failure::image)?);
+    if args.format == Format::Json {
+        output::json(&serde_json::json!({
+            "images": images.iter().map(|image| serde_json::json!({
+                "reference": image.reference, "digest": image.digest, "size": image.size, "shared": image.shared,
+            })).collect::<Vec<_>>(),
+            "layers": usage.layers,
+            "bytes": usage.bytes,
+            "unused_layers": usage.unused,
+        }))?;
+        return Ok(0);
+    }
+    let row = |image: &Entry| {
+        [
+            short_reference(&image.reference, project.folder()).into(),
+            size(image.size).into(),
+            size(image.shared).into(),
+            size(image.size.saturating_sub(image.shared)).into(),
+        ]
+    };
+    let rows: Vec<[Cell; 4]> = images.iter().map(row).collect();
+    output::print(&table(["REFERENCE", "SIZE", "SHARED", "OWN"], &rows))?;
+    let unused = match usage.unused {
+        0 => String::new(),
+        count => format!(", and {count} layers that no image has: ctst images prune"),
+    };
+    output::print(&format!("{DIM}{} layers, {}{unused}{DIM:#}\n", usage.layers, size(usage.bytes)))?;
+    Ok(0)
+}
+
+fn rm(args: &RmImages, project: &Project) -> Outcome {
+    tell(&project.remove_images(&args.images)?, project);
+    Ok(0)
+}
+
+fn prune(args: &Prune, project: &Project) -> Outcome {
+    let removed = project.prune_images(args.all)?;
+    match args.format {
+        Format::Json => output::json(&removed)?,
+        Format::Text => tell(&removed, project),
+    }
+    Ok(0)
+}
+
+fn tell(removed: &Removed, project: &Project) {
+    for reference in &removed.images {
+        talk!("{} removed", short_reference(reference, project.folder()));
+    }
+    talk!("{} images and {} layers were removed", removed.images.len(), removed.layers.len());
+    for note in &removed.notes {
+        talk!("  {WARN}note{WARN:#}: {}", output::plain(note));
+    }
 }

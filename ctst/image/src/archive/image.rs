@@ -25,6 +25,8 @@ const MAX_NAMED: usize = 10;
 /// The image of an archive that is to be imported.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Selected {
+    /// As the archive writes them.
+    pub(crate) names: Vec<String>,
     pub(crate) config: Config,
     pub(crate) declared: Declared,
     /// The lowest first; none is there twice.
@@ -221,7 +223,8 @@ impl Reader<'_> {
         let document: Document = self.document(&name)?;
         let layers = manifest.layers.iter().flatten();
         let layers = layers.map(|layer| Ok((self.follow(layer)?, None))).collect::<Result<_, Error>>()?;
-        self.selected(document, layers)
+        let names = manifest.tags.iter().flatten().cloned().collect();
+        self.selected(names, document, layers)
     }
 
     fn oci(&self) -> Result<Selected, Error> {
@@ -257,7 +260,9 @@ impl Reader<'_> {
         if ours.is_empty() {
             return Err(self.other_platform(platforms));
         }
-        let [(manifest, _)] = &ours[..] else { return Err(self.several(ours.iter().map(|(_, name)| name.clone()))) };
+        let [(manifest, name)] = &ours[..] else {
+            return Err(self.several(ours.iter().map(|(_, name)| name.clone())));
+        };
         let document: Document = self.blob_document(&manifest.config)?;
         let layers = manifest.layers.iter().map(|layer| {
             let kind = &layer.media_type;
@@ -268,7 +273,9 @@ impl Reader<'_> {
             Ok((name, Some(digest)))
         });
         let layers = layers.collect::<Result<_, _>>()?;
-        self.selected(document, layers)
+        // Some programs write only a tag, and without a name there is a digest.
+        let names = Some(name.clone()).filter(|name| name.contains(':') && !name.contains("sha256:"));
+        self.selected(names.into_iter().collect(), document, layers)
     }
 
     /// All manifests below an index, with a name for messages.
@@ -308,7 +315,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn selected(&self, document: Document, blobs: Vec<(Vec<u8>, Option<String>)>) -> Result<Selected, Error> {
+    fn selected(
+        &self,
+        names: Vec<String>,
+        document: Document,
+        blobs: Vec<(Vec<u8>, Option<String>)>,
+    ) -> Result<Selected, Error> {
         let platform = Platform {
             architecture: document.architecture.unwrap_or_default(),
             os: document.os.unwrap_or_default(),
@@ -341,7 +353,7 @@ impl Reader<'_> {
             layers.push(Blob { name, diff, digest });
         }
         let (config, declared) = settings(document.config.unwrap_or_default());
-        Ok(Selected { config, declared, layers })
+        Ok(Selected { names, config, declared, layers })
     }
 
     /// A regular file of the archive, behind symbolic links to it.
@@ -443,7 +455,7 @@ impl Reader<'_> {
 }
 
 /// This machine's, as images call it.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
