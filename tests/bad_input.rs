@@ -331,7 +331,6 @@ fn state_of_somebody_else_or_of_the_future() {
 fn what_is_not_carried_out_is_refused() {
     for (text, word) in [
         ("NETWORK back", "NETWORK"),
-        ("SECRET key FROM ENV \"KEY\"", "SECRET"),
         ("COMPONENT one { image = \"oci://docker.io/library/redis\" }", "oci"),
         ("COMPONENT one { image = \"file:///\" command = [\"/bin/true\"] network = \"host\" }", "network"),
         ("COMPONENT one { image = \"file:///\" command = [\"/bin/true\"] cap_add = [\"NET_RAW\"] }", "cap_add"),

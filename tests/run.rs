@@ -364,3 +364,29 @@ COMPONENT two { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] pr
     assert_eq!(names(&project.ps(), "running"), ["one", "two"]);
     project.stop();
 }
+
+#[test]
+fn variables_come_from_files() {
+    let text = r#"
+COMPONENT one {
+  image = "file://ROOTFS"
+  command = ["/bin/ctst-probe", "hold"]
+  env_file = ["./conf/common.env", { path = "local.env", required = false }]
+  env = { LEVEL = "debug" }
+}
+"#;
+    let project = Project::new(&Caller::ordinary(), text);
+    project.ctst(["check"]).fails(125, &["E0225", "conf/common.env", "no such file"]);
+    project.make_folder("conf");
+    project.write("conf/common.env", "LEVEL=info\nGREETING=\"hello\nworld\" # two lines\n");
+    project.ctst(["check"]).ok();
+    project.write("local.env", "NOT A SECRET BUT CLOSE\n");
+    let done = project.ctst(["check"]).fails(125, &["E0226", "line 1"]);
+    assert!(!done.stderr.contains("CLOSE"), "what stands in the file is shown: {}", done.stderr);
+    project.write("local.env", "PRICE='$5'\n");
+    project.up();
+    let env = project.report(&[], "one").env;
+    assert_eq!((env["LEVEL"].as_str(), env["GREETING"].as_str()), ("debug", "hello\nworld"));
+    assert_eq!(env["PRICE"], "$5");
+    project.stop();
+}

@@ -76,6 +76,9 @@ codes! {
     WrongPin "E0222" "an imported file is not the one that is pinned";
     ImportCircle "E0223" "files import each other in a circle";
     UnknownProfile "E0224" "no component has this profile";
+    UnreadableFile "E0225" "a file that a composition is made from cannot be read";
+    BadEnvFile "E0226" "a file of variables is malformed";
+    UnknownConfig "E0227" "no CONFIG has this name";
     WrongType "E0301" "a value has the wrong type";
     UnknownChoice "E0302" "a value is not one of the allowed ones";
     BadUnit "E0303" "a unit is missing or unknown";
@@ -84,7 +87,7 @@ codes! {
     MissingProperty "E0306" "a required property is missing";
     BadImage "E0307" "an image reference is malformed";
     BadDigest "E0308" "a digest is malformed";
-    BadMount "E0309" "a volume or tmpfs entry is malformed";
+    BadMount "E0309" "a volume, tmpfs, secret or config entry is malformed";
     DuplicateValue "E0310" "a value is listed twice";
     BadWords "E0311" "a command line cannot be split into words";
     BadHostname "E0312" "a host name is malformed";
@@ -94,6 +97,7 @@ codes! {
     TooLong "E0316" "a text is too long";
     BadSysctl "E0317" "a kernel setting is not one of a container's own";
     BadAddress "E0318" "an address is malformed";
+    SecretElsewhere "E0319" "a secret stands where it would be seen";
     NoHealthcheck "E0401" "a wait for health has no health check to wait for";
     PortConflict "E0402" "a port of the host is used twice";
     RangeMismatch "E0403" "port ranges do not fit each other";
@@ -102,7 +106,7 @@ codes! {
     PublicAddress "E0406" "PUBLIC and an address exclude each other";
     NoNetwork "E0407" "a port is published of a component without a network";
     TooManyPorts "E0408" "too many ports are published";
-    Inactive "E0409" "a component is needed whose profile is not active";
+    Inactive "E0409" "a component is needed that is not deployed";
     NotAJob "E0410" "a wait for completion of what is no JOB";
     NotSupported "E0900" "not supported yet";
     Unconnected "W0001" "a component is referred to but not connected";

@@ -55,6 +55,11 @@ mod tests {
             let next = format!("IMPORT \"x{path}\"\n");
             Ok((path.to_owned(), if *name == ENDLESS { next.into_bytes() } else { content.as_bytes().to_vec() }))
         }
+
+        fn read(&self, path: &str) -> Result<Option<Vec<u8>>, String> {
+            let found = self.0.iter().find(|(name, _)| *name == path.trim_start_matches("./"));
+            Ok(found.map(|(_, content)| content.as_bytes().to_vec()))
+        }
     }
 
     /// The codes that an example yields.

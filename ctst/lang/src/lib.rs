@@ -76,6 +76,16 @@ pub trait Loader {
     /// Why the file cannot be read: a fragment for a message, such as `no such file`.
     fn load(&self, importing: &str, path: &str) -> Result<(String, Vec<u8>), String>;
 
+    /// Reads a file that a composition is made from, such as that of an `env_file`. `path` is absolute, or relative to the
+    /// folder of the file that is checked. `None`: there is no such file.
+    ///
+    /// # Errors
+    /// Why it cannot be read: a fragment for a message.
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, String> {
+        let _ = path;
+        Err("no files are read here".to_owned())
+    }
+
     /// Reads what is to be found at an `https://` address. Without a `pin` (64 lower-case hexadecimal digits) the loader has
     /// to know the digest from elsewhere, or refuse: what the network says today must be what it said when somebody
     /// looked. A `pin` is checked by the caller, too.
@@ -95,7 +105,7 @@ pub struct Inputs<'a> {
     pub params: &'a [(String, String)],
     /// The profiles that are active. A component with `profiles` is deployed only if one of them is.
     pub profiles: &'a [String],
-    /// Where imported files come from; without it IMPORT is refused.
+    /// Where imported files come from, and others that a composition is made from; without it both are refused.
     pub loader: Option<&'a dyn Loader>,
 }
 

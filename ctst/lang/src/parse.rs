@@ -48,8 +48,8 @@ fn form(keyword: &str) -> &'static str {
         "EXPOSE" => "write `EXPOSE 8080`, `EXPOSE 8080:80` or `EXPOSE 127.0.0.1:8080 -> web:80`",
         "NETWORK" => "write `NETWORK name { … }`",
         "VOLUME" => "write `VOLUME name { … }`",
-        "SECRET" => "write `SECRET name FROM FILE \"path\"`",
-        "CONFIG" => "write `CONFIG name = \"content\"`",
+        "SECRET" => "write `SECRET name FROM FILE \"path\"`, or ENV or COMMAND for FILE",
+        "CONFIG" => "write `CONFIG name = \"content\"` or `CONFIG name = { file = \"path\" }`",
         _ => FILE,
     }
 }

@@ -185,6 +185,8 @@ pub(crate) struct Part {
     pub(crate) literal: bool,
     /// The file that it is written in.
     pub(crate) file: usize,
+    /// Whether it is the name of a secret that stands there, whose value nobody knows yet.
+    pub(crate) secret: bool,
 }
 
 /// Words of a command line.
@@ -306,7 +308,7 @@ mod tests {
     }
 
     fn split(text: &str) -> Option<Vec<String>> {
-        words(&[Part { text: text.into(), literal: true, file: 0 }]).map(|words| words.words)
+        words(&[Part { text: text.into(), literal: true, file: 0, secret: false }]).map(|words| words.words)
     }
 
     #[test]
@@ -333,7 +335,7 @@ mod tests {
 
     #[test]
     fn values_are_split_at_blanks_only() {
-        let part = |text: &str, literal| Part { text: text.into(), literal, file: 0 };
+        let part = |text: &str, literal| Part { text: text.into(), literal, file: 0, secret: false };
         let line =
             [part("run ", true), part("a 'b c", false), part(" \"", true), part("d\" e", false), part("\"", true)];
         assert_eq!(words(&line).unwrap_or_default().words, ["run", "a", "'b", "c", "d\" e"]);
@@ -341,8 +343,9 @@ mod tests {
 
     #[test]
     fn shell_operators_are_noticed() {
-        let operator =
-            |text: &str| words(&[Part { text: text.into(), literal: true, file: 0 }]).and_then(|w| w.operator);
+        let operator = |text: &str| {
+            words(&[Part { text: text.into(), literal: true, file: 0, secret: false }]).and_then(|w| w.operator)
+        };
         assert_eq!(operator("a | b"), Some('|'));
         assert_eq!(operator("a \"$HOME\""), Some('$'));
         assert_eq!(operator("a '$HOME' '|' \\| 5$ $"), None);

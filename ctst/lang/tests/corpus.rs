@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use containust_lang::{Diagnostic, Inputs, Outcome, check, check_with, render};
+use containust_lang::{Diagnostic, Inputs, Loader, Outcome, check, check_with, render};
 
 fn corpus(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(folder);
@@ -29,6 +29,23 @@ fn environment(name: &str) -> Option<String> {
     }
 }
 
+/// The folder that files beside the corpus are in. Nothing is imported.
+struct Files;
+
+impl Loader for Files {
+    fn load(&self, _: &str, _: &str) -> Result<(String, Vec<u8>), String> {
+        Err("no such file".to_owned())
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, String> {
+        match fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/files").join(path)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.kind().to_string()),
+        }
+    }
+}
+
 /// Values for the parameters of all corpus files that have these.
 const PARAMS: &[(&str, &str)] = &[("given", "g\"i$v{e}n ${x}"), ("given_port", "8081"), ("given_bad", SECRET)];
 
@@ -45,7 +62,7 @@ fn run(path: &Path, bytes: &[u8]) -> Outcome {
         bytes,
         "project",
         &environment,
-        &Inputs { params: &params, profiles: &["active".to_owned()][..profiles], loader: None },
+        &Inputs { params: &params, profiles: &["active".to_owned()][..profiles], loader: Some(&Files) },
     )
 }
 

@@ -31,6 +31,10 @@ impl Loader for Files {
             .ok_or_else(|| "no such file".to_owned())
     }
 
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, String> {
+        Ok(self.0.get(&joined("", path)).cloned())
+    }
+
     fn fetch(&self, url: &str, pin: Option<&str>) -> Result<Vec<u8>, (String, String)> {
         let help = "pin it".to_owned();
         match (self.0.get(url), pin) {

@@ -11,6 +11,8 @@ const VALID: &[&str] = &[
     include_str!("corpus/valid/inherit.ctst"),
     include_str!("corpus/valid/limits.ctst"),
     include_str!("corpus/invalid/limits.ctst"),
+    include_str!("corpus/valid/stores.ctst"),
+    include_str!("corpus/invalid/stores.ctst"),
     include_str!("corpus/invalid/inherit.ctst"),
     include_str!("corpus/invalid/params.ctst"),
     include_str!("corpus/invalid/later.ctst"),
@@ -30,6 +32,12 @@ const TOKENS: &[&str] = &[
     "CONFIG ",
     "IMPORT ",
     "FROM ",
+    "VOLUME ",
+    "FILE ",
+    "ENV ",
+    "COMMAND ",
+    "OPTIONAL",
+    "completed",
     "WHEN ",
     "healthy",
     "TIMEOUT ",
@@ -45,6 +53,25 @@ const TOKENS: &[&str] = &[
     "a(a)",
     "FROM a(a = ",
     "${a}",
+    "${secret.a}",
+    "env_file",
+    "secrets",
+    "configs",
+    "replicas",
+    "labels",
+    "hosts",
+    "ulimits",
+    "sysctls",
+    "io ",
+    "stop",
+    "memory",
+    "cpu",
+    "cpus",
+    "\"/dev/a\"",
+    "\"a=b\"",
+    "\"a:/b:0400\"",
+    "file",
+    "0.5",
     "b-c",
     "a_b ",
     "image",
@@ -111,6 +138,15 @@ struct Itself<'a>(&'a [u8]);
 impl Loader for Itself<'_> {
     fn load(&self, importing: &str, path: &str) -> Result<(String, Vec<u8>), String> {
         if importing.len() > 3 * path.len() { Err("too far".to_owned()) } else { Ok((path.repeat(2), self.0.to_vec())) }
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, String> {
+        match path.len() % 4 {
+            0 => Err("unreadable".to_owned()),
+            1 => Ok(None),
+            2 => Ok(Some(b"A=1\nB='2'\n".to_vec())),
+            _ => Ok(Some(self.0.to_vec())),
+        }
     }
 }
 

@@ -69,6 +69,14 @@ impl Loader for Files<'_> {
     fn fetch(&self, url: &str, pin: Option<&str>) -> std::result::Result<Vec<u8>, (String, String)> {
         self.remote.fetch(url, pin)
     }
+
+    fn read(&self, path: &str) -> std::result::Result<Option<Vec<u8>>, String> {
+        match read_bounded(&self.folder.join(path)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
 }
 
 /// Reads a `.ctst` file: a regular one, of a size that a person could have written or a program may have.

@@ -5,14 +5,23 @@ use std::time::Duration;
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
-use crate::model::{self, Dependency, Healthcheck, Image, Probe, Restart};
+use crate::model::{self, Dependency, Healthcheck, Image, Probe, Restart, SecretVariable};
 use crate::syntax::ValueKind;
 
+use super::connect::Edge;
 use super::declare::prefix;
 use super::inherit::{Setting, Settings};
+use super::mounts::Targets;
 use super::resolve::Scope;
+use super::stores::model_parts;
 use super::values::Read;
 use super::{Checker, Role};
+
+/// The value of a variable.
+enum Variable {
+    Plain(String),
+    Secret(Vec<model::Part>),
+}
 
 /// `name`, `id`, and both with a group behind a colon.
 pub(super) fn is_account(text: &str) -> bool {
@@ -45,7 +54,9 @@ impl<'a> Checker<'a, '_> {
             }
             if self.declared[index].is_examined() {
                 let component = self.examine(index, |checker, settings| checker.component(index, &settings, edges));
-                components.extend(component.filter(|_| self.declared[index].role == Role::Deployed));
+                if let Some(component) = component.filter(|_| self.declared[index].role == Role::Deployed) {
+                    self.deploy(index, component, &mut components);
+                }
             }
         }
         components
@@ -53,8 +64,8 @@ impl<'a> Checker<'a, '_> {
 
     fn component(&mut self, index: usize, settings: &Settings<'a>, edges: &[usize]) -> Option<model::Component> {
         let scope = Scope::component(index);
-        let mut env = self.variables(settings, scope);
-        self.wire(&mut env, edges);
+        let (mut env, secret_env) = self.variables(settings, scope);
+        self.wire(&mut env, &secret_env, edges);
         let command = settings.get("command").map(|setting| self.arguments(setting, scope));
         let entrypoint = settings.get("entrypoint").map(|setting| self.arguments(setting, scope));
         self.something_to_run(index, settings, command.as_ref(), entrypoint.as_ref());
@@ -67,7 +78,10 @@ impl<'a> Checker<'a, '_> {
         let restart = settings.get("restart").and_then(|setting| self.restart(setting, index)).unwrap_or_default();
         let checked = settings.get("healthcheck").filter(|_| !self.declared[index].no_healthcheck);
         let healthcheck = checked.and_then(|setting| self.healthcheck(setting, index));
-        let (volumes, tmpfs) = self.mounts(settings, scope);
+        let mut targets = Targets::new();
+        let (volumes, tmpfs) = self.mounts(settings, scope, &mut targets);
+        let secrets = self.secret_files(settings, scope, &mut targets);
+        let configs = self.config_files(settings, scope, &mut targets);
         let limits = self.limits(settings, scope);
         let ulimits = self.ulimits(settings, scope);
         let sysctls = self.sysctls(settings, scope);
@@ -78,7 +92,7 @@ impl<'a> Checker<'a, '_> {
         let hosts = self.hosts(settings, scope);
         let logs = self.logs(settings, scope);
         self.init(settings, scope);
-        let after = edges.iter().map(|&number| self.dependency(number)).collect();
+        let after = edges.iter().flat_map(|&number| self.dependencies(number)).collect();
         let declared = &mut self.declared[index];
         let image = declared.image.take()?;
         Some(model::Component {
@@ -97,6 +111,9 @@ impl<'a> Checker<'a, '_> {
             tmpfs,
             after,
             job: declared.is_job(),
+            secret_env,
+            secrets,
+            configs,
             limits,
             ulimits,
             sysctls,
@@ -111,33 +128,48 @@ impl<'a> Checker<'a, '_> {
         })
     }
 
-    fn dependency(&self, number: usize) -> Dependency {
-        let edge = &self.edges[number];
-        Dependency {
-            on: self.declared[edge.to].name.clone().into_owned(),
-            when: edge.when,
-            timeout: edge.timeout,
-            implied: edge.implied,
-            optional: edge.optional,
-        }
+    fn dependencies(&self, number: usize) -> impl Iterator<Item = Dependency> {
+        let Edge { to, when, timeout, implied, optional, .. } = self.edges[number];
+        self.deployed_names(to).into_iter().map(move |on| Dependency { on, when, timeout, implied, optional })
     }
 
-    fn variables(&mut self, settings: &Settings<'a>, scope: Scope) -> Vec<(String, String)> {
-        let Some(block) = self.block_of(settings, "env") else { return Vec::new() };
-        let mut env = Vec::new();
+    /// Variables without and with secrets in them. Those of `env` count more than those of files.
+    fn variables(&mut self, settings: &Settings<'a>, scope: Scope) -> (Vec<(String, String)>, Vec<SecretVariable>) {
+        let mut env = self.env_files(settings, scope);
+        let mut secret_env = Vec::new();
+        let Some(block) = self.block_of(settings, "env") else { return (env, secret_env) };
+        if !env.is_empty() {
+            let own: HashSet<&str> = block.iter().map(|variable| variable.name.as_ref()).collect();
+            env.retain(|(name, _)| !own.contains(name.as_str()));
+        }
         for variable in block.iter() {
             if self.report.full() {
                 break;
             }
-            if let Some(text) = self.entry(variable, scope) {
-                env.push((variable.name.clone().into_owned(), text));
+            let name = || variable.name.clone().into_owned();
+            match self.own_variable(variable, scope) {
+                Some(Variable::Plain(text)) => env.push((name(), text)),
+                Some(Variable::Secret(parts)) => secret_env.push(SecretVariable { name: name(), parts }),
+                None => {}
             }
         }
-        env
+        (env, secret_env)
+    }
+
+    fn own_variable(&mut self, variable: &Setting<'a>, scope: Scope) -> Option<Variable> {
+        let bound = self.follow(variable.value, scope)?;
+        if !matches!(bound.value.kind, ValueKind::Text(_)) || self.is_simple(bound) {
+            return self.entry(variable, scope).map(Variable::Plain);
+        }
+        let parts = self.parts((variable.property, bound), scope.with_secrets())?;
+        Some(match parts.iter().any(|part| part.secret) {
+            true => Variable::Secret(model_parts(parts)),
+            false => Variable::Plain(parts.into_iter().map(|part| part.text).collect()),
+        })
     }
 
     /// The variables that CONNECT gives; what the author set stays.
-    fn wire(&self, env: &mut Vec<(String, String)>, edges: &[usize]) {
+    fn wire(&self, env: &mut Vec<(String, String)>, secret_env: &[SecretVariable], edges: &[usize]) {
         if edges.is_empty() {
             return;
         }
@@ -155,7 +187,7 @@ impl<'a> Checker<'a, '_> {
                 wiring.push((format!("{prefix}_PORT"), port.to_string()));
                 wiring.push((format!("{prefix}_CONNECTION_STRING"), format!("{}://{host}:{port}", target.scheme)));
             }
-            wiring.retain(|(name, _)| !own(env, name));
+            wiring.retain(|(name, _)| !own(env, name) && !secret_env.iter().any(|secret| secret.name == *name));
             env.append(&mut wiring);
         }
     }

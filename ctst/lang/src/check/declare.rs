@@ -23,6 +23,17 @@ pub(super) fn well_formed(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
+/// Where a host name comes from.
+#[derive(Clone, Copy)]
+enum Host {
+    /// The component's name.
+    Name,
+    /// `hostname`.
+    Own,
+    /// The name and number of a replica.
+    Replica,
+}
+
 /// Whether a name can be that of a host (RFC 1123), and is not the one that every container has for itself.
 pub(super) fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
@@ -60,7 +71,9 @@ impl<'a> Checker<'a, '_> {
                     self.declare_component(number, component, statement.span, line);
                 }
                 StatementKind::Volume { name, body } => self.declare_volume(number, *name, body.as_ref()),
-                StatementKind::Network { .. } | StatementKind::Secret { .. } | StatementKind::Config { .. } => {
+                StatementKind::Secret { name, from, source } => self.declare_secret(number, *name, *from, *source),
+                StatementKind::Config { name, value } => self.declare_config(number, *name, value),
+                StatementKind::Network { .. } => {
                     let shown = self.shown(statement.keyword);
                     self.not_supported(statement.keyword, &shown);
                 }
@@ -130,6 +143,7 @@ impl<'a> Checker<'a, '_> {
             inherited: false,
             healthcheck: false,
             no_healthcheck: false,
+            replicas: None,
             settings: Settings::default(),
             partial: false,
             ports: Some(Vec::new()),
@@ -166,8 +180,11 @@ impl<'a> Checker<'a, '_> {
         declared.no_healthcheck = unchecked;
         declared.healthcheck &= !unchecked;
         let lacks_image = settings.get("image").is_none() && !declared.partial && declared.role == Role::Deployed;
+        let hostname_at = settings.key("hostname");
         declared.settings = settings;
+        self.host_name_of_replicas(index, hostname_at);
         if lacks_image {
+            let declared = &self.declared[index];
             let (name, span) = (shown(&declared.name), declared.span);
             self.finding(Code::MissingProperty, span, format!("the component {name} has no image"))
                 .label("`image` is missing")
@@ -245,41 +262,53 @@ impl<'a> Checker<'a, '_> {
     /// Names that are different but become one host name or one variable. Both come from a name in the same way, up to
     /// upper and lower case, so one table serves them.
     pub(super) fn collisions(&mut self) {
-        // With each host name, whose it is, and whether it comes from the component's name.
-        let mut hosts: HashMap<String, (usize, bool)> = HashMap::with_capacity(self.declared.len());
+        let mut hosts: HashMap<String, (usize, Host)> = HashMap::with_capacity(self.declared.len());
         for index in 0..self.declared.len() {
             let declared = &self.declared[index];
             if declared.role != Role::Deployed || self.by_name[0].get(&declared.name) != Some(&index) {
                 continue;
             }
-            let (name, span) = (declared.name.clone(), declared.span);
-            let from_name = name.replace('_', "-").to_ascii_lowercase();
-            match *hosts.entry(from_name).or_insert((index, true)) {
-                (other, _) if other == index => {}
-                (other, true) => {
-                    let (other_name, other_span) = (shown(&self.declared[other].name), self.declared[other].span);
-                    self.finding(
-                        Code::NameCollision,
-                        span,
-                        format!("{} and {other_name} both give the variable `{}_HOST`", shown(&name), prefix(&name)),
-                    )
-                    .label("the same variable")
-                    .related(other_span, "as for this one")
-                    .help("give one of them another name");
-                    continue;
-                }
-                (other, false) => {
-                    self.same_host(&name, span, other);
-                    continue;
+            let (span, replicas) = (declared.span, declared.replicas);
+            let from_name = declared.name.replace('_', "-").to_ascii_lowercase();
+            let of_replicas = (1..=replicas.unwrap_or(0)).map(|number| format!("{from_name}-{number}"));
+            let names = of_replicas.map(|name| (name, Host::Replica)).collect::<Vec<_>>();
+            for (name, what) in std::iter::once((from_name, Host::Name)).chain(names) {
+                let (other, others) = *hosts.entry(name).or_insert((index, what));
+                if other != index {
+                    self.collide(index, span, what, other, others);
+                    break;
                 }
             }
             let declared = &self.declared[index];
             let Some(setting) = declared.settings.get("hostname") else { continue };
             let Some(hostname) = &declared.hostname else { continue };
             let at = setting.value.value.span;
-            let (other, _) = *hosts.entry(hostname.to_ascii_lowercase()).or_insert((index, false));
+            let (other, others) = *hosts.entry(hostname.to_ascii_lowercase()).or_insert((index, Host::Own));
             if other != index {
-                self.same_host(&name, at, other);
+                self.collide(index, at, Host::Own, other, others);
+            }
+        }
+    }
+
+    fn collide(&mut self, index: usize, at: Span, what: Host, other: usize, others: Host) {
+        let name = self.declared[index].name.clone();
+        let (other_name, other_span) = (shown(&self.declared[other].name), self.declared[other].span);
+        match (what, others) {
+            (Host::Name, Host::Name) => {
+                let name_of_variable = format!("{}_HOST", prefix(&name));
+                let message = format!("{} and {other_name} both give the variable `{name_of_variable}`", shown(&name));
+                self.finding(Code::NameCollision, at, message)
+                    .label("the same variable")
+                    .related(other_span, "as for this one")
+                    .help("give one of them another name");
+            }
+            (Host::Own, _) | (_, Host::Own) => self.same_host(&name, at, other),
+            (Host::Replica, _) | (_, Host::Replica) => {
+                let message = format!("a replica would have the same name: {} and {other_name}", shown(&name));
+                self.finding(Code::NameCollision, at, message)
+                    .label("replicas are named with numbers")
+                    .related(other_span, "the other one")
+                    .help("give one of them another name");
             }
         }
     }

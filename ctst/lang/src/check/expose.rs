@@ -36,6 +36,7 @@ impl Checker<'_, '_> {
         let mut cursor = Cursor::new(self.source.as_bytes());
         let mut taken = Taken::new();
         let mut exposures = Vec::new();
+        let mut published = 0;
         for statement in &file.statements {
             let StatementKind::Expose(expose) = &statement.kind else { continue };
             if self.report.full() {
@@ -43,7 +44,8 @@ impl Checker<'_, '_> {
             }
             let (line, _) = cursor.advance(statement.span.start);
             let Some((address, host, inside)) = self.sides(expose) else { continue };
-            if exposures.len() + host.len() > MOST_PORTS {
+            published += host.len();
+            if published > MOST_PORTS {
                 self.finding(
                     Code::TooManyPorts,
                     expose.host.span(),
@@ -56,8 +58,9 @@ impl Checker<'_, '_> {
             self.conflicts(expose.host.span(), address, host.clone(), &mut taken);
             let Some(targets) = self.targets(expose, inside.clone(), &by_port) else { continue };
             for ((host_port, port), target) in host.zip(inside).zip(targets) {
-                let component = self.declared[target].name.clone().into_owned();
-                exposures.push(Exposure { line, address, host_port, component, port });
+                for component in self.deployed_names(target) {
+                    exposures.push(Exposure { line, address, host_port, component, port });
+                }
             }
         }
         exposures

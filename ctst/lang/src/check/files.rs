@@ -1,5 +1,7 @@
 //! Names across files, and paths that are relative to one.
 
+use std::rc::Rc;
+
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
 use crate::syntax::{ComponentKind, StatementKind};
@@ -7,6 +9,19 @@ use crate::text::Part;
 
 use super::resolve::Origin;
 use super::{Checker, some_of};
+
+/// What came of reading a file: `Ok(None)` is that there is none.
+pub(super) type Content = Rc<Result<Option<Rc<Vec<u8>>>, String>>;
+
+/// The file in which byte `offset` of a text is written.
+fn file_at(parts: &[Part], offset: usize) -> usize {
+    let mut end = 0;
+    let part = parts.iter().find(|part| {
+        end += part.text.len();
+        end > offset
+    });
+    part.map_or(0, |part| part.file)
+}
 
 impl Checker<'_, '_> {
     /// The file that a value is written in.
@@ -20,20 +35,53 @@ impl Checker<'_, '_> {
     /// A path as seen from the folder of the file that is checked. It is written at byte `offset` of a text, and is
     /// relative to the file in which it begins; in a file from the network, to the one that is checked.
     pub(super) fn seen_from_here(&self, path: &str, parts: &[Part], offset: usize) -> String {
-        let mut end = 0;
-        let part = parts.iter().find(|part| {
-            end += part.text.len();
-            end > offset
-        });
-        let name = part.map_or("", |part| self.files[part.file].name.as_str());
-        match name.rsplit_once('/').filter(|_| !name.starts_with("https://")) {
-            Some((folder, _)) if part.is_some_and(|part| part.file != 0) && !path.starts_with('/') => {
+        let file = file_at(parts, offset);
+        let name = self.files[file].name.as_str();
+        match name.rsplit_once('/').filter(|_| !self.is_remote(file)) {
+            Some((folder, _)) if file != 0 && !path.starts_with('/') => {
                 let path = path.strip_prefix("./").unwrap_or(path);
                 let from = if name.starts_with(['/', '.']) { "" } else { "./" };
                 format!("{from}{folder}/{path}")
             }
             _ => path.to_owned(),
         }
+    }
+
+    /// Whether a file came over the network.
+    pub(super) fn is_remote(&self, file: usize) -> bool {
+        self.files[file].name.starts_with("https://")
+    }
+
+    /// Reads a file of the project that a text names. `None` inside: there is none, and none is needed. What is wrong is
+    /// reported.
+    pub(super) fn file(&mut self, span: Span, parts: &[Part], required: bool) -> Option<Option<Rc<Vec<u8>>>> {
+        let written: String = parts.iter().map(|part| part.text.as_str()).collect();
+        let upwards = written.starts_with('/') || written.split('/').any(|part| part == "..");
+        if self.is_remote(file_at(parts, 0)) && upwards {
+            self.finding(
+                Code::UnreadableFile,
+                span,
+                "a file from the network may only name files below the project's folder",
+            )
+            .label("leads out of it")
+            .help("give a relative path without `..`, or make it an argument of the template");
+            return None;
+        }
+        let path = self.seen_from_here(&written, parts, 0);
+        let loader = self.loader;
+        let read = || loader.map_or_else(|| Err("no files are read here".to_owned()), |loader| loader.read(&path));
+        let found = self.read.entry(path.clone()).or_insert_with(|| Rc::new(read().map(|found| found.map(Rc::new))));
+        let cause = match found.as_ref() {
+            Ok(Some(bytes)) => return Some(Some(Rc::clone(bytes))),
+            Ok(None) if !required => return Some(None),
+            Ok(None) => "no such file".to_owned(),
+            Err(cause) => cause.clone(),
+        };
+        let written = self.shown(span);
+        self.finding(Code::UnreadableFile, span, format!("cannot read {written}: {cause}"))
+            .label("is needed")
+            .help("the path is relative to the file that it is written in");
+        None
     }
 
     /// What imported files say in vain, and names that are taken twice.

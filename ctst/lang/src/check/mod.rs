@@ -7,6 +7,7 @@
 mod component;
 mod connect;
 mod declare;
+mod env_file;
 mod expose;
 mod files;
 mod image;
@@ -16,6 +17,7 @@ mod mounts;
 mod parameters;
 mod profiles;
 mod properties;
+mod replicas;
 mod resolve;
 mod runtime;
 mod stores;
@@ -46,7 +48,10 @@ struct Checker<'a, 'r> {
     files: &'a [Source],
     /// The project's name, if a STACK says it.
     stack: Option<(Span, Cow<'a, str>, Option<&'a syntax::Body>)>,
-    volumes: stores::Volumes<'a>,
+    stores: stores::Stores<'a>,
+    loader: Option<&'r dyn crate::Loader>,
+    /// Files that were read, by their paths.
+    read: HashMap<String, files::Content>,
     /// What each file declares.
     by_name: Vec<HashMap<Cow<'a, str>, usize>>,
     /// What each file calls its imports, by their place.
@@ -113,6 +118,8 @@ struct Declared<'a> {
     healthcheck: bool,
     /// Whether the image's health check is switched off.
     no_healthcheck: bool,
+    /// How many like it there are, if it is said; their names then have numbers.
+    replicas: Option<u32>,
     /// Of its connection string.
     scheme: &'static str,
 }
@@ -156,7 +163,9 @@ pub(crate) fn composition<'a>(
         declared: Vec::new(),
         files,
         stack: None,
-        volumes: stores::Volumes::default(),
+        stores: stores::Stores::default(),
+        loader: inputs.loader,
+        read: HashMap::new(),
         by_name: names(),
         aliases: names(),
         used_imports: HashSet::new(),
@@ -182,6 +191,8 @@ pub(crate) fn composition<'a>(
     checker.roles(file);
     checker.inherit();
     checker.profiles(inputs);
+    checker.replicas();
+    checker.something_is_active();
     checker.facts();
     checker.collisions();
     checker.connections(file);
@@ -189,13 +200,15 @@ pub(crate) fn composition<'a>(
     let exposures = checker.exposures(file);
     let volumes = checker.named_volumes();
     let labels = checker.stack_labels();
+    let secrets = checker.secrets(&components);
+    checker.unused_configs();
     checker.unused_parameters();
     checker.unused_imports();
     if checker.report.has_errors() {
         return None;
     }
     let name = checker.stack.as_ref().map_or(project, |(_, name, _)| name).to_owned();
-    Some(model::Composition { name, components, exposures, volumes, secrets: Vec::new(), labels })
+    Some(model::Composition { name, components, exposures, volumes, secrets, labels })
 }
 
 impl<'a> Checker<'a, '_> {
@@ -216,6 +229,15 @@ impl<'a> Checker<'a, '_> {
 
     fn shown(&self, span: Span) -> String {
         shown(span.text(self.source))
+    }
+
+    /// The same without its settings.
+    fn look<T>(&mut self, index: usize, look: impl FnOnce(&mut Self) -> T) -> T {
+        self.current = Some(index);
+        self.memo.clear();
+        let seen = look(self);
+        self.current = None;
+        seen
     }
 
     /// Looks at a component: findings name it, and its parameters have the values that it gives.

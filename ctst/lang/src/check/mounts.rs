@@ -15,20 +15,24 @@ use super::resolve::Scope;
 use super::values::Read;
 
 /// Where something is mounted already.
-type Targets = BTreeMap<String, Span>;
+pub(super) type Targets = BTreeMap<String, Span>;
 
 impl<'a> Checker<'a, '_> {
-    pub(super) fn mounts(&mut self, settings: &Settings<'a>, scope: Scope) -> (Vec<Volume>, Vec<Tmpfs>) {
-        let mut targets = Targets::new();
+    pub(super) fn mounts(
+        &mut self,
+        settings: &Settings<'a>,
+        scope: Scope,
+        targets: &mut Targets,
+    ) -> (Vec<Volume>, Vec<Tmpfs>) {
         let (mut volumes, mut tmpfs) = (Vec::new(), Vec::new());
         if let Some(setting) = settings.get("volumes").or_else(|| settings.get("volume")) {
             for item in self.items(setting, scope).unwrap_or_default() {
-                volumes.extend(self.volume((setting.property, item), scope, &mut targets));
+                volumes.extend(self.volume((setting.property, item), scope, targets));
             }
         }
         if let Some(setting) = settings.get("tmpfs") {
             for item in self.items(setting, scope).unwrap_or_default() {
-                tmpfs.extend(self.tmpfs((setting.property, item), scope, &mut targets));
+                tmpfs.extend(self.tmpfs((setting.property, item), scope, targets));
             }
         }
         (volumes, tmpfs)
@@ -117,7 +121,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// A mount's place inside, which must be its own.
-    fn target(&mut self, span: Span, name: &str, path: &str, targets: &mut Targets) -> Option<String> {
+    pub(super) fn target(&mut self, span: Span, name: &str, path: &str, targets: &mut Targets) -> Option<String> {
         let target = self.absolute(span, name, path)?;
         if target == "/" {
             self.finding(Code::BadPath, span, "nothing can be mounted over the root directory")
@@ -136,7 +140,7 @@ impl<'a> Checker<'a, '_> {
         Some(target)
     }
 
-    fn bad_mount(&mut self, span: Span, property: &Property, message: &str) {
+    pub(super) fn bad_mount(&mut self, span: Span, property: &Property, message: &str) {
         self.finding(Code::BadMount, span, message)
             .label("not understood")
             .expected(property.wants)

@@ -397,7 +397,7 @@ impl<'a> Checker<'a, '_> {
 
     /// `${name}`
     pub(super) fn parameter_text(&mut self, span: Span, name: &str, origin: Origin, scope: Scope) -> Option<Vec<Part>> {
-        let key = (origin, name.to_owned(), scope.facts);
+        let key = (origin, name.to_owned(), scope.facts, scope.secrets);
         let known = self.memo.get(&key).cloned();
         let parts = match known {
             Some(parts) => parts,
@@ -436,7 +436,8 @@ impl<'a> Checker<'a, '_> {
                 Some(parts)
             }
             ValueKind::Integer | ValueKind::Decimal | ValueKind::Quantity | ValueKind::Bool(_) => {
-                Some(vec![Part { text: self.raw(bound).to_owned(), literal: false, file: self.file_of(bound.origin) }])
+                let (text, file) = (self.raw(bound).to_owned(), self.file_of(bound.origin));
+                Some(vec![Part { text, literal: false, file, secret: false }])
             }
             ValueKind::List(_) | ValueKind::Body(_) | ValueKind::Path => {
                 let what = bound.value.kind.describe();

@@ -56,9 +56,14 @@ impl<'a> Checker<'a, '_> {
                 .help_if(meant);
             }
         }
+    }
+
+    /// Whether there is something to deploy at all.
+    pub(super) fn something_is_active(&mut self) {
         let nothing = !self.declared.iter().any(|declared| declared.role == Role::Deployed);
         if nothing && !self.report.has_errors() {
-            self.finding(Code::NothingDeclared, Span::default(), "every component has a profile that is not active")
+            let message = "every component has a profile that is not active, or no replicas";
+            self.finding(Code::NothingDeclared, Span::default(), message)
                 .help("activate one of the profiles, or remove `profiles` from a component");
         }
     }
@@ -91,9 +96,16 @@ impl<'a> Checker<'a, '_> {
     /// A component that is set aside stands where one is needed that is deployed.
     pub(super) fn inactive_named(&mut self, span: Span, index: usize) {
         let (name, at) = (shown(&self.declared[index].name), self.declared[index].span);
-        self.finding(Code::Inactive, span, format!("{name} is not deployed: none of its profiles is active"))
+        let (why, help) = match self.declared[index].replicas {
+            Some(0) => ("it has 0 replicas", "give it at least one"),
+            _ => (
+                "none of its profiles is active",
+                "activate its profile, or give the component that needs it the same `profiles`",
+            ),
+        };
+        self.finding(Code::Inactive, span, format!("{name} is not deployed: {why}"))
             .label("is needed here")
             .related(at, "declared here")
-            .help("activate its profile, or give the component that needs it the same `profiles`");
+            .help(format!("{help}; a CONNECT that can do without it ends in OPTIONAL"));
     }
 }

@@ -96,6 +96,7 @@ pub(super) static COMPONENT: Kind = Kind {
         list("port", "a port from 1 to 65535, or a list of them", "port = 80"),
         Property { slot: "port", ..list("ports", "a port from 1 to 65535, or a list of them", "ports = [80, 443]") },
         block("env", "a block of variables", r#"env { MODE = "production" }"#, &VARIABLES),
+        list("env_file", "a path in quotes, or a list of paths", r#"env_file = ["./common.env", "./web.env"]"#),
         list(
             "command",
             "a list of words, or one string that is split into words",
@@ -122,6 +123,17 @@ pub(super) static COMPONENT: Kind = Kind {
             "an absolute path in quotes, with `:size=…,mode=…` if wanted, or a list of these",
             r#"tmpfs = ["/tmp:size=64MiB"]"#,
         ),
+        list(
+            "secrets",
+            "a secret's name in quotes, with `:/path` and `:0440` if wanted, or a list of these",
+            r#"secrets = ["token", "key:/etc/key.pem:0440"]"#,
+        ),
+        list(
+            "configs",
+            "a config's name in quotes, with `:/path` and `:0440` if wanted, or a list of these",
+            r#"configs = ["motd:/etc/motd"]"#,
+        ),
+        property("replicas", "a whole number from 0 to 100", "replicas = 3"),
         property("shm", SIZE, "shm = 256MiB"),
         property("memory", SIZE, "memory = 512MiB"),
         property("memory_high", SIZE, "memory_high = 400MiB"),
@@ -288,25 +300,49 @@ pub(super) static LABELLED: Kind = Kind {
     other: None,
 };
 
+/// The value of a CONFIG statement.
+pub(super) const CONTENT: Property =
+    property("CONFIG", "a string, or a block with a path", r#"CONFIG motd = { file = "./motd" }"#);
+
+pub(super) static CONFIG: Kind =
+    Kind { name: "a CONFIG", known: &[property("file", "a path in quotes", r#"file = "./nginx.conf""#)], other: None };
+
+/// An entry of `secrets` or `configs`.
+pub(super) static MOUNTED: Kind = Kind {
+    name: "this entry",
+    known: &[
+        property("source", "a name in quotes", r#"source = "token""#),
+        property("target", "an absolute path in quotes", r#"target = "/etc/token""#),
+        property("mode", "an octal number", r#"mode = "0440""#),
+    ],
+    other: None,
+};
+
+/// An entry of `env_file`.
+pub(super) static ENV_FILE: Kind = Kind {
+    name: "this entry",
+    known: &[
+        property("path", "a path in quotes", r#"path = "./web.env""#),
+        property("required", "`true` or `false`", "required = false"),
+    ],
+    other: None,
+};
+
 /// Properties of the language that are not carried out yet.
 const LATER: &[&str] = &[
     "annotate",
     "build",
     "cap_add",
     "cap_drop",
-    "configs",
     "devices",
     "distroless",
     "dns",
-    "env_file",
     "landlock",
     "lazy",
     "networks",
     "no_new_privileges",
     "platform",
-    "replicas",
     "seccomp",
-    "secrets",
     "stdin",
     "tty",
 ];
@@ -359,8 +395,10 @@ impl Checker<'_, '_> {
 mod tests {
     use super::*;
     use crate::codes::Code;
+    use crate::{Inputs, Loader};
 
-    static KINDS: [&Kind; 8] = [&COMPONENT, &HEALTHCHECK, &STOP, &LOGS, &IO, &DEVICE, &ULIMITS, &LABELLED];
+    static KINDS: [&Kind; 11] =
+        [&COMPONENT, &HEALTHCHECK, &STOP, &LOGS, &IO, &DEVICE, &ULIMITS, &LABELLED, &CONFIG, &MOUNTED, &ENV_FILE];
 
     const PAGE: &str = include_str!("../../LANGUAGE.md");
 
@@ -376,8 +414,23 @@ mod tests {
         }
     }
 
+    /// Every file is there and empty.
+    struct Empty;
+
+    impl Loader for Empty {
+        fn load(&self, _: &str, path: &str) -> Result<(String, Vec<u8>), String> {
+            Ok((path.to_owned(), Vec::new()))
+        }
+
+        fn read(&self, _: &str) -> Result<Option<Vec<u8>>, String> {
+            Ok(Some(Vec::new()))
+        }
+    }
+
     fn codes(source: &str) -> Vec<Code> {
-        crate::check("f", source.as_bytes(), "p", &|_| None).diagnostics.iter().map(|found| found.code).collect()
+        let inputs = Inputs { loader: Some(&Empty), ..Inputs::default() };
+        let outcome = crate::check_with("f", source.as_bytes(), "p", &|_| None, &inputs);
+        outcome.diagnostics.iter().map(|found| found.code).collect()
     }
 
     #[test]
@@ -387,10 +440,11 @@ mod tests {
                 "image" => "command = \"x\"",
                 _ => "image = \"host:///bin/x\"",
             };
+            let others = "image = \"host:///bin/x\" configs = \"motd\"";
             let port = if name.starts_with("port") { "" } else { "port = 80" };
             assert_eq!(
                 codes(&format!(
-                    "COMPONENT a {{ {image} {port} {example} }} COMPONENT z {{ image = \"host:///bin/x\" }}"
+                    "CONFIG motd = \"\" COMPONENT a {{ {image} {port} {example} }} COMPONENT z {{ {others} }}"
                 )),
                 [],
                 "{example}"
@@ -411,9 +465,12 @@ mod tests {
             ("io {", &IO),
             ("io { \"/dev/sda\" {", &DEVICE),
             ("ulimits {", &ULIMITS),
+            ("env_file { path = \"x\"", &ENV_FILE),
+            ("secrets { source = \"x\"", &MOUNTED),
         ];
         for (before, kind) in nested {
-            for Property { example, .. } in kind.known {
+            for Property { name, example, .. } in kind.known {
+                let before = before.split(&format!("{name} =")).next().unwrap_or_default();
                 let after = "}".repeat(before.matches('{').count());
                 let source = format!("COMPONENT a {{ image = \"host:///bin/x\" {before} {example} {after} }}");
                 assert_eq!(codes(&source), [], "{example}");

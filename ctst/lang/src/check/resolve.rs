@@ -23,21 +23,28 @@ pub(super) struct Scope {
     pub(super) of: Option<usize>,
     /// Whether others refer to the property, which therefore must not refer to others.
     pub(super) facts: bool,
+    /// Whether the text may hold secrets.
+    pub(super) secrets: bool,
 }
 
 impl Scope {
     /// A property of this component.
     pub(super) fn component(index: usize) -> Scope {
-        Scope { of: Some(index), facts: false }
+        Scope { of: Some(index), facts: false, secrets: false }
     }
 
     /// A property that others refer to.
     pub(super) fn facts(index: usize) -> Scope {
-        Scope { of: Some(index), facts: true }
+        Scope { of: Some(index), facts: true, secrets: false }
     }
 
     /// Outside of components.
-    pub(super) const FILE: Scope = Scope { of: None, facts: true };
+    pub(super) const FILE: Scope = Scope { of: None, facts: true, secrets: false };
+
+    /// The same where secrets may stand.
+    pub(super) fn with_secrets(self) -> Scope {
+        Scope { secrets: true, ..self }
+    }
 }
 
 /// Where a value is written, which says what the parameters in it are.
@@ -66,9 +73,9 @@ impl<'a> Bound<'a> {
     }
 }
 
-/// Texts that parameters stand for, by who wrote the parameter, its name, and whether components may be referred to.
-/// Without it parameters that repeat each other would double the work at each level.
-pub(super) type Memo = HashMap<(Origin, String, bool), Option<Rc<Vec<Part>>>>;
+/// Texts that parameters stand for, by who wrote the parameter, its name, and whether components may be referred to and
+/// secrets may stand there. Without it parameters that repeat each other would double the work at each level.
+pub(super) type Memo = HashMap<(Origin, String, bool, bool), Option<Rc<Vec<Part>>>>;
 
 impl<'a> Checker<'a, '_> {
     /// A string with its placeholders looked up; `None` if one of them cannot be, which is reported.
@@ -77,13 +84,13 @@ impl<'a> Checker<'a, '_> {
         let mut parts = Some(Vec::new());
         for piece in text::pieces(self.source, text) {
             let found = match piece {
-                Piece::Literal(text) => Some(vec![Part { text, literal: true, file }]),
+                Piece::Literal(text) => Some(vec![Part { text, literal: true, file, secret: false }]),
                 Piece::Placeholder(span, placeholder) => self.placeholder(span, placeholder, origin, scope),
                 Piece::Malformed(span) => {
                     let shown = self.shown(span);
                     self.finding(Code::BadPlaceholder, span, format!("{shown} is no placeholder"))
                         .label("not understood")
-                        .expected("`${name.host}`, `${name.port}`, `${name.connection_string}`, `${parameter}`, `${env.X}` or `${env.X:-default}`")
+                        .expected("`${name.host}`, `${name.port}`, `${name.connection_string}`, `${parameter}`, `${secret.x}`, `${env.X}` or `${env.X:-default}`")
                         .help("write `$${` for a literal `${`; placeholders cannot be nested");
                     None
                 }
@@ -106,9 +113,9 @@ impl<'a> Checker<'a, '_> {
         let Placeholder { path, default } = placeholder;
         let text = match path.as_slice() {
             ["env", variable] => self.variable(span, variable, default),
-            ["secret", _] => {
-                self.not_supported(span, "a secret");
-                None
+            ["secret", name] if default.is_none() => {
+                let text = self.secret(span, name, scope)?;
+                return Some(vec![Part { text, literal: false, file: self.file_of(origin), secret: true }]);
             }
             _ if default.is_some() => {
                 self.finding(Code::BadPlaceholder, span, "only a variable of the environment can have a default")
@@ -123,7 +130,7 @@ impl<'a> Checker<'a, '_> {
                 None
             }
         };
-        Some(vec![Part { text: text?, literal: false, file: self.file_of(origin) }])
+        Some(vec![Part { text: text?, literal: false, file: self.file_of(origin), secret: false }])
     }
 
     fn variable(&mut self, span: Span, variable: &str, default: Option<String>) -> Option<String> {
@@ -156,7 +163,7 @@ impl<'a> Checker<'a, '_> {
             self.finding(
                 Code::TooLong,
                 span,
-                format!("what the placeholders stand for is longer than {MOST_EXPANDED} bytes in all"),
+                format!("what placeholders, files and replicas add is longer than {MOST_EXPANDED} bytes in all"),
             )
             .label("too much from here on")
             .help("put long texts into a file and mount that as a volume");
@@ -263,7 +270,7 @@ impl<'a> Checker<'a, '_> {
     fn unknown(&mut self, span: Span, name: &str, help: String) {
         self.finding(Code::UnknownReference, span, format!("there is no {}", shown(name)))
             .label("unknown reference")
-            .expected("`${name.host}`, `${name.port}`, `${name.connection_string}`, `${parameter}` or `${env.X}`")
+            .expected("`${name.host}`, `${name.port}`, `${name.connection_string}`, `${parameter}`, `${secret.x}` or `${env.X}`")
             .help(help);
     }
 

@@ -52,7 +52,8 @@ impl<'a> Checker<'a, '_> {
             return None;
         };
         if let Some(text) = given {
-            return Some(vec![Part { text: text.to_owned(), literal: false, file: self.file_of(origin) }]);
+            let file = self.file_of(origin);
+            return Some(vec![Part { text: text.to_owned(), literal: false, file, secret: false }]);
         }
         let parts = self.interpolate(Text { span: value.span, quote }, origin, scope)?;
         let length: usize = parts.iter().map(|part| part.text.len()).sum();
@@ -68,6 +69,14 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         Some(parts)
+    }
+
+    /// Whether a string means what it looks like.
+    pub(super) fn is_simple(&self, bound: Bound<'a>) -> bool {
+        match bound.value.kind {
+            ValueKind::Text(quote) => text::simple(self.source, Text { span: bound.value.span, quote }).is_some(),
+            _ => false,
+        }
     }
 
     pub(super) fn text(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
