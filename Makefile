@@ -21,7 +21,7 @@ test:
 	cargo build --quiet --workspace --bins
 	cargo test --workspace --no-fail-fast
 
-# The demo once more, on Debian's kernel, in a machine of its own.
+# On Debian's kernel, in a machine of its own: the demo once more, and limits, for which a host rarely has the cgroups.
 test-vm:
 	. tests/setup.sh
 	packages python3
@@ -30,6 +30,12 @@ test-vm:
 	"$${as[@]}" "$${demo%/*}/stack/fetch"
 	cd /
 	"$(CURDIR)/tests/vm/vmtest" --user "$$user" "$$demo"
+	cd "$(CURDIR)"
+	ordinary_user ctst-test
+	packages busybox-static
+	cargo build --quiet --workspace --bins
+	limits=$$(cargo test --no-run -p containust-tests --test limits 2>&1 | sed -n 's/.*(\(.*deps\/limits-.*\))/\1/p')
+	tests/vm/vmtest tests/vm/limits "$$PWD/$$limits" "$$user"
 
 # Ratios against bwrap, nsenter and a direct connection, all measured in the same run.
 bench:

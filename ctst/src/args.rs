@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Run(Run),
     /// List the project's containers
     Ps(Ps),
+    /// Show what containers use of memory, processors, processes and disks
+    Stats(Stats),
     /// Run a command in a running container
     Exec(Exec),
     /// Show what containers printed
@@ -40,6 +42,10 @@ pub(crate) enum Command {
     /// What they wrote to standard error goes to standard error. Where that is the same file as standard output, as on a
     /// terminal, everything stays in order.
     Logs(Logs),
+    /// Freeze containers that have limits: they keep their memory and do nothing
+    Pause(Pause),
+    /// Let frozen containers go on
+    Unpause(Pause),
     /// Stop containers, those that need others first
     Stop(Stop),
     /// Remove what stopped containers left: writable layers, logs, records
@@ -179,6 +185,26 @@ pub(crate) struct Ps {
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Stats {
+    /// Only these (all if none is named)
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) components: Vec<String>,
+    /// Go on, once a second, until they end
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Pause {
+    /// Only these (all that run if none is named)
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) components: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -507,8 +533,11 @@ mod tests {
              plan FILE --set --params --profile --offline --detailed-exitcode --format\n\
              run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes\n\
              ps -a/--all --filter --format\n\
+             stats COMPONENT -w/--watch --format\n\
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
              logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
+             pause COMPONENT\n\
+             unpause COMPONENT\n\
              stop COMPONENT -t/--time\n\
              rm COMPONENT\n\
              build FILE --set --params --profile --offline\n\

@@ -5,7 +5,7 @@ use containust_sdk::logs::escape;
 use containust_sdk::{Event, EventKind};
 
 use crate::failure;
-use crate::output::{BAD, BOLD, DIM, GOOD, WARN};
+use crate::output::{BAD, BOLD, DIM, GOOD, WARN, size};
 
 /// Tells of one event.
 pub(crate) fn show(event: &Event) {
@@ -22,6 +22,14 @@ pub(crate) fn show(event: &Event) {
         EventKind::Restarting { after, count } => {
             (WARN, format!("starts again in {:.1} s (restart {count})", after.as_secs_f64()))
         }
+        EventKind::Unheld { limit, problem } => (WARN, format!("its limit `{limit}` does not hold: {problem}")),
+        EventKind::ForksRefused { limit } => (WARN, format!("was refused more processes than its limit of {limit}")),
+        EventKind::OutOfMemory { limit: Some(limit) } => {
+            (BAD, format!("out of memory: it needed more than its limit of {}", size(*limit)))
+        }
+        EventKind::OutOfMemory { limit: None } => (BAD, "out of memory: this host has no more".to_owned()),
+        EventKind::Paused => (Style::new(), "paused".to_owned()),
+        EventKind::Unpaused => (Style::new(), "goes on".to_owned()),
         EventKind::Stopping => (DIM, "stopping".to_owned()),
         EventKind::Stopped { .. } => (Style::new(), "stopped".to_owned()),
         EventKind::Removed => (DIM, "removed".to_owned()),

@@ -1,6 +1,6 @@
 //! Talking to a project's supervisor.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, getuid, pidfd_open};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use crate::cgroup;
 use crate::error::{During, Error, Result};
 use crate::event::Event;
 use crate::fdpass;
@@ -66,14 +67,16 @@ pub(crate) struct Link {
 
 impl Link {
     /// Connects to the project's supervisor, or starts one. `run` is the number of components to come.
-    pub(crate) fn open(project: &Project, run: Option<usize>) -> Result<Self> {
+    /// `scoped`: where systemd owns the cgroups, in a scope of its own, which limits need.
+    pub(crate) fn open(project: &Project, run: Option<usize>, scoped: bool) -> Result<Self> {
         if let Some((socket, pid)) = dial(project)? {
             return Ok(Self::over(project, socket, pid, run));
         }
         let (ours, theirs) = fdpass::pair(SocketType::STREAM).during(|| "make a socket pair".to_owned())?;
         let (connection, hello) = (Connection::new(ours), hello(project, run));
         connection.send(&hello, &[])?;
-        let child = Some(spawn(project, theirs)?);
+        let scoped = scoped && cgroup::Outlook::new(None).place == Ok(cgroup::Place::Scope);
+        let child = Some(spawn(project, theirs, scoped)?);
         Ok(Self { connection, child, pid: None, project: project.clone(), hello })
     }
 
@@ -114,13 +117,28 @@ impl Link {
                     return Err(Error::Reported(report));
                 }
                 Ok(None) if self.child.is_none() => return Ok(false),
-                Ok(None) => return Err(lost(&self.project)),
+                Ok(None) => return Err(self.unscoped().unwrap_or_else(|| lost(&self.project))),
                 Err(Error::Io { .. }) if self.child.is_none() => return Ok(false),
                 Ok(Some((other, _))) => return Err(Error::protocol(format!("unexpected {other:?}"))),
                 Err(error) => return Err(error),
             }
         }
         Ok(false)
+    }
+}
+
+impl Link {
+    /// What systemd-run said instead of becoming the supervisor.
+    fn unscoped(&mut self) -> Option<Error> {
+        let mut child = self.child.take()?;
+        let mut words = Vec::new();
+        let stderr = child.stderr.take();
+        child.wait().ok()?;
+        // A part of its words is better than none.
+        stderr?.take(4096).read_to_end(&mut words).ok();
+        let words = String::from_utf8_lossy(&words);
+        let problem = words.trim().escape_debug().to_string();
+        Some(Error::NoScope { problem: if problem.is_empty() { "systemd-run failed".to_owned() } else { problem } })
     }
 }
 
@@ -136,10 +154,28 @@ fn reap(child: &mut Option<Child>) {
 }
 
 /// Starts this executable again as the project's supervisor, with `channel` as its standard input.
-fn spawn(project: &Project, channel: OwnedFd) -> Result<Child> {
+fn spawn(project: &Project, channel: OwnedFd, scoped: bool) -> Result<Child> {
     // A descriptor that a shell or CI left open in us would stay open as long as the project runs, and who waits for its
     // end would wait as long.
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
+    if scoped {
+        // systemd-run asks for the scope, and then becomes the supervisor.
+        let words = cgroup::scope_command();
+        let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
+        let mut command = Command::new(words[0]);
+        if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+            command.env("XDG_RUNTIME_DIR", format!("/run/user/{}", getuid().as_raw()));
+        }
+        return command
+            .args(&words[1..])
+            .arg(exe)
+            .args([supervisor::VERB.as_ref(), project.file().as_os_str(), supervisor::SCOPED.as_ref()])
+            .stdin(channel)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .during(|| format!("start {}", words[0]));
+    }
     Command::new("/proc/self/exe")
         .arg0("ctst")
         .arg(supervisor::VERB)
@@ -228,7 +264,7 @@ impl Client {
 
     fn remove_by(project: &Project, request: &Request, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let mut link = Link::open(project, Some(0))?;
+            let mut link = Link::open(project, Some(0), false)?;
             if !link.greet()? || link.connection.send(request, &[]).is_err() {
                 std::thread::sleep(PAUSE);
                 continue;
@@ -295,6 +331,20 @@ impl Client {
         self.connection.send(&Request::Status, &[])?;
         match self.connection.wait::<Reply>()? {
             Some((Reply::Status(status), _)) => Ok(status),
+            Some((other, _)) => Err(Error::protocol(format!("unexpected {other:?}"))),
+            None => Err(lost(&self.project)),
+        }
+    }
+
+    /// Freezes components, or lets frozen ones go on: all of them, or none where one cannot.
+    ///
+    /// # Errors
+    /// [`Error::Reported`] for one that does not run, or has no cgroup, which it has where it has limits.
+    pub fn pause(&mut self, names: &[String], paused: bool) -> Result<()> {
+        self.connection.send(&Request::Pause { names: names.to_vec(), paused }, &[])?;
+        match self.connection.wait::<Reply>()? {
+            Some((Reply::Done, _)) => Ok(()),
+            Some((Reply::Refused(report), _)) => Err(Error::Reported(report)),
             Some((other, _)) => Err(Error::protocol(format!("unexpected {other:?}"))),
             None => Err(lost(&self.project)),
         }

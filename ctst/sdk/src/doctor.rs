@@ -9,6 +9,7 @@ use containust_shared::protocol::Plan;
 use rustix::process::getuid;
 use serde::Serialize;
 
+use crate::cgroup::{Outlook, Place};
 use crate::error::{During, Error, Result};
 use crate::ids::{self, Ids, Range};
 use crate::shim::{self, describe};
@@ -61,6 +62,7 @@ pub fn examine() -> Vec<Check> {
             checks.push(Check::other("shim", Verdict::Bad, error.to_string(), fix));
         }
     }
+    checks.push(limits());
     match Ids::detect() {
         Ok(ids) => {
             checks.push(user_ids(&ids));
@@ -71,6 +73,26 @@ pub fn examine() -> Vec<Check> {
         }
     }
     checks
+}
+
+/// Where limits can hold, and which.
+fn limits() -> Check {
+    const NAME: &str = "limits";
+    let outlook = Outlook::new(None);
+    let place = match (&outlook.mount, &outlook.place) {
+        (Some(_), Ok(Place::Below(group))) => format!("below {}", group.display()),
+        (Some(_), Ok(Place::Scope)) => "in a scope that systemd makes".to_owned(),
+        (Some(mount), Err(_)) => format!("cgroup v2 is at {}", mount.display()),
+        (None, _) => "no cgroup v2".to_owned(),
+    };
+    let missing = outlook.missing();
+    let Some((_, first)) = missing.first() else {
+        let given: Vec<&str> = outlook.given.iter().map(String::as_str).collect();
+        return Check::good(NAME, format!("{place}: {}", given.join(" ")));
+    };
+    let names: Vec<&str> = missing.iter().map(|(controller, _)| *controller).collect();
+    let found = format!("{place}: no {} for containers: {}", names.join(", "), first.problem);
+    Check::other(NAME, Verdict::Limited, found, first.fix.clone())
 }
 
 fn user_ids(ids: &Ids) -> Check {

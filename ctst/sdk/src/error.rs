@@ -196,6 +196,24 @@ pub enum Error {
         /// The setting of this host that does it, where that can be seen.
         help: String,
     },
+    /// This host cannot hold a limit that a component asks for.
+    #[error("component {component}: limit its {limits}: {problem}")]
+    Limit {
+        /// The component.
+        component: String,
+        /// Names of the limits, as the file has them.
+        limits: String,
+        /// What is missing: the controller, or the right to use it.
+        problem: String,
+        /// What would give it.
+        help: String,
+    },
+    /// systemd did not make a scope in which limits can hold.
+    #[error("start the project in a scope of its own: {problem}")]
+    NoScope {
+        /// What `systemd-run` said.
+        problem: String,
+    },
     /// The sandbox or a container could not be made.
     #[error("{0}")]
     Sandbox(String),
@@ -233,6 +251,8 @@ impl Error {
             Self::NoShim { .. } => "S0401",
             Self::Sandbox(_) => "S0402",
             Self::NoSandbox { .. } => "S0406",
+            Self::Limit { .. } => "S0407",
+            Self::NoScope { .. } => "S0408",
             Self::Reported(report) => &report.code,
         }
     }
@@ -255,7 +275,10 @@ impl Error {
             Self::ImageInUse { users, .. } => Some(format!("first: ctst stop {0} && ctst rm {0}", users.join(" "))),
             Self::Unchecked { .. } => Some("see them: ctst check".to_owned()),
             Self::Store(error) => error.help(),
-            Self::NoSandbox { help, .. } => Some(help.clone()),
+            Self::NoSandbox { help, .. } | Self::Limit { help, .. } => Some(help.clone()),
+            Self::NoScope { .. } => {
+                Some("see whether systemd serves this user: systemctl --user status; or do without: limits = \"best-effort\"".to_owned())
+            }
             Self::NotRunning { .. } => Some("start it: ctst run -d".to_owned()),
             Self::OtherVersion { .. } => {
                 Some("stop the project with the ctst that started it, then run it again".to_owned())

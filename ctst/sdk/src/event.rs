@@ -58,6 +58,27 @@ pub enum EventKind {
         /// Count of restarts, this one included.
         count: u32,
     },
+    /// A limit of it does not hold on this host, and its author is content with that.
+    Unheld {
+        /// Its name in the file.
+        limit: String,
+        /// Why.
+        problem: String,
+    },
+    /// It was refused a process, and may be again and again.
+    ForksRefused {
+        /// The most that it may have.
+        limit: u64,
+    },
+    /// The kernel killed its processes, because they needed more memory than there is for them.
+    OutOfMemory {
+        /// What it may have, in bytes; none: this host itself has no more.
+        limit: Option<u64>,
+    },
+    /// It was frozen.
+    Paused,
+    /// It goes on.
+    Unpaused,
     /// It could not be started, or will not be because what it needs is not up.
     Failed(Report),
     /// It is being stopped.

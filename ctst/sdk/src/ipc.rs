@@ -80,6 +80,11 @@ pub(crate) enum Request {
     Signal(i32),
     Stats,
     Status,
+    /// Freeze these, or let them go on. Answered by `Done` or `Refused`.
+    Pause {
+        names: Vec<String>,
+        paused: bool,
+    },
 }
 
 /// What the supervisor says.

@@ -32,6 +32,7 @@ pub mod run;
 pub mod status;
 
 mod builder;
+mod cgroup;
 mod declared;
 mod fdpass;
 mod graph;
@@ -65,7 +66,7 @@ pub use imports::Fetching;
 pub use plan::{Action, Grant, ImageState, Plan, Step};
 pub use project::{Identity, Loaded, Project};
 pub use run::{ExecRequest, Notice, Options, Polled, Session};
-pub use status::{ContainerStatus, Health, Published, State, Stats};
+pub use status::{ContainerStatus, Health, Measured, Published, State, Stats};
 pub use stock::{Removed, Verified};
 pub use volumes::VolumeStatus;
 
@@ -77,7 +78,8 @@ pub fn internal_main() -> Option<i32> {
     let verb = arguments.next()?;
     if verb == supervisor::VERB {
         let file = arguments.next().unwrap_or_default();
-        Some(supervisor::main(std::path::Path::new(&file)))
+        let scoped = arguments.next().is_some_and(|word| word == supervisor::SCOPED);
+        Some(supervisor::main(std::path::Path::new(&file), scoped))
     } else if verb == worker::VERB {
         Some(worker::main(&arguments.collect::<Vec<_>>()))
     } else {

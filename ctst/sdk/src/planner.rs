@@ -1,11 +1,12 @@
 //! Making a plan: reading what is there, and writing nothing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use containust_lang::model::{Component, Composition};
 
 use crate::builder;
+use crate::cgroup::{self, Outlook};
 use crate::client::{self, Client};
 use crate::error::{Error, Report, Result};
 use crate::graph::GraphResolver;
@@ -40,6 +41,8 @@ impl Project {
             notes: Vec::new(),
             found: BTreeMap::new(),
         };
+        let supervisor = known.values().find_map(Known::supervisor);
+        plan.notes.extend(limits_notes(composition, supervisor, self.folder())?);
         for name in graph.start_order() {
             let Some(component) = composition.components.iter().find(|c| c.name == name) else { continue };
             let ports = published.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -188,7 +191,30 @@ struct Known {
     live: bool,
 }
 
+/// What of the limits does not hold here, where their authors are content with that.
+fn limits_notes(composition: &Composition, supervisor: Option<u32>, folder: &Path) -> Result<Vec<String>> {
+    let mut limited = composition.components.iter().filter(|c| cgroup::any(&c.limits)).peekable();
+    if limited.peek().is_none() {
+        return Ok(Vec::new());
+    }
+    let outlook = Outlook::new(supervisor);
+    let mut notes = Vec::new();
+    for component in limited {
+        let unheld = cgroup::check(&outlook, &component.name, &component.limits, folder)?;
+        notes.extend(unheld.iter().map(|one| format!("{}: {}", component.name, one.note())));
+    }
+    Ok(notes)
+}
+
 impl Known {
+    /// Pid of the supervisor that runs it.
+    fn supervisor(&self) -> Option<u32> {
+        match &self.stored {
+            Stored::Record(record) if self.live => Some(record.supervisor.pid),
+            _ => None,
+        }
+    }
+
     /// Whether the record says that a process runs which does not.
     fn is_behind(&self) -> bool {
         match &self.stored {
@@ -219,6 +245,7 @@ impl Known {
                 address: None,
                 ports: Vec::new(),
                 ids: String::new(),
+                notes: Vec::new(),
                 labels: BTreeMap::new(),
                 failure: Some(Report {
                     code: "S0107".to_owned(),

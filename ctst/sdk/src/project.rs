@@ -220,18 +220,17 @@ impl Project {
         }
     }
 
-    /// Sixteen digits that stand for the project and its user in the name of a socket.
-    pub(crate) fn socket_name(&self) -> String {
+    /// Sixteen digits that stand for the project and its user.
+    pub(crate) fn short_name(&self) -> String {
         let Identity { dev, ino } = self.identity;
         let hash = Sha256::digest(format!("{dev}:{ino}:{}", getuid().as_raw()));
-        let digits: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("{digits}.sock")
+        hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Where a supervisor may listen, the preferred place first. A client looks in all of them, because a shell of cron
     /// or of `su` has another environment than that of a login.
     pub(crate) fn sockets(&self) -> Vec<PathBuf> {
-        let paths = socket_dirs().into_iter().map(|dir| dir.join(self.socket_name()));
+        let paths = socket_dirs().into_iter().map(|dir| dir.join(self.short_name() + ".sock"));
         paths.filter(|path| path.as_os_str().len() <= MAX_SOCKET_PATH).collect()
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Record {
     pub(crate) address: Option<Ipv4Addr>,
     pub(crate) ids: String,
     pub(crate) failure: Option<Report>,
+    #[serde(default)]
+    pub(crate) notes: Vec<String>,
     pub(crate) supervisor: Incarnation,
 }
 
@@ -105,6 +107,7 @@ impl Record {
             address: None,
             ids,
             failure: None,
+            notes: Vec::new(),
             supervisor,
         }
     }
@@ -146,6 +149,7 @@ impl Record {
             ports: self.published.clone(),
             ids: self.ids.clone(),
             labels: self.spec.labels.iter().cloned().collect(),
+            notes: self.notes.clone(),
             failure: self.failure.clone(),
         }
     }

@@ -8,6 +8,7 @@ use containust_lang::model::{Component, Composition, Network};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup;
 use crate::client::{Link, lost};
 use crate::error::{Error, Report, Result};
 use crate::event::{Event, EventListener};
@@ -113,7 +114,10 @@ pub fn up(
     let published = published(composition)?;
     project.create_state_dir()?;
     // First, so that the sandbox is being made while the images are looked after.
-    let mut link = Link::open(project, Some(composition.components.len()))?;
+    let limited = chosen.iter().filter(|component| cgroup::any(&component.limits));
+    let mut scoped = limited.clone().next().is_some();
+    let content = limited.into_iter().all(|component| component.limits.best_effort);
+    let mut link = Link::open(project, Some(composition.components.len()), scoped)?;
     let mut wanted = Vec::with_capacity(chosen.len());
     let mut images = Images::new(project, plan)?;
     let private = project.private_dirs();
@@ -132,17 +136,22 @@ pub fn up(
     let request =
         Request::Run { wanted, volumes: composition.volumes.clone(), prune, own: own.clone(), wait: options.wait };
     for _ in 0..ATTEMPTS {
-        if let Some(link) = hand_over(link, &request)? {
-            return Ok(Session {
-                link: link.connection,
-                own,
-                over: false,
-                supervisor: link.child,
-                log: project.supervisor_log(),
-            });
+        match hand_over(link, &request) {
+            Ok(Some(link)) => {
+                return Ok(Session {
+                    link: link.connection,
+                    own,
+                    over: false,
+                    supervisor: link.child,
+                    log: project.supervisor_log(),
+                });
+            }
+            Ok(None) => std::thread::sleep(PAUSE),
+            // Each says for itself then which limits do not hold.
+            Err(Error::NoScope { .. }) if scoped && content => scoped = false,
+            Err(error) => return Err(error),
         }
-        std::thread::sleep(PAUSE);
-        link = Link::open(project, Some(composition.components.len()))?;
+        link = Link::open(project, Some(composition.components.len()), scoped)?;
     }
     Err(lost(project))
 }

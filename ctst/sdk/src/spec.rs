@@ -418,7 +418,7 @@ impl ContainerSpec {
         }
     }
 
-    fn mounts_at(&self, path: &str) -> bool {
+    pub(crate) fn mounts_at(&self, path: &str) -> bool {
         let mut targets = self.volumes.iter().map(|v| &v.target).chain(self.tmpfs.iter().map(|t| &t.target));
         targets.any(|target| target.trim_end_matches('/') == path)
     }

@@ -17,6 +17,8 @@ pub enum State {
     Starting,
     /// Its program runs.
     Running,
+    /// Frozen until it is unpaused.
+    Paused,
     /// Being stopped.
     Stopping,
     /// Ended, and about to be started again.
@@ -43,6 +45,7 @@ impl State {
             Self::Waiting => "waiting",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Restarting => "restarting",
             Self::Exited => "exited",
@@ -57,7 +60,10 @@ impl State {
     /// Whether there is, or is about to be, a process of it.
     #[must_use]
     pub fn is_live(self) -> bool {
-        matches!(self, Self::Waiting | Self::Starting | Self::Running | Self::Stopping | Self::Restarting)
+        matches!(
+            self,
+            Self::Waiting | Self::Starting | Self::Running | Self::Paused | Self::Stopping | Self::Restarting
+        )
     }
 }
 
@@ -121,7 +127,10 @@ pub struct ContainerStatus {
     /// Its labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Why it is failed or unknown.
+    /// What else a person should know: limits that do not hold, forks that were refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Why it is failed or unknown, or ended where that says more than its exit code.
     pub failure: Option<Report>,
 }
 
@@ -130,10 +139,54 @@ pub struct ContainerStatus {
 pub struct Stats {
     /// The component's name.
     pub component: String,
-    /// Number of processes, the container's own pid 1 not counted.
+    /// What the figures come from.
+    pub measured: Measured,
+    /// Number of processes, the container's own pid 1 not counted; of processes and threads, where a cgroup counts.
     pub processes: u32,
-    /// Sum of resident set sizes in bytes; pages shared between processes count for each.
-    pub resident: u64,
+    /// The most there may be of them.
+    pub processes_limit: Option<u64>,
+    /// How often there were not to be more.
+    pub refused_forks: Option<u64>,
+    /// Bytes of memory, caches of its files included; without a cgroup the sum of resident set sizes, in which pages
+    /// that processes share count for each. None where nobody counts.
+    pub memory: Option<u64>,
+    /// The most there may be.
+    pub memory_limit: Option<u64>,
     /// User and system CPU time in milliseconds.
     pub cpu_ms: u64,
+    /// Milliseconds for which it was denied the processor.
+    pub throttled_ms: Option<u64>,
+    /// Bytes read from block devices.
+    pub read_bytes: Option<u64>,
+    /// Bytes written to block devices.
+    pub written_bytes: Option<u64>,
+}
+
+/// What figures come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measured {
+    /// The container's cgroup. It has one where it has limits.
+    Cgroup,
+    /// A look at each of its processes.
+    Processes,
+}
+
+impl Stats {
+    /// Without a cgroup.
+    pub(crate) fn of_processes(component: String, processes: u32, resident: u64, cpu_ms: u64) -> Self {
+        Self {
+            component,
+            measured: Measured::Processes,
+            processes,
+            processes_limit: None,
+            refused_forks: None,
+            memory: Some(resident),
+            memory_limit: None,
+            cpu_ms,
+            throttled_ms: None,
+            read_bytes: None,
+            written_bytes: None,
+        }
+    }
 }

@@ -20,11 +20,13 @@ pub(crate) mod fmt;
 pub(crate) mod images;
 pub(crate) mod lock;
 pub(crate) mod logs;
+pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod volumes;
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use containust_sdk::logs::escape;
 use containust_sdk::{ContainerStatus, Health, Project, State};
 
 use crate::args::{Format, Ps};
@@ -22,6 +23,9 @@ pub(crate) fn run(args: &Ps, file: Option<&Path>) -> Outcome {
             let rows: Vec<_> = status.iter().map(|s| row(s, now, project.folder())).collect();
             output::print(&table(["NAME", "STATE", "HEALTH", "FOR", "PORTS", "ADDRESS", "IMAGE"], &rows))?;
             for s in &status {
+                for note in &s.notes {
+                    talk!("{BOLD}{}{BOLD:#} {WARN}note{WARN:#}: {}", s.component, escape(note.as_bytes()));
+                }
                 if let Some(failure) = &s.failure {
                     crate::failure::tell(failure, &s.component);
                 }
@@ -43,7 +47,7 @@ fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 7] {
         State::Running => GOOD,
         State::Failed | State::Dead | State::Unknown => BAD,
         State::Exited if status.exit_code != Some(0) => BAD,
-        State::Waiting | State::Starting | State::Stopping | State::Restarting => WARN,
+        State::Waiting | State::Starting | State::Paused | State::Stopping | State::Restarting => WARN,
         State::Exited | State::Completed | State::Stopped => DIM,
     };
     let health = match status.health {
@@ -52,7 +56,11 @@ fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 7] {
         Some(Health::Healthy) => Cell("healthy".into(), GOOD),
         Some(Health::Unhealthy) => Cell("unhealthy".into(), BAD),
     };
-    let since = if status.state == State::Running { status.started } else { status.finished.or(status.started) };
+    let since = if matches!(status.state, State::Running | State::Paused) {
+        status.started
+    } else {
+        status.finished.or(status.started)
+    };
     // Those of the others are only what will be published when they run again.
     let published = if status.state.is_live() { &status.ports[..] } else { &[] };
     let ports = published.iter().map(|p| format!("{}->{}", std::net::SocketAddr::new(p.address, p.host_port), p.port));

@@ -38,6 +38,7 @@ impl Supervisor {
             });
             alone.map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         }
+        self.check_limits(&wanted)?;
         let private = self.project.private_dirs();
         for Wanted { spec, .. } in &wanted {
             spec.check_size(&self.project.container_dir(&spec.name), &private)?;
@@ -360,7 +361,7 @@ impl Supervisor {
                 }
                 Some(crate::Health::Starting) | None => None,
             },
-            State::Running => Some(Ok(())),
+            State::Running | State::Paused => Some(Ok(())),
             State::Restarting if !wait => Some(Ok(())),
             State::Waiting | State::Starting | State::Stopping | State::Restarting => None,
         }

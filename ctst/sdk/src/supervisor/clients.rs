@@ -8,6 +8,7 @@ use containust_shared::protocol::ToContainer;
 use mio::Token;
 
 use super::container::{Asked, Exec};
+use super::limits;
 use super::poller::{Cid, Source};
 use super::{Supervisor, say};
 use crate::error::{During, Error, Report, Result};
@@ -15,7 +16,7 @@ use crate::ipc::{Connection, Hello, Incoming, Reply, Request};
 use crate::peer;
 use crate::run::ExecRequest;
 use crate::spec::set;
-use crate::status::Stats;
+use crate::status::{State, Stats};
 
 /// Connections of one user at one time.
 const MAX_CLIENTS: usize = 1024;
@@ -166,6 +167,10 @@ impl Supervisor {
                 return Err(Error::protocol("a second question for statistics came before the answer"));
             }
             Request::Stats => self.ask_stats(id),
+            Request::Pause { names, paused } => match self.pause(&names, paused) {
+                Ok(()) => self.tell(id, &Reply::Done, Vec::new()),
+                Err(error) => self.refuse(id, &error),
+            },
             Request::Status => {
                 let status = self.containers.values().map(|container| container.record.status()).collect();
                 self.tell(id, &Reply::Status(status), Vec::new());
@@ -240,6 +245,9 @@ impl Supervisor {
         if fds.len() != if process.tty { 0 } else { 3 } || request.argv.is_empty() {
             return Err(Error::protocol("an exec needs a command, and three descriptors or a terminal"));
         }
+        if state == State::Paused {
+            return Err(invalid(format!("run a command in it: it is paused; first: ctst unpause {name}")));
+        }
         let live = container.live.as_mut().filter(|live| live.started.is_some());
         let Some((live, true)) = live.map(|live| (live, !state.is_live() || container.stop.is_none())) else {
             return Err(invalid(format!("run a command in it: it is {}", state.name())));
@@ -277,16 +285,24 @@ impl Supervisor {
     }
 
     fn ask_stats(&mut self, client: u64) {
-        let mut asked = 0;
-        for container in self.containers.values_mut().filter(|c| c.is_running()) {
+        let (mut asked, mut answers) = (0, Vec::new());
+        for (cid, container) in &mut self.containers {
+            if !matches!(container.record.state, State::Running | State::Paused) {
+                continue;
+            }
             let Some(live) = &mut container.live else { continue };
+            // Read from its cgroup, without asking who may be frozen or starved.
+            if let Some(group) = &live.group {
+                answers.push((*cid, limits::stats(container.record.spec.name.clone(), group)));
+                continue;
+            }
             let Some((channel, _)) = &mut live.channel else { continue };
             if channel.offer(&ToContainer::Stat, Vec::new()).is_ok() {
                 live.asked.push_back(Asked::Stat(client));
                 asked += 1;
             }
         }
-        self.with(client, |client| client.stats = Some((asked, Vec::new())));
+        self.with(client, |client| client.stats = Some((asked, answers)));
         self.answer_stats(client);
         let cids: Vec<Cid> = self.containers.keys().copied().collect();
         for cid in cids {
@@ -301,7 +317,7 @@ impl Supervisor {
             if let Some((pending, answers)) = &mut client.stats {
                 *pending = pending.saturating_sub(1);
                 if let Some((processes, resident, cpu_ms)) = answer {
-                    answers.push((cid, Stats { component: name, processes, resident, cpu_ms }));
+                    answers.push((cid, Stats::of_processes(name, processes, resident, cpu_ms)));
                 }
             }
         });

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mio::Token;
 
 use super::health::Check;
+use crate::cgroup::Group;
 use crate::error::Report;
 use crate::logs;
 use crate::record::Record;
@@ -83,6 +84,10 @@ pub(super) struct Live {
     pub(super) pidfd: Option<(OwnedFd, Token)>,
     pub(super) output: [Option<(OwnedFd, Token)>; 2],
     pub(super) log: logs::Writer,
+    /// Where it has limits.
+    pub(super) group: Option<Group>,
+    /// Tells of forks that the group refuses.
+    pub(super) refusals: Option<(OwnedFd, Token)>,
     /// Keeps the inodes of mount sources until C has opened them.
     pub(super) held: Vec<OwnedFd>,
     pub(super) started: Option<Instant>,

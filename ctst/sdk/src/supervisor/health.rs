@@ -22,7 +22,7 @@ use crate::error::{During, Error, Result};
 use crate::event::EventKind;
 use crate::probe::{Http, Tcp};
 use crate::shim::describe;
-use crate::status::Health;
+use crate::status::{Health, State};
 
 /// How much of a probe's output is kept, in bytes.
 const MAX_OUTPUT: usize = 4096;
@@ -77,6 +77,9 @@ impl Supervisor {
     /// Starts a probe of this launch, unless one is under way.
     pub(super) fn probe(&mut self, cid: Cid, launch: u32) {
         let Some(container) = self.containers.get_mut(&cid) else { return };
+        if container.record.state == State::Paused {
+            return self.poller.after(PACE_MAX, Timer::Probe(cid, launch));
+        }
         let running = container.is_running() && container.launch(launch).is_some();
         let Some(check) = container.record.spec.healthcheck.clone().filter(|_| running) else { return };
         if container.check.current.is_some() {
@@ -227,6 +230,14 @@ impl Supervisor {
             Some(_) => {}
         }
         self.probed(cid, Err(why));
+    }
+
+    pub(super) fn postpone_probe(&mut self, cid: Cid) {
+        let Some(container) = self.containers.get(&cid) else { return };
+        if let (Some(_), Some(live)) = (&container.check.current, &container.live) {
+            self.poller.after(PACE_MAX, Timer::Probe(cid, live.id));
+        }
+        self.cancel_probe(cid);
     }
 
     pub(super) fn cancel_probe(&mut self, cid: Cid) {

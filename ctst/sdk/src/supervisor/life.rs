@@ -19,7 +19,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Exec, GRACE, Live, Stop, Then};
 use super::poller::{Cid, Source, Timer};
 use super::volume::Provided;
-use super::{Supervisor, network, say};
+use super::{Supervisor, limits, network, say};
+use crate::cgroup::Group;
 use crate::error::{During, Error, Report, Result};
 use crate::event::EventKind;
 use crate::ids::{Ids, Range};
@@ -145,7 +146,7 @@ impl Supervisor {
                 }
                 return Dependency::Pending(None);
             }
-            State::Waiting | State::Starting | State::Running | State::Restarting => {}
+            State::Waiting | State::Starting | State::Running | State::Paused | State::Restarting => {}
         }
         let deadline = container.began.and_then(|began| began.checked_add(timeout));
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -173,6 +174,16 @@ impl Supervisor {
 
     fn try_begin(&mut self, cid: Cid) -> Result<()> {
         let id = self.new_id();
+        let mut group = self.make_group(cid, id)?;
+        let begun = self.launch(cid, id, &mut group);
+        if let Some(group) = group {
+            self.remove_group(group);
+        }
+        begun
+    }
+
+    /// Takes the group once there is a launch for it.
+    fn launch(&mut self, cid: Cid, id: u32, group: &mut Option<Group>) -> Result<()> {
         let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
         let address = container.host.map(|host| self.subnet.address(host));
         container.record.address = container.host.map(|host| self.subnet.ip(host));
@@ -188,7 +199,11 @@ impl Supervisor {
             .map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         // Root's own folders are closed to containers, whose ids are others; a cover might be out of their reach too.
         let private = if matches!(self.ids, Ids::Root(_)) { Vec::new() } else { self.project.private_dirs() };
-        let (plan, held) = spec.plan(&container.dir, address, container.alone, &private)?;
+        let (mut plan, mut held) = spec.plan(&container.dir, address, container.alone, &private)?;
+        let entry = match group {
+            Some(group) => Some(limits::show(group, spec, &mut plan, &mut held)?),
+            None => None,
+        };
         let (ours, theirs) = shim::seqpacket()?;
         let mut channel = Channel::new(ours);
         let null: OwnedFd = std::fs::File::options()
@@ -203,7 +218,7 @@ impl Supervisor {
             .during(|| format!("open the log in {}", container.dir.display()))?;
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
-        self.sandbox.launch(id, container.record.spec.bridged(), container.alone, theirs, None)?;
+        self.sandbox.launch(id, container.record.spec.bridged(), container.alone, theirs, entry)?;
 
         let what = || "watch a container".to_owned();
         let token = self.poller.add(&channel, Source::Channel(cid)).during(what)?;
@@ -215,6 +230,8 @@ impl Supervisor {
             pidfd: None,
             output: [Some((out, out_token)), Some((err, err_token))],
             log,
+            group: group.take(),
+            refusals: None,
             held,
             started: None,
             ended: None,
@@ -229,7 +246,7 @@ impl Supervisor {
         record.ids = self.ids.to_string();
         (record.pid, record.exit_code, record.health, record.failure) = (None, None, None, None);
         self.save(cid);
-        Ok(())
+        self.watch_group(cid)
     }
 
     /// Writes the hosts file of `cid`; where names came or went, those of all that run too. In place, because it is the
@@ -439,17 +456,20 @@ impl Supervisor {
             let rest = pipe.and_then(|(pipe, _)| rustix::io::ioctl_fionread(pipe).ok()).unwrap_or(0);
             self.read_output(cid, stream, usize::try_from(rest).unwrap_or(OUTPUT_TURN));
         }
+        let starved = self.starved(cid);
         let Some(container) = self.containers.get_mut(&cid) else { return };
-        let Some(live) = container.live.take() else { return };
+        let Some(mut live) = container.live.take() else { return };
         self.launches.remove(&live.id);
         let started = live.started;
+        live.failure = starved.or(live.failure);
         let (ended, failure) = (live.ended, live.failure.clone());
         self.bury(cid, live);
         self.finish(cid, started, ended, failure);
     }
 
     /// Lets go of everything that belonged to the processes.
-    fn bury(&mut self, cid: Cid, live: Live) {
+    fn bury(&mut self, cid: Cid, mut live: Live) {
+        self.bury_group(cid, &mut live);
         let Live { channel, pidfd, output, log, asked, execs, .. } = live;
         if let Some((channel, token)) = channel {
             self.poller.remove(&channel, token);
@@ -598,6 +618,8 @@ impl Supervisor {
             return;
         }
         container.stop = Some(Stop { grace, begun: false, then });
+        self.thaw(cid);
+        let Some(container) = self.containers.get_mut(&cid) else { return };
         container.record.state = State::Stopping;
         self.event(cid, EventKind::Stopping);
         self.withdraw(cid);
@@ -640,6 +662,7 @@ impl Supervisor {
 
     /// Ends a container at once. What is left of it is told by its pidfd.
     pub(super) fn kill(&mut self, cid: Cid) {
+        self.kill_group(cid);
         let Some(live) = self.containers.get_mut(&cid).and_then(|c| c.live.as_mut()) else { return };
         if let Some((channel, token)) = live.channel.take() {
             self.poller.remove(&channel, token);
@@ -654,7 +677,8 @@ impl Supervisor {
     pub(super) fn check_stuck(&mut self, cid: Cid) {
         let Some(container) = self.containers.get_mut(&cid) else { return };
         let Some(live) = container.live.as_mut() else { return };
-        if !live.channel.as_ref().is_some_and(|(channel, _)| channel.is_stuck()) {
+        let paused = container.record.state == State::Paused;
+        if paused || !live.channel.as_ref().is_some_and(|(channel, _)| channel.is_stuck()) {
             return;
         }
         let name = &container.record.spec.name;

@@ -8,6 +8,7 @@ mod clients;
 mod container;
 mod health;
 mod life;
+mod limits;
 mod network;
 mod poller;
 mod retire;
@@ -36,6 +37,7 @@ use self::network::Subnet;
 use self::poller::{Cid, News, Poller, Source, Timer};
 use self::retire::{Removed, Worker};
 use self::sandbox::{Sandbox, Told};
+use crate::cgroup::{self, Division};
 use crate::client;
 use crate::error::{During, Error, Report, Result};
 use crate::event::{Event, EventKind};
@@ -48,13 +50,17 @@ use crate::shim;
 
 /// The hidden verb of this executable.
 pub(crate) const VERB: &str = "supervise";
+/// After the file: that it is started in a scope of its own.
+pub(crate) const SCOPED: &str = "scoped";
 /// How often the state folder is looked at.
 const GUARD: Duration = Duration::from_secs(5);
 /// The supervisor's own log starts over when it is longer.
 const MAX_LOG: u64 = 1 << 20;
 
 /// Runs as the supervisor of the project of `file`, for the client on standard input. Returns the exit code.
-pub(crate) fn main(file: &Path) -> i32 {
+///
+/// `scoped`: it was started in a scope of systemd's for its limits.
+pub(crate) fn main(file: &Path, scoped: bool) -> i32 {
     // First of all, for the number that its descriptors get.
     let pair = shim::seqpacket();
     let (mut connection, pair) = match take_channel().and_then(|connection| Ok((connection, pair?))) {
@@ -64,7 +70,7 @@ pub(crate) fn main(file: &Path) -> i32 {
             return exit::TOOL;
         }
     };
-    match start(file, &mut connection, pair) {
+    match start(file, scoped, &mut connection, pair) {
         Ok(Started::Serve(supervisor)) => supervisor.run(connection),
         Ok(Started::Busy(socket)) => {
             let busy = Reply::Busy { socket: socket.display().to_string() };
@@ -94,7 +100,7 @@ enum Started {
     Busy(PathBuf),
 }
 
-fn start(file: &Path, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> Result<Started> {
+fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> Result<Started> {
     // From here on the client's terminal cannot signal us. That we lead a group already is the only possible refusal.
     rustix::process::setsid().ok();
     // It would be `exe` otherwise, after the link in /proc.
@@ -112,6 +118,9 @@ fn start(file: &Path, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> 
         Lock::Ours(lock) => lock,
         Lock::Theirs(socket) => return Ok(Started::Busy(socket)),
     };
+    if scoped {
+        cgroup::enter().map_err(|lack| Error::NoScope { problem: lack.problem })?;
+    }
     let subnet = Subnet::new(project.identity(), hello.run.unwrap_or(0));
     // Before anything else, because it takes longest: the sandbox is being made while we set up the rest.
     let ids = Ids::detect()?;
@@ -161,6 +170,7 @@ fn start(file: &Path, connection: &mut Connection, pair: (OwnedFd, OwnedFd)) -> 
         refused: false,
         workers: HashMap::new(),
         unfilled: HashMap::new(),
+        division: None,
         swept: false,
         removing: 0,
         unremoved: Vec::new(),
@@ -317,6 +327,8 @@ struct Supervisor {
     workers: HashMap<u32, Worker>,
     /// Folders that could not be made, and why, until the next run tries again.
     unfilled: HashMap<PathBuf, String>,
+    /// The cgroup of the project, once a container has limits.
+    division: Option<Division>,
     /// What an earlier supervisor left was looked for.
     swept: bool,
     /// Removals under way.
@@ -366,6 +378,7 @@ impl Supervisor {
             }
         }
         self.farewell();
+        self.tidy_groups();
         0
     }
 
@@ -395,6 +408,7 @@ impl Supervisor {
             Source::Probe(cid) => self.on_probe_socket(cid),
             Source::ProbeOutput(cid) => self.on_probe_output(cid),
             Source::Worker(id) => self.on_worker(id),
+            Source::Group(cid) => self.on_group(cid),
         }
     }
 
@@ -403,6 +417,7 @@ impl Supervisor {
             Timer::Look => self.dirty = true,
             Timer::Guard => {
                 self.guard();
+                self.tidy_groups();
                 self.poller.after(GUARD, Timer::Guard);
             }
             Timer::Kill(cid, launch) => {

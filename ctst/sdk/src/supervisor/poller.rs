@@ -38,6 +38,8 @@ pub(super) enum Source {
     ProbeOutput(Cid),
     /// A worker's channel.
     Worker(u32),
+    /// What a container's cgroup refuses.
+    Group(Cid),
 }
 
 /// What is due at a time.
@@ -109,6 +111,11 @@ impl Poller {
     /// The same for reading only, which is all that a pidfd, a signalfd or the end of a pipe can do.
     pub(super) fn add_reader(&mut self, fd: &impl AsFd, source: Source) -> io::Result<Token> {
         self.add_for(fd, source, Interest::READABLE)
+    }
+
+    /// Waits for a file of a cgroup to change, which is told as POLLPRI.
+    pub(super) fn add_priority(&mut self, fd: &impl AsFd, source: Source) -> io::Result<Token> {
+        self.add_for(fd, source, Interest::PRIORITY)
     }
 
     fn add_for(&mut self, fd: &impl AsFd, source: Source, interest: Interest) -> io::Result<Token> {

@@ -1,0 +1,305 @@
+//! The cgroups of containers that have limits: made before LAUNCH, changed, frozen and read while they run, removed after
+//! the last process.
+
+use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
+
+use containust_lang::model::Limits;
+use containust_shared::exit;
+use containust_shared::protocol::{Mount, Plan};
+
+use super::container::Live;
+use super::poller::{Cid, Source};
+use super::{Supervisor, say};
+use crate::cgroup::{self, Division, Group, Lack, Outlook, Place, Unheld};
+use crate::error::{During, Error, Report, Result};
+use crate::event::EventKind;
+use crate::spec::{ContainerSpec, Wanted};
+use crate::status::{Measured, State, Stats};
+use crate::worker;
+
+const SIGKILL: i32 = 9;
+/// Where the file system of cgroups is mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+impl Supervisor {
+    /// Refuses limits that this host cannot hold, unless their author is content with what can be had.
+    pub(super) fn check_limits(&self, wanted: &[Wanted]) -> Result<()> {
+        let mut limited = wanted.iter().filter(|w| cgroup::any(&w.spec.limits)).peekable();
+        if limited.peek().is_none() {
+            return Ok(());
+        }
+        let outlook = self.outlook();
+        limited.try_for_each(|w| cgroup::check(&outlook, &w.spec.name, &w.spec.limits, self.project.folder()).map(drop))
+    }
+
+    fn outlook(&self) -> Outlook {
+        Outlook::new(Some(self.own.pid))
+    }
+
+    /// The group in which a launch of a container begins; none where it has no limits, or can have none and may start all
+    /// the same.
+    pub(super) fn make_group(&mut self, cid: Cid, launch: u32) -> Result<Option<Group>> {
+        let Some(container) = self.containers.get_mut(&cid) else { return Ok(None) };
+        container.record.notes.clear();
+        let (name, limits) = (container.record.spec.name.clone(), container.record.spec.limits.clone());
+        if !cgroup::any(&limits) {
+            return Ok(None);
+        }
+        let outlook = self.outlook();
+        let folder = self.project.folder().to_owned();
+        let mut unheld = cgroup::check(&outlook, &name, &limits, &folder)?;
+        if !outlook.holds_any(&limits, &folder) {
+            self.note_unheld(cid, &unheld);
+            return Ok(None);
+        }
+        let made = self.division(&outlook).and_then(|d| d.group(&format!("{name}.{launch}"), &limits, &folder));
+        let (group, more) = match made {
+            Ok((group, more)) => (Some(group), more),
+            Err(lack) => (None, Outlook { place: Err(lack), ..outlook }.unheld(&limits, &folder)),
+        };
+        for one in more {
+            if !unheld.iter().any(|other| other.limit == one.limit) {
+                unheld.push(one);
+            }
+        }
+        if let Some(error) = Unheld::refuse(&name, &unheld).filter(|_| !limits.best_effort) {
+            if let Some(group) = group {
+                self.remove_group(group);
+            }
+            return Err(error);
+        }
+        self.note_unheld(cid, &unheld);
+        Ok(group)
+    }
+
+    fn division(&mut self, outlook: &Outlook) -> Result<&mut Division, Lack> {
+        let division = match self.division.take() {
+            Some(division) => division,
+            None => match outlook.place.clone()? {
+                Place::Below(base) => Division::new(&base, &self.project.short_name(), self.own)?,
+                Place::Scope => return Err(Lack { problem: "no scope was made".into(), fix: "start it anew".into() }),
+            },
+        };
+        Ok(self.division.insert(division))
+    }
+
+    fn note_unheld(&mut self, cid: Cid, unheld: &[Unheld]) {
+        if let Some(container) = self.containers.get_mut(&cid) {
+            container.record.notes = unheld.iter().map(Unheld::note).collect();
+        }
+        for one in unheld {
+            let (limit, problem) = (one.limit.to_owned(), one.lack.problem.clone());
+            self.event(cid, EventKind::Unheld { limit, problem });
+        }
+    }
+
+    /// Watches for what a group refuses.
+    pub(super) fn watch_group(&mut self, cid: Cid) -> Result<()> {
+        let Some(live) = self.containers.get_mut(&cid).and_then(|c| c.live.as_mut()) else { return Ok(()) };
+        if let Some(file) = live.group.as_ref().and_then(Group::refusals) {
+            let token = self.poller.add_priority(&file, Source::Group(cid)).during(|| "watch a cgroup".to_owned())?;
+            live.refusals = Some((file, token));
+        }
+        Ok(())
+    }
+
+    /// Forks of a container were refused.
+    pub(super) fn on_group(&mut self, cid: Cid) {
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let Some(group) = container.live.as_mut().and_then(|live| live.group.as_mut()) else { return };
+        let first = group.refused() == 0;
+        // A fork bomb is told of once, and counted in `stats`.
+        if group.newly_refused() == 0 || !first {
+            return;
+        }
+        let limit = container.record.spec.limits.pids.unwrap_or_default();
+        container.record.notes.push(format!("it was refused more processes than its limit of {limit}"));
+        self.event(cid, EventKind::ForksRefused { limit });
+        self.save(cid);
+    }
+
+    /// Takes what a container's end says of its forks, and removes its group.
+    pub(super) fn bury_group(&mut self, cid: Cid, live: &mut Live) {
+        self.on_group(cid);
+        if let Some((file, token)) = live.refusals.take() {
+            self.poller.remove(&file, token);
+        }
+        if let Some(group) = live.group.take() {
+            self.remove_group(group);
+        }
+    }
+
+    /// Whether a container's processes were killed for want of memory: the reason, for a person.
+    pub(super) fn starved(&mut self, cid: Cid) -> Option<Report> {
+        let container = self.containers.get(&cid)?;
+        if container.live.as_ref()?.group.as_ref()?.out_of_memory() == 0 {
+            return None;
+        }
+        let spec = &container.record.spec;
+        let limit = spec.limits.memory;
+        let mut message = "out of memory: it needed more than ".to_owned();
+        match limit {
+            // Writing to a string cannot fail.
+            Some(limit) => write!(message, "its limit of {limit} bytes").ok(),
+            None => write!(message, "this host had to give").ok(),
+        };
+        let help = Some(format!("raise its `memory`, or see what it did: ctst logs {}", spec.name));
+        self.event(cid, EventKind::OutOfMemory { limit });
+        let exit = exit::SIGNAL_BASE + SIGKILL;
+        Some(Report { code: "S0506".to_owned(), message, help, exit })
+    }
+
+    pub(super) fn remove_group(&mut self, group: Group) {
+        if let Some(division) = &mut self.division {
+            division.remove(group);
+        }
+    }
+
+    /// Removes groups that could not be removed when their containers ended, and those of supervisors that were killed.
+    pub(super) fn tidy_groups(&mut self) {
+        if let Some(division) = &mut self.division {
+            division.tidy();
+        }
+        cgroup::sweep();
+    }
+
+    /// Kills everything in a container's group at once, where it has one.
+    pub(super) fn kill_group(&self, cid: Cid) {
+        let group = self.containers.get(&cid).and_then(|c| c.live.as_ref()?.group.as_ref());
+        // Before Linux 5.14 its pid 1, which is killed too, takes the others with it.
+        if let Some(Err(error)) = group.map(Group::kill)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            say(&format!("kill a cgroup: {error}"));
+        }
+    }
+
+    /// Gives a running container other limits without touching its processes. Where the new ones cannot hold, it keeps
+    /// those that it has.
+    #[expect(dead_code, reason = "a run calls it as soon as it changes containers in place")]
+    pub(super) fn set_limits(&mut self, cid: Cid, limits: &Limits) -> Result<()> {
+        let outlook = self.outlook();
+        let Some(container) = self.containers.get(&cid) else { return Ok(()) };
+        let (spec, folder) = (&container.record.spec, self.project.folder());
+        let mut unheld = cgroup::check(&outlook, &spec.name, limits, folder)?;
+        if let Some(group) = container.live.as_ref().and_then(|live| live.group.as_ref()) {
+            for one in group.set(limits, folder, true) {
+                if !unheld.iter().any(|other| other.limit == one.limit) {
+                    unheld.push(one);
+                }
+            }
+            if let Some(error) = Unheld::refuse(&spec.name, &unheld).filter(|_| !limits.best_effort) {
+                for one in group.set(&spec.limits, folder, true) {
+                    say(&format!("{}: {}", spec.name, one.note()));
+                }
+                return Err(error);
+            }
+        }
+        if let Some(container) = self.containers.get_mut(&cid) {
+            container.record.spec.limits = limits.clone();
+            container.record.hash = container.record.spec.hash();
+        }
+        self.note_unheld(cid, &unheld);
+        self.save(cid);
+        Ok(())
+    }
+
+    /// Freezes the named containers, or lets them go on: all of them or none.
+    pub(super) fn pause(&mut self, names: &[String], paused: bool) -> Result<()> {
+        let (from, to) = if paused { (State::Running, State::Paused) } else { (State::Paused, State::Running) };
+        let mut cids = Vec::new();
+        for name in names {
+            let known = || self.containers.values().map(|c| c.name().to_owned()).collect();
+            let Some(cid) = self.names.get(name) else {
+                return Err(Error::UnknownComponent { name: name.clone(), known: known() });
+            };
+            let Some(container) = self.containers.get(cid) else { continue };
+            let invalid = |problem: String| Error::Invalid { component: name.clone(), problem };
+            let verb = if paused { "pause" } else { "unpause" };
+            if container.record.state == to {
+                continue;
+            }
+            if container.record.state != from {
+                return Err(invalid(format!("{verb} it: it is {}", container.record.state.name())));
+            }
+            if container.live.as_ref().is_none_or(|live| live.group.is_none()) {
+                return Err(invalid(format!(
+                    "{verb} it: it has no cgroup to be frozen in, because no limit of it holds; give it one, such as \
+                     `pids = 4096`"
+                )));
+            }
+            cids.push(*cid);
+        }
+        for (done, &cid) in cids.iter().enumerate() {
+            if let Err(error) = self.freeze(cid, paused) {
+                for &cid in &cids[..done] {
+                    self.freeze(cid, !paused).ok();
+                }
+                return Err(error);
+            }
+        }
+        for cid in cids {
+            self.on_paused(cid, to);
+        }
+        Ok(())
+    }
+
+    fn freeze(&self, cid: Cid, frozen: bool) -> Result<()> {
+        let group = self.containers.get(&cid).and_then(|c| c.live.as_ref()?.group.as_ref());
+        group.map_or(Ok(()), |group| {
+            group.freeze(frozen).during(|| format!("write to {}/cgroup.freeze", group.dir().display()))
+        })
+    }
+
+    fn on_paused(&mut self, cid: Cid, state: State) {
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        container.record.state = state;
+        if state == State::Paused {
+            // It could not answer.
+            self.postpone_probe(cid);
+        }
+        self.event(cid, if state == State::Paused { EventKind::Paused } else { EventKind::Unpaused });
+        self.save(cid);
+        self.dirty = true;
+    }
+
+    /// Lets a container go on that is to be stopped: frozen it would not hear of it.
+    pub(super) fn thaw(&mut self, cid: Cid) {
+        if self.containers.get(&cid).is_some_and(|c| c.record.state == State::Paused)
+            && let Err(error) = self.freeze(cid, false)
+        {
+            say(&format!("{error}"));
+        }
+    }
+}
+
+/// Mounts a container's group where programs look for their limits, and returns its directory for LAUNCH.
+pub(super) fn show(group: &Group, spec: &ContainerSpec, plan: &mut Plan, held: &mut Vec<OwnedFd>) -> Result<OwnedFd> {
+    let what = || format!("open {}", group.dir().display());
+    // A cgroup2 of its own would take 10 ms to mount, and show no more: this group is `/` for whoever looks.
+    if !spec.mounts_at(CGROUPS) {
+        let (source, fd) = worker::source(group.dir())?;
+        held.push(fd);
+        plan.mounts.push(Mount::Bind { source, target: CGROUPS.into(), readonly: true });
+    }
+    group.open().during(what)
+}
+
+/// What a container uses, by its group.
+pub(super) fn stats(component: String, group: &Group) -> Stats {
+    let usage = group.usage();
+    Stats {
+        component,
+        measured: Measured::Cgroup,
+        processes: usage.processes,
+        processes_limit: usage.processes_limit,
+        refused_forks: Some(usage.refused),
+        memory: usage.memory,
+        memory_limit: usage.memory_limit,
+        cpu_ms: usage.cpu_ms,
+        throttled_ms: usage.throttled_ms,
+        read_bytes: usage.read,
+        written_bytes: usage.written,
+    }
+}
