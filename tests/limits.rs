@@ -149,6 +149,9 @@ fn who_needs_too_much_memory_ends_alone() {
     }
     let used = stats(&project, "other");
     assert!(number(&used, "memory") > 0.0 && number(&used, "memory_limit") as u64 == 32 << 20, "{used}");
+    let shown = &project.status("other")["usage"];
+    assert!(number(shown, "memory") > 0.0 && project.ctst(["ps"]).ok().stdout.contains(" of 33.6 MB"), "{shown}");
+    assert!(project.status("free").get("usage").is_none());
     stop(&project, &group(&project, "other"));
     // One that ends this way in the foreground says so.
     let done = project.ctst(["run", "--yes", "hog"]).fails(137, &["out of memory", "33.6 MB"]);
@@ -303,7 +306,14 @@ fn what_a_killed_supervisor_leaves_is_removed() {
         project.up();
     }
     eventually("the groups of the first are gone", || !first.parent().unwrap().exists());
-    stop(&project, &group(&project, "web"));
+    let last = group(&project, "web");
+    project.note();
+    kill_supervisor(&project);
+    project.assert_nothing_left();
+    eventually("the groups of the last are gone", || {
+        project.ctst(["stop"]).ok();
+        !last.parent().unwrap().exists()
+    });
 }
 
 fn kill_supervisor(project: &Project) {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use containust_lang::model::{Component, Dependency, Healthcheck, Image, Network, Probe, Restart, Tmpfs, Volume, When};
+use containust_lang::model::{
+    Component, Dependency, Healthcheck, Image, Limits, Network, Probe, Restart, Tmpfs, Volume, When,
+};
 use containust_shared::names;
 
 use crate::error::{Error, Result};
@@ -113,6 +115,13 @@ impl ContainerBuilder {
     #[must_use]
     pub fn restart(mut self, policy: Restart) -> Self {
         self.component.restart = policy;
+        self
+    }
+
+    /// What it may use of the host.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.component.limits = limits;
         self
     }
 

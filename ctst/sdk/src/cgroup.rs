@@ -21,6 +21,7 @@ use rustix::process::getuid;
 
 use crate::error::{Error, Result};
 use crate::record::Incarnation;
+use crate::status::{Measured, Stats};
 
 /// The group that the supervisor itself is in, below one that it divides.
 const SUPERVISOR: &str = "supervisor";
@@ -632,20 +633,6 @@ pub(crate) struct Group {
     refused: u64,
 }
 
-/// What a group has used.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    pub(crate) memory: Option<u64>,
-    pub(crate) memory_limit: Option<u64>,
-    pub(crate) processes: u32,
-    pub(crate) processes_limit: Option<u64>,
-    pub(crate) refused: u64,
-    pub(crate) cpu_ms: u64,
-    pub(crate) throttled_ms: Option<u64>,
-    pub(crate) read: Option<u64>,
-    pub(crate) written: Option<u64>,
-}
-
 impl Group {
     /// Its directory, as a path of the host.
     pub(crate) fn dir(&self) -> &Path {
@@ -750,7 +737,8 @@ impl Group {
         put(&self.dir, "cgroup.freeze", if frozen { "1" } else { "0" })
     }
 
-    pub(crate) fn usage(&self) -> Usage {
+    /// What its container uses.
+    pub(crate) fn stats(&self, component: String) -> Stats {
         let io = |key: &str| {
             let text = self.read("io.stat").ok()?;
             let values = text.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok());
@@ -759,19 +747,28 @@ impl Group {
         let tasks = self
             .number("pids.current")
             .unwrap_or_else(|| self.read("cgroup.threads").map_or(0, |text| text.lines().count() as u64));
-        Usage {
-            memory: self.number("memory.current"),
-            memory_limit: self.number("memory.max"),
+        Stats {
+            component,
+            measured: Measured::Cgroup,
             // Its pid 1 is ours.
             processes: u32::try_from(tasks.saturating_sub(1)).unwrap_or(u32::MAX),
             processes_limit: self.number("pids.max").map(|n| n.saturating_sub(1)),
-            refused: self.keyed("pids.events", "max").unwrap_or(0),
+            refused_forks: self.keyed("pids.events", "max"),
+            memory: self.number("memory.current"),
+            memory_limit: self.number("memory.max"),
             cpu_ms: self.keyed("cpu.stat", "usage_usec").unwrap_or(0) / 1000,
             throttled_ms: self.keyed("cpu.stat", "throttled_usec").map(|n| n / 1000),
-            read: io("rbytes="),
-            written: io("wbytes="),
+            read_bytes: io("rbytes="),
+            written_bytes: io("wbytes="),
         }
     }
+}
+
+/// What the container of a group uses, which may have ended meanwhile.
+pub(crate) fn stats_at(group: &Path, component: &str) -> Option<Stats> {
+    let group = Group { dir: group.to_owned(), refused: 0 };
+    let stats = group.stats(component.to_owned());
+    group.dir.exists().then_some(stats)
 }
 
 #[cfg(test)]

@@ -227,7 +227,10 @@ impl Known {
 
     fn status(self, name: String) -> ContainerStatus {
         match self.stored {
-            Stored::Record(record) if self.live => record.status(),
+            Stored::Record(record) if self.live => {
+                let usage = record.group.as_deref().and_then(|group| cgroup::stats_at(group, &name));
+                ContainerStatus { usage, ..record.status() }
+            }
             Stored::Record(record) => record.dead(),
             Stored::Unknown(why) => ContainerStatus {
                 component: name,
@@ -246,6 +249,7 @@ impl Known {
                 ports: Vec::new(),
                 ids: String::new(),
                 notes: Vec::new(),
+                usage: None,
                 labels: BTreeMap::new(),
                 failure: Some(Report {
                     code: "S0107".to_owned(),

@@ -11,6 +11,7 @@ use rustix::process::getuid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cgroup;
 use crate::error::{During, Error, Result};
 use crate::imports::{Fetching, Imports};
 
@@ -151,6 +152,11 @@ impl Project {
     #[must_use]
     pub fn supervisor_log(&self) -> PathBuf {
         self.state_dir().join("supervisor.log")
+    }
+
+    /// Removes what supervisors that were killed left of cgroups.
+    pub fn tidy(&self) {
+        cgroup::sweep();
     }
 
     /// Reads and checks the file. A file with errors is a success here: see the outcome's diagnostics.

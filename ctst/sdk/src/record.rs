@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,9 @@ pub(crate) struct Record {
     pub(crate) failure: Option<Report>,
     #[serde(default)]
     pub(crate) notes: Vec<String>,
+    /// Its cgroup, while it runs.
+    #[serde(default)]
+    pub(crate) group: Option<PathBuf>,
     pub(crate) supervisor: Incarnation,
 }
 
@@ -108,6 +111,7 @@ impl Record {
             ids,
             failure: None,
             notes: Vec::new(),
+            group: None,
             supervisor,
         }
     }
@@ -150,6 +154,7 @@ impl Record {
             ids: self.ids.clone(),
             labels: self.spec.labels.iter().cloned().collect(),
             notes: self.notes.clone(),
+            usage: None,
             failure: self.failure.clone(),
         }
     }

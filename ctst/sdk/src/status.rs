@@ -130,6 +130,9 @@ pub struct ContainerStatus {
     /// What else a person should know: limits that do not hold, forks that were refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What it uses, where it has a cgroup; [`crate::Client::stats`] asks the others, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Stats>,
     /// Why it is failed or unknown, or ended where that says more than its exit code.
     pub failure: Option<Report>,
 }

@@ -6,6 +6,7 @@ use containust_sdk::logs::escape;
 use containust_sdk::{ContainerStatus, Health, Project, State};
 
 use crate::args::{Format, Ps};
+use crate::commands::stats::memory;
 use crate::failure::Outcome;
 use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, now, short_reference, span, table};
 
@@ -21,7 +22,7 @@ pub(crate) fn run(args: &Ps, file: Option<&Path>) -> Outcome {
         Format::Text => {
             let now = now();
             let rows: Vec<_> = status.iter().map(|s| row(s, now, project.folder())).collect();
-            output::print(&table(["NAME", "STATE", "HEALTH", "FOR", "PORTS", "ADDRESS", "IMAGE"], &rows))?;
+            output::print(&table(["NAME", "STATE", "HEALTH", "FOR", "MEMORY", "PORTS", "ADDRESS", "IMAGE"], &rows))?;
             for s in &status {
                 for note in &s.notes {
                     talk!("{BOLD}{}{BOLD:#} {WARN}note{WARN:#}: {}", s.component, escape(note.as_bytes()));
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &Ps, file: Option<&Path>) -> Outcome {
     Ok(0)
 }
 
-fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 7] {
+fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 8] {
     let mut state = status.state.name().to_owned();
     if let (false, Some(code)) = (status.state.is_live(), status.exit_code) {
         state += &format!(" ({code})");
@@ -69,6 +70,7 @@ fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 7] {
         Cell(state, style),
         health,
         since.map(|at| span(now.saturating_sub(at))).unwrap_or_default().into(),
+        status.usage.as_ref().map(memory).unwrap_or_default().into(),
         ports.collect::<Vec<_>>().join(", ").into(),
         status.address.map(|a| a.to_string()).unwrap_or_default().into(),
         short_reference(&status.image, folder).into(),

@@ -53,10 +53,17 @@ fn share(stats: &Stats, before: &HashMap<String, (u64, Instant)>, now: Instant) 
     (wall > 0.0).then(|| stats.cpu_ms.saturating_sub(*cpu) as f64 / 10.0 / wall)
 }
 
+fn of(now: String, limit: Option<String>) -> String {
+    limit.map_or(now.clone(), |limit| format!("{now} of {limit}"))
+}
+
+/// `12.3 MB of 64.0 MB`.
+pub(crate) fn memory(stats: &Stats) -> String {
+    of(stats.memory.map(size).unwrap_or_default(), stats.memory_limit.map(size))
+}
+
 fn row(stats: &Stats, share: Option<f64>) -> [Cell; 7] {
-    let of = |now: String, limit: Option<String>| limit.map_or(now.clone(), |limit| format!("{now} of {limit}"));
     let bytes = |bytes: Option<u64>| bytes.map(size).unwrap_or_default();
-    let memory = of(bytes(stats.memory), stats.memory_limit.map(size));
     let processes = of(stats.processes.to_string(), stats.processes_limit.map(|n| n.to_string()));
     let refused = stats.refused_forks.filter(|n| *n > 0);
     let processes = match refused {
@@ -65,7 +72,7 @@ fn row(stats: &Stats, share: Option<f64>) -> [Cell; 7] {
     };
     [
         Cell(stats.component.clone(), BOLD),
-        memory.into(),
+        memory(stats).into(),
         share.map(|share| format!("{share:.0} %")).unwrap_or_default().into(),
         format!("{:.1} s", stats.cpu_ms as f64 / 1000.0).into(),
         processes,

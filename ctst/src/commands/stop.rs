@@ -15,7 +15,10 @@ pub(crate) fn run(args: &Stop, file: Option<&Path>) -> Outcome {
     // A name that does not exist is an error even if nothing runs.
     select(&project, file, &args.components, &project.status()?)?;
     match Client::connect(&project)? {
-        None => talk!("nothing is running"),
+        None => {
+            project.tidy();
+            talk!("nothing is running");
+        }
         Some(mut client) => {
             client.stop(&args.components, args.time.map(Duration::from_secs), &mut |event| events::show(event))?;
         }

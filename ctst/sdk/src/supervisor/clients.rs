@@ -8,7 +8,6 @@ use containust_shared::protocol::ToContainer;
 use mio::Token;
 
 use super::container::{Asked, Exec};
-use super::limits;
 use super::poller::{Cid, Source};
 use super::{Supervisor, say};
 use crate::error::{During, Error, Report, Result};
@@ -293,7 +292,7 @@ impl Supervisor {
             let Some(live) = &mut container.live else { continue };
             // Read from its cgroup, without asking who may be frozen or starved.
             if let Some(group) = &live.group {
-                answers.push((*cid, limits::stats(container.record.spec.name.clone(), group)));
+                answers.push((*cid, group.stats(container.record.spec.name.clone())));
                 continue;
             }
             let Some((channel, _)) = &mut live.channel else { continue };

@@ -245,6 +245,7 @@ impl Supervisor {
         record.supervisor = self.own;
         record.ids = self.ids.to_string();
         (record.pid, record.exit_code, record.health, record.failure) = (None, None, None, None);
+        record.group = container.live.as_ref().and_then(|live| Some(live.group.as_ref()?.dir().to_owned()));
         self.save(cid);
         self.watch_group(cid)
     }

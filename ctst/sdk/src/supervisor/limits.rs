@@ -15,7 +15,7 @@ use crate::cgroup::{self, Division, Group, Lack, Outlook, Place, Unheld};
 use crate::error::{During, Error, Report, Result};
 use crate::event::EventKind;
 use crate::spec::{ContainerSpec, Wanted};
-use crate::status::{Measured, State, Stats};
+use crate::status::State;
 use crate::worker;
 
 const SIGKILL: i32 = 9;
@@ -284,22 +284,4 @@ pub(super) fn show(group: &Group, spec: &ContainerSpec, plan: &mut Plan, held: &
         plan.mounts.push(Mount::Bind { source, target: CGROUPS.into(), readonly: true });
     }
     group.open().during(what)
-}
-
-/// What a container uses, by its group.
-pub(super) fn stats(component: String, group: &Group) -> Stats {
-    let usage = group.usage();
-    Stats {
-        component,
-        measured: Measured::Cgroup,
-        processes: usage.processes,
-        processes_limit: usage.processes_limit,
-        refused_forks: Some(usage.refused),
-        memory: usage.memory,
-        memory_limit: usage.memory_limit,
-        cpu_ms: usage.cpu_ms,
-        throttled_ms: usage.throttled_ms,
-        read_bytes: usage.read,
-        written_bytes: usage.written,
-    }
 }
