@@ -126,6 +126,9 @@ pub(crate) struct Plan {
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) inputs: Inputs,
+    /// Show what stays as it is, too
+    #[arg(short, long)]
+    pub(crate) all: bool,
     /// Exit with 0 if there is nothing to do, 1 on an error, 2 if there is something to do
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,
@@ -154,6 +157,9 @@ pub(crate) struct Run {
     /// Agree to what the composition is given of the host: writable host paths and ports that others can reach
     #[arg(short, long)]
     pub(crate) yes: bool,
+    /// Replace or remove containers although what was written into them is lost
+    #[arg(long)]
+    pub(crate) allow_destroy: bool,
 }
 
 impl Run {
@@ -412,6 +418,9 @@ pub(crate) struct Schema {
     /// Show the language's grammar, its properties and examples instead, in a form for a language model's prompt
     #[arg(long)]
     pub(crate) grammar: bool,
+    /// Show the schema of `plan --format json` instead
+    #[arg(long, conflicts_with = "grammar")]
+    pub(crate) plan: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -530,8 +539,8 @@ mod tests {
             found,
             "ctst -f/--file\n\
              check FILE --set --params --profile --offline --format\n\
-             plan FILE --set --params --profile --offline --detailed-exitcode --format\n\
-             run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes\n\
+             plan FILE --set --params --profile --offline -a/--all --detailed-exitcode --format\n\
+             run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
              ps -a/--all --filter --format\n\
              stats COMPONENT -w/--watch --format\n\
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
@@ -555,7 +564,7 @@ mod tests {
              volumes rm VOLUME\n\
              fmt FILE --check\n\
              explain CODE\n\
-             schema --grammar\n\
+             schema --grammar --plan\n\
              doctor --format\n"
         );
     }

@@ -10,7 +10,7 @@ use crate::output::{BAD, BOLD, DIM, GOOD, WARN, size};
 /// Tells of one event.
 pub(crate) fn show(event: &Event) {
     let (style, text) = match &event.kind {
-        EventKind::Failed(report) => return failure::tell(report, &event.component),
+        EventKind::Failed(report) | EventKind::Unchanged(report) => return failure::tell(report, &event.component),
         EventKind::Waiting { on } => (DIM, format!("waits for {}", on.join(", "))),
         EventKind::Starting => (DIM, "starting".to_owned()),
         EventKind::Without { on, why } => (WARN, format!("starts without {on}: {}", why.message)),
@@ -32,6 +32,7 @@ pub(crate) fn show(event: &Event) {
         EventKind::Unpaused => (Style::new(), "goes on".to_owned()),
         EventKind::Stopping => (DIM, "stopping".to_owned()),
         EventKind::Stopped { .. } => (Style::new(), "stopped".to_owned()),
+        EventKind::Updated { fields } => (Style::new(), format!("changed while it runs: {}", fields.join(", "))),
         EventKind::Removed => (DIM, "removed".to_owned()),
     };
     talk!("{BOLD}{}{BOLD:#} {style}{}{style:#}", event.component, escape(text.as_bytes()));

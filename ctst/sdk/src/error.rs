@@ -156,6 +156,15 @@ pub enum Error {
     /// The image store refused something.
     #[error("{0}")]
     Store(Box<containust_image::Error>),
+    /// Several components cannot be had.
+    #[error("plan {} components:\n{}", .0.len(), .0.iter().map(told).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<Error>),
+    /// A run would remove writable layers that hold files, and nobody allowed it.
+    #[error("run: {} would lose what was written into {}", components.join(", "), if components.len() == 1 { "it" } else { "them" })]
+    DataLoss {
+        /// Whose layers.
+        components: Vec<String>,
+    },
     /// There is no supervisor to ask.
     #[error("ask the project's supervisor: nothing of {} is running", project.display())]
     NotRunning {
@@ -244,6 +253,8 @@ impl Error {
             Self::ImageInUse { .. } => "S0208",
             Self::Unchecked { .. } => "S0209",
             Self::Store(error) => error.code(),
+            Self::Several(_) => "S0601",
+            Self::DataLoss { .. } => "S0602",
             Self::NotRunning { .. } => "S0301",
             Self::OtherVersion { .. } => "S0302",
             Self::Protocol { .. } => "S0303",
@@ -279,6 +290,9 @@ impl Error {
             Self::NoScope { .. } => {
                 Some("see whether systemd serves this user: systemctl --user status; or do without: limits = \"best-effort\"".to_owned())
             }
+            Self::DataLoss { .. } => {
+                Some("copy out what matters (ctst exec), then allow it: --allow-destroy".to_owned())
+            }
             Self::NotRunning { .. } => Some("start it: ctst run -d".to_owned()),
             Self::OtherVersion { .. } => {
                 Some("stop the project with the ctst that started it, then run it again".to_owned())
@@ -296,6 +310,7 @@ impl Error {
             | Self::UnknownVolume { .. }
             | Self::VolumeInUse { .. }
             | Self::Invalid { .. }
+            | Self::Several(_)
             | Self::Protocol { .. }
             | Self::Lost { .. } => None,
         }
@@ -316,6 +331,14 @@ impl Error {
         Report { code: self.code().to_owned(), message: self.to_string(), help: self.help(), exit: self.exit() }
     }
 
+    /// One error of all; `None` if there is none.
+    pub(crate) fn several(mut errors: Vec<Self>) -> Option<Self> {
+        match errors.len() {
+            0 | 1 => errors.pop(),
+            _ => Some(Self::Several(errors)),
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io { what: what.into(), source: source.into() }
     }
@@ -323,6 +346,12 @@ impl Error {
     pub(crate) fn protocol(problem: impl Into<String>) -> Self {
         Self::Protocol { problem: problem.into() }
     }
+}
+
+/// An error among others, with its code and its way out on the same line.
+fn told(error: &Error) -> String {
+    let help = error.help().map(|help| format!(" ({help})")).unwrap_or_default();
+    format!("{}: {error}{help}", error.code())
 }
 
 /// The SDK's result.

@@ -79,6 +79,13 @@ pub enum EventKind {
     Paused,
     /// It goes on.
     Unpaused,
+    /// It has other properties and runs on.
+    Updated {
+        /// Which, such as `restart` or `limits.memory`.
+        fields: Vec<String>,
+    },
+    /// It runs on as it was, because something that was wanted of it could not be done.
+    Unchanged(Report),
     /// It could not be started, or will not be because what it needs is not up.
     Failed(Report),
     /// It is being stopped.

@@ -102,7 +102,7 @@ impl<'a> Images<'a> {
     ) -> Result<(String, Image)> {
         let request = request(self.project, component, &self.ids)?;
         if let Some(image) = self.plan.found.get(&component.name) {
-            return Ok((request.source.to_string(), image.clone()));
+            return Ok((request.source.to_string(), (**image).clone()));
         }
         let known = self.imported.iter().find(|(source, _)| request.pin.is_none() && *source == request.source);
         if let Some((source, image)) = known {

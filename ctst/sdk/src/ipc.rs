@@ -54,6 +54,8 @@ pub(crate) enum Request {
         prune: Option<String>,
         /// Say `Ended` when these have, whatever else runs. Empty: only the end of all is told.
         own: Vec<String>,
+        /// Whether writable layers that hold data may go.
+        destroy: bool,
         /// Whether `Settled` waits for health and for the end of what runs to completion.
         wait: bool,
     },

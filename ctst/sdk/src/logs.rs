@@ -97,6 +97,11 @@ impl Writer {
         Ok(Self { dir: dir.to_owned(), limits, file, size, torn, partial: [Vec::new(), Vec::new()] })
     }
 
+    /// Holds from the next record on. Files beyond a smaller number go with the rotations to come.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Appends what the container wrote. Lines that end in `bytes` are on the file when this returns.
     ///
     /// # Errors

@@ -3,9 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use containust_image::model::Image;
 use serde::{Deserialize, Serialize};
+
+/// A JSON Schema (draft 2020-12) of [`Plan`] as it is serialised.
+#[must_use]
+pub fn plan_schema() -> &'static str {
+    include_str!("plan.schema.json")
+}
 
 /// What `ctst run` would do now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,13 +23,18 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What the composition is given of the host.
     pub grants: Vec<Grant>,
+    /// What is otherwise than the last run left it.
+    pub drift: Vec<Drift>,
     /// How user ids will be mapped, such as `range (65536 ids from 100000)`.
     pub ids: String,
     /// What a person should know before it runs.
     pub notes: Vec<String>,
     /// The images that are in the store, by component: what was shown is what a run uses.
     #[serde(skip)]
-    pub(crate) found: BTreeMap<String, Image>,
+    pub(crate) found: BTreeMap<String, Arc<Image>>,
+    /// What the plan was made from, by component, for a plan that is kept in a file.
+    #[serde(skip)]
+    pub(crate) state: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -40,10 +52,36 @@ pub struct Step {
     pub component: String,
     /// What happens to it.
     pub action: Action,
-    /// Why: the differing fields for a replacement, what was seen otherwise. Never values of the environment.
-    pub causes: Vec<String>,
+    /// Why; empty for what is made for the first time or stays as it is.
+    pub causes: Vec<Cause>,
+    /// Whether its writable layer holds files that would be gone afterwards.
+    pub data_loss: bool,
     /// Its image; none for a removal.
     pub image: Option<ImageState>,
+}
+
+/// Why something happens to a component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// What it is about: a property such as `command`, `limits.memory` or `env.NAME`, else `image`, `ports`, `state`,
+    /// `record`, `file`, or `dependency`.
+    pub field: String,
+    /// For a person, such as `db is replaced`.
+    pub message: String,
+    /// What it was, where that may be shown. Values of the environment, contents of files and whatever secrets stand in are
+    /// not.
+    pub old: Option<String>,
+    /// What it will be, likewise.
+    pub new: Option<String>,
+    /// Whether this can be changed while the container runs.
+    pub in_place: bool,
+}
+
+impl Cause {
+    /// Something other than a property of the file.
+    pub(crate) fn of(field: &str, message: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), message: message.into(), old: None, new: None, in_place: false }
+    }
 }
 
 /// What happens to a component.
@@ -56,7 +94,9 @@ pub enum Action {
     Start,
     /// Stopped, its writable layer and log removed, made anew.
     Replace,
-    /// Its published ports change while it runs.
+    /// Stopped and started again with its writable layer, because what it depends on is replaced.
+    Restart,
+    /// Changed while it runs.
     Update,
     /// Nothing.
     Unchanged,
@@ -72,11 +112,48 @@ impl Action {
             Self::Create => "create",
             Self::Start => "start",
             Self::Replace => "replace",
+            Self::Restart => "restart",
             Self::Update => "update",
             Self::Unchanged => "unchanged",
             Self::Remove => "remove",
         }
     }
+
+    /// Whether dependents have to be started again after it.
+    pub(crate) fn renews(self) -> bool {
+        matches!(self, Self::Replace | Self::Restart)
+    }
+}
+
+/// Something that is otherwise than the last run left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// The component.
+    pub component: String,
+    /// What kind of.
+    pub kind: DriftKind,
+    /// For a person.
+    pub message: String,
+}
+
+/// A kind of [`Drift`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriftKind {
+    /// It was killed from outside, with its supervisor or alone.
+    Killed,
+    /// Its program ended by itself.
+    Exited,
+    /// It could not be started.
+    Failed,
+    /// Its health check fails.
+    Unhealthy,
+    /// Its record cannot be read, or was written by another supervisor than the one that serves the project.
+    Record,
+    /// The source of its image has changed since it was imported, or the store no longer has the image.
+    Image,
+    /// Another process holds a port that it publishes.
+    Port,
 }
 
 /// Whether an image is in the store.
@@ -134,6 +211,22 @@ pub enum Grant {
 }
 
 impl Grant {
+    /// Whose it is.
+    #[must_use]
+    pub fn component(&self) -> &str {
+        match self {
+            Self::Mount { component, .. } | Self::Publish { component, .. } => component,
+        }
+    }
+
+    /// Whether it comes with this run.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        match self {
+            Self::Mount { new, .. } | Self::Publish { new, .. } => *new,
+        }
+    }
+
     /// Whether a person should agree first: new, and writable or reachable from elsewhere.
     #[must_use]
     pub fn wants_consent(&self) -> bool {

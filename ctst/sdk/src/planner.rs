@@ -1,130 +1,92 @@
 //! Making a plan: reading what is there, and writing nothing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use containust_image::model::Image;
 use containust_lang::model::{Component, Composition};
+use sha2::{Digest as _, Sha256};
 
 use crate::builder;
 use crate::cgroup::{self, Outlook};
 use crate::client::{self, Client};
+use crate::compare::{self, Verdict};
 use crate::error::{Error, Report, Result};
 use crate::graph::GraphResolver;
 use crate::ids::Ids;
 use crate::images;
 use crate::kernel;
+use crate::layer;
+use crate::listening::Listening;
 use crate::logs::escape;
-use crate::plan::{Action, Grant, ImageState, Plan, Step};
+use crate::plan::{Action, Cause, Drift, DriftKind, Grant, ImageState, Plan, Step};
 use crate::project::{Project, check_private};
 use crate::record::{self, Incarnation, Record, Stored};
 use crate::run::published;
 use crate::spec::{self, ContainerSpec};
-use crate::status::{ContainerStatus, Published, State};
+use crate::status::{ContainerStatus, Health, Published, State};
 
 impl Project {
     /// What a run of `composition` would do now.
     ///
     /// # Errors
     /// What a run would be refused for: a missing volume source, an image that cannot be had, users that cannot be
-    /// mapped, components that wait for each other.
+    /// mapped, components that wait for each other. All that is wrong with components is told at once, in
+    /// [`Error::Several`].
     pub fn plan(&self, composition: &Composition) -> Result<Plan> {
+        self.plan_with(composition, false)
+    }
+
+    /// The same; `kept`: with what it takes to see later whether it still holds.
+    pub(crate) fn plan_with(&self, composition: &Composition, kept: bool) -> Result<Plan> {
         let graph = GraphResolver::new(composition)?;
         let ids = Ids::detect()?;
         let published = published(composition)?;
-        let private = self.private_dirs();
-        let mut known = self.known()?;
-        let mut plan = Plan {
+        let (mut known, serving) = self.known()?;
+        let plan = Plan {
             project: composition.name.clone(),
-            steps: Vec::new(),
+            steps: Vec::with_capacity(composition.components.len()),
             grants: Vec::new(),
+            drift: Vec::new(),
             ids: ids.to_string(),
             notes: Vec::new(),
             found: BTreeMap::new(),
+            state: BTreeMap::new(),
         };
-        let supervisor = known.values().find_map(Known::supervisor);
-        plan.notes.extend(limits_notes(composition, supervisor, self.folder())?);
+        let held = known.values().filter(|known| known.live).filter_map(Known::record);
+        let held = held.flat_map(|record| record.published.iter().map(|port| (port.address, port.host_port))).collect();
+        let mut planner = Planner {
+            project: self,
+            ids,
+            private: self.private_dirs(),
+            kept,
+            serving,
+            held,
+            listening: None,
+            images: HashMap::new(),
+            renewed: HashMap::new(),
+            plan,
+        };
+        planner.plan.notes.extend(limits_notes(composition, serving, self.folder())?);
+        let by_name: HashMap<&str, &Component> =
+            composition.components.iter().map(|component| (component.name.as_str(), component)).collect();
+        let mut errors = Vec::new();
         for name in graph.start_order() {
-            let Some(component) = composition.components.iter().find(|c| c.name == name) else { continue };
+            let Some(&component) = by_name.get(name) else { continue };
             let ports = published.get(name).map(Vec::as_slice).unwrap_or_default();
-            let old = known.remove(name);
-            self.plan_component(&mut plan, component, ports, old, &ids, &private)?;
+            if let Err(error) = planner.component(component, ports, known.remove(name)) {
+                errors.push(error);
+            }
+        }
+        if let Some(error) = Error::several(errors) {
+            return Err(error);
         }
         for (component, known) in known {
-            let causes = vec!["the file no longer has it".to_owned()];
-            if let Stored::Record(record) = known.stored
-                && record.file != self.file_name()
-            {
-                let file = escape(record.file.as_bytes());
-                plan.notes
-                    .push(format!("{component} is left alone: it belongs to {file}, another file of this folder"));
-                continue;
-            }
-            plan.steps.push(Step { component, action: Action::Remove, causes, image: None });
+            planner.surplus(component, &known);
         }
-        Ok(plan)
-    }
-
-    fn plan_component(
-        &self,
-        plan: &mut Plan,
-        component: &Component,
-        ports: &[Published],
-        old: Option<Known>,
-        ids: &Ids,
-        private: &[PathBuf],
-    ) -> Result<()> {
-        let kernel = || kernel::problem(&component.ulimits, &component.sysctls, &component.groups, ids);
-        if let Some(problem) = builder::problem(component).or_else(kernel) {
-            return Err(Error::Invalid { component: component.name.clone(), problem });
-        }
-        let (reference, image) = images::find(self, component, ids)?;
-        let spec = match &image {
-            Some(image) => Some(spec::resolve(self.folder(), component, &reference, image, private)?),
-            None => None,
-        };
-        if let Some(spec) = &spec {
-            spec.check_size(&self.container_dir(&spec.name), private)?;
-            ids.alone(&spec.layers, &spec.user)
-                .map_err(|problem| Error::Invalid { component: component.name.clone(), problem })?;
-        }
-        let had = match &old {
-            Some(Known { stored: Stored::Record(record), .. }) => Some(record.as_ref()),
-            _ => None,
-        };
-        let volumes = spec::volumes(self.folder(), component, private)?;
-        // A named volume is the project's own, not the host's.
-        for volume in volumes.into_iter().filter(|volume| !volume.named) {
-            let new = !had.is_some_and(|record| record.spec.volumes.contains(&volume));
-            plan.grants.push(Grant::Mount {
-                component: component.name.clone(),
-                source: volume.source,
-                target: volume.target,
-                readonly: volume.readonly,
-                new,
-            });
-        }
-        let live = old.as_ref().is_some_and(|known| known.live);
-        for port in ports {
-            plan.grants.push(Grant::Publish {
-                component: component.name.clone(),
-                address: port.address,
-                host_port: port.host_port,
-                port: port.port,
-                public: !port.address.is_loopback(),
-                new: !had.is_some_and(|record| record.published.contains(port)),
-            });
-        }
-        let (action, causes) = decide(spec.as_ref(), old.as_ref(), ports, live);
-        let state = match &image {
-            Some(image) => ImageState::Present { reference, digest: image.digest.clone(), size: image.size },
-            None => ImageState::Import { reference },
-        };
-        plan.steps.push(Step { component: component.name.clone(), action, causes, image: Some(state) });
-        if let Some(image) = image {
-            plan.notes.extend(image.notes.iter().map(|note| format!("{}: {note}", component.name)));
-            plan.found.insert(component.name.clone(), image);
-        }
-        Ok(())
+        Ok(planner.plan)
     }
 
     /// Every container of the project, alphabetically, running or not.
@@ -132,57 +94,59 @@ impl Project {
     /// # Errors
     /// [`Error::NewerState`], [`Error::Untrusted`], [`Error::Io`].
     pub fn status(&self) -> Result<Vec<ContainerStatus>> {
-        let known = self.known()?;
+        let (known, _) = self.known()?;
         Ok(known.into_iter().map(|(name, known)| known.status(name)).collect())
     }
 
-    /// What is known of the project's containers, as true as it was when this was called.
-    fn known(&self) -> Result<BTreeMap<String, Known>> {
-        let known = self.read_known()?;
-        if !known.values().any(Known::is_behind) {
-            return Ok(known);
+    /// What is known of the project's containers, as true as it was when this was called, and the pid of the supervisor
+    /// that serves the project.
+    fn known(&self) -> Result<(BTreeMap<String, Known>, Option<u32>)> {
+        let (known, serving) = self.read_known()?;
+        if !known.values().any(|known| known.is_behind(serving)) {
+            return Ok((known, serving));
         }
-        // A container ended this moment. Its supervisor answers after having taken note of it; if it does not answer, it
-        // is gone too, and then the records say so.
+        // A container ended or is being made this moment. Its supervisor answers after having taken note of it; if it does
+        // not answer, it is gone too, and then the records say so.
         if let Ok(Some(mut client)) = Client::connect(self) {
             client.status().ok();
         }
         self.read_known()
     }
 
-    fn read_known(&self) -> Result<BTreeMap<String, Known>> {
+    fn read_known(&self) -> Result<(BTreeMap<String, Known>, Option<u32>)> {
         let dir = self.state_dir();
         if dir.symlink_metadata().is_ok() {
             check_private(&dir)?;
         }
         let names = record::list(&self.containers_dir())?;
         if names.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok((BTreeMap::new(), None));
         }
-        let listening = client::dial(self)?.map(|(_, pid)| pid);
+        let serving = client::dial(self)?.map(|(_, pid)| pid);
         let mut alive = HashSet::new();
         let mut known = BTreeMap::new();
         for name in names {
             let dir = self.container_dir(&name);
-            let stored =
-                record::read(&dir, self.identity())?.unwrap_or_else(|| Stored::Unknown("it has no record".to_owned()));
+            let stored = match record::read(&dir, self.identity())? {
+                Some(stored) => stored,
+                // It was removed since it was listed.
+                None if dir.symlink_metadata().is_err() => continue,
+                None => Stored::Unknown(NO_RECORD.to_owned()),
+            };
             let live = match &stored {
                 Stored::Record(record) if record.state.is_live() => {
-                    let believed = listening == Some(record.supervisor.pid)
-                        || alive.contains(&record.supervisor.pid)
-                        || record.supervisor.lives();
-                    if believed {
-                        alive.insert(record.supervisor.pid);
-                    }
-                    believed
+                    let pid = record.supervisor.pid;
+                    serving == Some(pid) || alive.contains(&pid) || (record.supervisor.lives() && alive.insert(pid))
                 }
                 _ => false,
             };
             known.insert(name, Known { stored, live });
         }
-        Ok(known)
+        Ok((known, serving))
     }
 }
+
+const NO_RECORD: &str = "it has no record";
 
 /// A container of which something is on disk.
 struct Known {
@@ -207,21 +171,41 @@ fn limits_notes(composition: &Composition, supervisor: Option<u32>, folder: &Pat
 }
 
 impl Known {
-    /// Pid of the supervisor that runs it.
-    fn supervisor(&self) -> Option<u32> {
+    fn record(&self) -> Option<&Record> {
         match &self.stored {
-            Stored::Record(record) if self.live => Some(record.supervisor.pid),
-            _ => None,
+            Stored::Record(record) => Some(record),
+            Stored::Unknown(_) => None,
+        }
+    }
+
+    /// Whether the record is not yet, or no longer, what the supervisor would say: it says that a process runs which does
+    /// not, or is still to be written.
+    fn is_behind(&self, serving: Option<u32>) -> bool {
+        match &self.stored {
+            Stored::Record(_) => self.is_gone(),
+            Stored::Unknown(why) => serving.is_some() && why == NO_RECORD,
         }
     }
 
     /// Whether the record says that a process runs which does not.
-    fn is_behind(&self) -> bool {
+    fn is_gone(&self) -> bool {
+        let running = self.record().filter(|record| self.live && record.state == State::Running);
+        running.is_some_and(|record| record.pid.and_then(Incarnation::of).is_none())
+    }
+
+    /// Whether it is a job that has done its work.
+    fn is_completed(&self) -> bool {
+        self.record().is_some_and(|record| record.state == State::Completed)
+    }
+
+    /// What a plan depends on, as a text that is the same as long as it is.
+    fn fingerprint(&self) -> String {
         match &self.stored {
-            Stored::Record(record) if self.live && record.state == State::Running => {
-                record.pid.and_then(Incarnation::of).is_none()
+            Stored::Record(record) => {
+                let state = if self.live { "live" } else { record.state.name() };
+                format!("{} {state} {:?} {:?}", record.hash, record.published, record.file)
             }
-            _ => false,
+            Stored::Unknown(why) => why.clone(),
         }
     }
 
@@ -262,32 +246,240 @@ impl Known {
     }
 }
 
-fn decide(spec: Option<&ContainerSpec>, old: Option<&Known>, ports: &[Published], live: bool) -> (Action, Vec<String>) {
-    let record: &Record = match old {
+/// A plan in the making.
+struct Planner<'a> {
+    project: &'a Project,
+    ids: Ids,
+    private: Vec<PathBuf>,
+    kept: bool,
+    /// The supervisor that serves the project.
+    serving: Option<u32>,
+    /// Ports that the project itself publishes now.
+    held: HashSet<(IpAddr, u16)>,
+    /// Sockets of this host that listen, once somebody wants to know.
+    listening: Option<Listening>,
+    /// By image as JSON: its reference, and the image if it is in the store.
+    images: HashMap<String, (String, Option<Arc<Image>>)>,
+    /// What is replaced or restarted, so that its dependents are.
+    renewed: HashMap<String, Action>,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    fn component(&mut self, component: &Component, ports: &[Published], old: Option<Known>) -> Result<()> {
+        let kernel = || kernel::problem(&component.ulimits, &component.sysctls, &component.groups, &self.ids);
+        if let Some(problem) = builder::problem(component).or_else(kernel) {
+            return Err(Error::Invalid { component: component.name.clone(), problem });
+        }
+        let name = &component.name;
+        let (reference, image) = self.image(component)?;
+        let folder = self.project.folder();
+        let spec = match &image {
+            Some(image) => Some(spec::resolve(folder, component, &reference, image, &self.private)?),
+            None => None,
+        };
+        if let Some(spec) = &spec {
+            spec.check_size(&self.project.container_dir(name), &self.private)?;
+            self.ids
+                .alone(&spec.layers, &spec.user)
+                .map_err(|problem| Error::Invalid { component: name.clone(), problem })?;
+        }
+        let had = old.as_ref().and_then(Known::record);
+        // A named volume is the project's own, not the host's.
+        for volume in spec::volumes(folder, component, &self.private)?.into_iter().filter(|volume| !volume.named) {
+            let new = !had.is_some_and(|record| record.spec.volumes.contains(&volume));
+            self.plan.grants.push(Grant::Mount {
+                component: name.clone(),
+                source: volume.source,
+                target: volume.target,
+                readonly: volume.readonly,
+                new,
+            });
+        }
+        for port in ports {
+            self.plan.grants.push(Grant::Publish {
+                component: name.clone(),
+                address: port.address,
+                host_port: port.host_port,
+                port: port.port,
+                public: !port.address.is_loopback(),
+                new: !had.is_some_and(|record| record.published.contains(port)),
+            });
+        }
+        let hash = spec.as_ref().filter(|_| self.kept || had.is_some()).map(ContainerSpec::hash).unwrap_or_default();
+        let (mut action, mut causes) = decide(spec.as_ref(), &hash, old.as_ref(), ports);
+        let renewed = component.after.iter().find_map(|d| Some((&d.on, *self.renewed.get(&d.on)?)));
+        if let Some((on, how)) = renewed
+            && matches!(action, Action::Unchanged | Action::Update)
+        {
+            action = if old.as_ref().is_some_and(|known| known.live) { Action::Restart } else { Action::Start };
+            let how = if how == Action::Replace { "replaced" } else { "restarted" };
+            causes.push(Cause::of("dependency", format!("{on} is {how}")));
+        }
+        if action.renews() {
+            self.renewed.insert(name.clone(), action);
+        }
+        if let Some(known) = &old {
+            self.drift(name, known, &reference, image.is_some());
+        }
+        self.taken_ports(name, ports)?;
+        let data_loss = action == Action::Replace && self.loses(name, old.as_ref());
+        if self.kept {
+            let old = old.as_ref().map(Known::fingerprint);
+            let print = format!("{hash} {old:?} {action:?} {data_loss} {ports:?}");
+            self.plan.state.insert(name.clone(), digits(&print));
+        }
+        let state = match &image {
+            Some(image) => ImageState::Present { reference, digest: image.digest.clone(), size: image.size },
+            None => ImageState::Import { reference },
+        };
+        self.plan.steps.push(Step { component: name.clone(), action, causes, data_loss, image: Some(state) });
+        if let Some(image) = image {
+            self.plan.found.insert(name.clone(), image);
+        }
+        Ok(())
+    }
+
+    /// Each image is looked up once, and what a person should know of it is said once.
+    fn image(&mut self, component: &Component) -> Result<(String, Option<Arc<Image>>)> {
+        // An image is made of strings, so that serialising cannot fail.
+        let key = serde_json::to_string(&component.image).unwrap_or_default();
+        if let Some((reference, image)) = self.images.get(&key) {
+            return Ok((reference.clone(), image.clone()));
+        }
+        let (reference, image) = images::find(self.project, component, &self.ids)?;
+        for note in image.iter().flat_map(|image| &image.notes) {
+            self.plan.notes.push(format!("{}: {note}", component.name));
+        }
+        let image = image.map(Arc::new);
+        self.images.insert(key, (reference.clone(), image.clone()));
+        Ok((reference, image))
+    }
+
+    /// A container that the file does not name.
+    fn surplus(&mut self, component: String, known: &Known) {
+        if let Some(record) = known.record()
+            && record.file != self.project.file_name()
+        {
+            let file = escape(record.file.as_bytes());
+            self.plan
+                .notes
+                .push(format!("{component} is left alone: it belongs to {file}, another file of this folder"));
+            return;
+        }
+        let data_loss = self.loses(&component, Some(known));
+        if self.kept {
+            self.plan.state.insert(component.clone(), digits(&format!("{} {data_loss}", known.fingerprint())));
+        }
+        let causes = vec![Cause::of("file", "the file no longer has it")];
+        self.plan.steps.push(Step { component, action: Action::Remove, causes, data_loss, image: None });
+    }
+
+    fn loses(&self, name: &str, old: Option<&Known>) -> bool {
+        let spec = old.and_then(Known::record).map(|record| &record.spec);
+        old.is_some() && layer::holds_data(&self.project.container_dir(name), spec)
+    }
+
+    /// What is otherwise than the last run left it.
+    fn drift(&mut self, name: &str, known: &Known, reference: &str, in_store: bool) {
+        let mut say = |kind, message: String| {
+            self.plan.drift.push(Drift { component: name.to_owned(), kind, message });
+        };
+        let record = match &known.stored {
+            Stored::Record(record) => record,
+            Stored::Unknown(why) => return say(DriftKind::Record, why.clone()),
+        };
+        match record.state {
+            state if state.is_live() && !known.live => {
+                say(DriftKind::Killed, "it was killed, and its supervisor with it".to_owned());
+            }
+            _ if known.is_gone() => say(DriftKind::Killed, "its processes are gone".to_owned()),
+            State::Exited => {
+                say(DriftKind::Exited, format!("it ended with {}", record.exit_code.unwrap_or_default()));
+            }
+            State::Failed => {
+                let why = record.failure.as_ref().map_or("it could not be started", |report| &report.message);
+                say(DriftKind::Failed, why.to_owned());
+            }
+            _ => {}
+        }
+        if known.live && record.health == Some(Health::Unhealthy) {
+            say(DriftKind::Unhealthy, "its health check fails".to_owned());
+        }
+        if let Some(pid) = self.serving.filter(|pid| known.live && *pid != record.supervisor.pid) {
+            let writer = record.supervisor.pid;
+            say(DriftKind::Record, format!("process {writer} wrote its record, and process {pid} serves the project"));
+        }
+        if !in_store && record.spec.image == reference {
+            let whole = record.spec.layers.iter().all(|layer| layer.is_dir());
+            let message = if whole {
+                "the source of its image has changed since it was imported"
+            } else {
+                "the store no longer has its image"
+            };
+            say(DriftKind::Image, message.to_owned());
+        }
+    }
+
+    /// Ports that are wanted and that somebody else holds.
+    fn taken_ports(&mut self, name: &str, ports: &[Published]) -> Result<()> {
+        for port in ports.iter().filter(|port| !self.held.contains(&(port.address, port.host_port))) {
+            let listening = match &self.listening {
+                Some(listening) => listening,
+                None => self.listening.insert(Listening::read()?),
+            };
+            if listening.blocks(port.address, port.host_port) {
+                let address = std::net::SocketAddr::new(port.address, port.host_port);
+                let message = format!("another process listens on {address}, which it publishes");
+                self.plan.drift.push(Drift { component: name.to_owned(), kind: DriftKind::Port, message });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sixteen digits that stand for a text.
+fn digits(text: &str) -> String {
+    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What happens to a component by itself. `hash` is that of `spec`.
+fn decide(spec: Option<&ContainerSpec>, hash: &str, old: Option<&Known>, ports: &[Published]) -> (Action, Vec<Cause>) {
+    let (known, record) = match old {
         None => return (Action::Create, Vec::new()),
-        Some(Known { stored: Stored::Unknown(why), .. }) => return (Action::Replace, vec![why.clone()]),
-        Some(Known { stored: Stored::Record(record), .. }) => record,
+        Some(Known { stored: Stored::Unknown(why), .. }) => return (Action::Replace, vec![Cause::of("record", why)]),
+        Some(known @ Known { stored: Stored::Record(record), .. }) => (known, record),
     };
-    let Some(spec) = spec else { return (Action::Replace, vec!["its image is imported anew".to_owned()]) };
-    if spec.hash() != record.hash {
-        return (Action::Replace, spec.differences(&record.spec));
+    let Some(spec) = spec else {
+        return (Action::Replace, vec![Cause::of("image", "its image is imported anew")]);
+    };
+    let mut causes = match compare::judge(spec, hash, record) {
+        Verdict::Replace(causes) => return (Action::Replace, causes),
+        Verdict::InPlace(causes) => causes,
+        Verdict::Same => Vec::new(),
+    };
+    if known.is_completed() {
+        return (if causes.is_empty() { Action::Unchanged } else { Action::Update }, causes);
     }
-    if !live && record.state == State::Completed {
-        return (Action::Unchanged, Vec::new());
-    }
-    if !live {
+    if !known.live || known.is_gone() {
         let cause = match record.dead().state {
-            State::Exited => format!("it exited with {}", record.exit_code.unwrap_or_default()),
+            _ if known.live => "its processes are gone".to_owned(),
+            State::Exited => format!("it ended with {}", record.exit_code.unwrap_or_default()),
             State::Dead => "it was killed".to_owned(),
             state => format!("it is {}", state.name()),
         };
-        return (Action::Start, vec![cause]);
+        causes.insert(0, Cause::of("state", cause));
+        return (Action::Start, causes);
     }
-    if record.published == ports {
-        (Action::Unchanged, Vec::new())
-    } else {
-        (Action::Update, vec!["published ports changed".to_owned()])
+    let text =
+        |port: &Published| format!("{} -> {}", std::net::SocketAddr::new(port.address, port.host_port), port.port);
+    for port in record.published.iter().filter(|port| !ports.contains(port)) {
+        causes.push(Cause { old: Some(text(port)), in_place: true, ..Cause::of("ports", "port withdrawn") });
     }
+    for port in ports.iter().filter(|port| !record.published.contains(port)) {
+        causes.push(Cause { new: Some(text(port)), in_place: true, ..Cause::of("ports", "port published") });
+    }
+    (if causes.is_empty() { Action::Unchanged } else { Action::Update }, causes)
 }
 
 #[cfg(test)]
@@ -300,6 +492,7 @@ mod tests {
             Record::new(PROJECT, "stack.ctst".into(), spec("web"), String::new(), Incarnation { pid: 1, start: 0 });
         record.state = state;
         record.exit_code = Some(3);
+        record.pid = Some(std::process::id());
         Known { stored: Stored::Record(Box::new(record)), live }
     }
 
@@ -307,26 +500,40 @@ mod tests {
     fn decides() {
         let spec = spec("web");
         let ports = [Published { address: [127, 0, 0, 1].into(), host_port: 80, port: 80 }];
-        let decide = |old: Option<Known>, ports: &[Published]| {
-            let live = old.as_ref().is_some_and(|k| k.live);
-            super::decide(Some(&spec), old.as_ref(), ports, live)
+        let decide = |spec: Option<&ContainerSpec>, old: Option<Known>, ports: &[Published]| {
+            let hash = spec.map(ContainerSpec::hash).unwrap_or_default();
+            let (action, causes) = super::decide(spec, &hash, old.as_ref(), ports);
+            (action, causes.into_iter().map(|cause| cause.message).collect::<Vec<_>>())
         };
-        assert_eq!(decide(None, &[]), (Action::Create, vec![]));
-        assert_eq!(decide(Some(known(State::Running, true)), &[]), (Action::Unchanged, vec![]));
-        assert_eq!(decide(Some(known(State::Running, true)), &ports).0, Action::Update);
-        assert_eq!(decide(Some(known(State::Running, false)), &[]), (Action::Start, vec!["it was killed".into()]));
-        assert_eq!(decide(Some(known(State::Exited, false)), &[]), (Action::Start, vec!["it exited with 3".into()]));
-        assert_eq!(decide(Some(known(State::Completed, false)), &[]), (Action::Unchanged, vec![]));
-        let unknown = Known { stored: Stored::Unknown("damaged".into()), live: false };
-        assert_eq!(decide(Some(unknown), &[]), (Action::Replace, vec!["damaged".into()]));
-        let mut other = crate::record::tests::spec("web");
-        other.argv.push("x".into());
-        let old = known(State::Running, true);
+        let same = Some(&spec);
+        assert_eq!(decide(same, None, &[]), (Action::Create, vec![]));
+        assert_eq!(decide(same, Some(known(State::Running, true)), &[]), (Action::Unchanged, vec![]));
         assert_eq!(
-            super::decide(Some(&other), Some(&old), &[], true),
-            (Action::Replace, vec!["command changed".into()])
+            decide(same, Some(known(State::Running, true)), &ports),
+            (Action::Update, vec!["port published".into()])
         );
-        assert_eq!(super::decide(None, Some(&old), &[], true).0, Action::Replace);
+        assert_eq!(
+            decide(same, Some(known(State::Running, false)), &[]),
+            (Action::Start, vec!["it was killed".into()])
+        );
+        assert_eq!(decide(same, Some(known(State::Exited, false)), &[]).1, ["it ended with 3"]);
+        let unknown = Known { stored: Stored::Unknown("damaged".into()), live: false };
+        assert_eq!(decide(same, Some(unknown), &[]), (Action::Replace, vec!["damaged".into()]));
+        let mut other = spec.clone();
+        other.argv.push("x".into());
+        other.labels.push(("a".into(), "b".into()));
+        let (action, causes) = decide(Some(&other), Some(known(State::Running, true)), &[]);
+        assert_eq!((action, causes.len()), (Action::Replace, 2));
+        other.argv.pop();
+        assert_eq!(decide(Some(&other), Some(known(State::Running, true)), &[]).0, Action::Update);
+        assert_eq!(decide(Some(&other), Some(known(State::Stopped, false)), &[]).0, Action::Start);
+        assert_eq!(decide(None, Some(known(State::Running, true)), &[]).0, Action::Replace);
+        assert_eq!(decide(same, Some(known(State::Completed, false)), &[]).0, Action::Unchanged);
+        let mut gone = known(State::Running, true);
+        if let Stored::Record(record) = &mut gone.stored {
+            record.pid = None;
+        }
+        assert_eq!(decide(same, Some(gone), &[]), (Action::Start, vec!["its processes are gone".into()]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Bringing a composition up and watching it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -32,6 +32,9 @@ pub struct Options {
     pub wait: bool,
     /// Only these components and what they need; components that the file no longer has are left alone. Empty: all.
     pub only: Vec<String>,
+    /// Whether a container may be replaced or removed although files were written into it. Without, [`up`] refuses with
+    /// [`Error::DataLoss`] and changes nothing.
+    pub allow_destroy: bool,
 }
 
 /// A process to start in a container that runs.
@@ -133,8 +136,8 @@ pub fn up(
         own.extend(started.filter(|name| names.contains(&name.as_str()) && !options.only.contains(name)).cloned());
     }
     let prune = options.only.is_empty().then(|| project.file_name());
-    let request =
-        Request::Run { wanted, volumes: composition.volumes.clone(), prune, own: own.clone(), wait: options.wait };
+    let (volumes, destroy, wait) = (composition.volumes.clone(), options.allow_destroy, options.wait);
+    let request = Request::Run { wanted, volumes, prune, own: own.clone(), destroy, wait };
     for _ in 0..ATTEMPTS {
         match hand_over(link, &request) {
             Ok(Some(link)) => {
@@ -176,9 +179,12 @@ fn hand_over(mut link: Link, request: &Request) -> Result<Option<Link>> {
 /// The ports to publish, by component.
 pub(crate) fn published(composition: &Composition) -> Result<BTreeMap<&str, Vec<Published>>> {
     let mut by_component: BTreeMap<&str, Vec<Published>> = BTreeMap::new();
+    if composition.exposures.is_empty() {
+        return Ok(by_component);
+    }
+    let by_name: HashMap<&str, &Component> = composition.components.iter().map(|c| (c.name.as_str(), c)).collect();
     for exposure in &composition.exposures {
-        let component = composition.components.iter().find(|c| c.name == exposure.component);
-        let Some(component) = component else {
+        let Some(component) = by_name.get(exposure.component.as_str()) else {
             let known = composition.components.iter().map(|c| c.name.clone()).collect();
             return Err(Error::UnknownComponent { name: exposure.component.clone(), known });
         };

@@ -1,6 +1,5 @@
 //! A component with everything looked up: what a container is made from, and what decides whether it must be made anew.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -244,32 +243,6 @@ impl ContainerSpec {
         Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Which fields differ from `old`, for a person; never what an environment variable holds.
-    pub(crate) fn differences(&self, old: &Self) -> Vec<String> {
-        let (Ok(serde_json::Value::Object(new)), Ok(serde_json::Value::Object(was))) =
-            (serde_json::to_value(self), serde_json::to_value(old))
-        else {
-            return Vec::new();
-        };
-        let mut causes = Vec::new();
-        for (field, value) in &new {
-            if was.get(field) == Some(value) {
-                continue;
-            }
-            match field.as_str() {
-                "env" => causes.extend(env_differences(&self.env, &old.env)),
-                "digest" => causes.push("the image's content changed".to_owned()),
-                // Follows from the digest; alone it says that ids are mapped in another way.
-                "layers" if self.digest != old.digest => {}
-                "layers" => causes.push("the image's files belong to other ids".to_owned()),
-                "argv" => causes.push("command changed".to_owned()),
-                "cwd" => causes.push("workdir changed".to_owned()),
-                _ => causes.push(format!("{field} changed")),
-            }
-        }
-        causes
-    }
-
     pub(crate) fn log_limits(&self) -> logs::Limits {
         let usual = logs::Limits::default();
         logs::Limits {
@@ -434,19 +407,6 @@ fn depth(path: &[u8]) -> usize {
     path.split(|b| *b == b'/').filter(|part| !part.is_empty()).count()
 }
 
-fn env_differences(new: &[String], old: &[String]) -> Vec<String> {
-    let names: BTreeSet<&str> = new
-        .iter()
-        .chain(old)
-        .filter(|entry| new.contains(entry) != old.contains(entry))
-        .filter_map(|entry| entry.split('=').next())
-        .collect();
-    if names.is_empty() {
-        return vec!["order of env changed".to_owned()];
-    }
-    names.into_iter().map(|name| format!("env {name} changed")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use containust_image::model::Config;
@@ -493,15 +453,6 @@ mod tests {
         let mut empty = image();
         empty.config = Config::default();
         assert!(resolve(Path::new("/"), &builder().build().unwrap(), "", &empty, &[]).is_err());
-    }
-
-    #[test]
-    fn tells_what_differs_without_values() {
-        let old = resolved(builder().env("SECRET", "hunter2"));
-        assert_eq!(old.differences(&old), Vec::<String>::new());
-        let new = resolved(builder().env("SECRET", "hunter3").command(["x"]).readonly(false));
-        assert_eq!(new.differences(&old), ["command changed", "env SECRET changed", "readonly changed"]);
-        assert_ne!(new.hash(), old.hash());
     }
 
     #[test]

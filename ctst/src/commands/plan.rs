@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anstyle::Style;
 use containust_sdk::logs::escape;
-use containust_sdk::{Action, Fetching, Grant, ImageState, Plan, Step};
+use containust_sdk::{Action, Cause, Drift, Fetching, Grant, ImageState, Plan, Step};
 
 use super::{load, one_file};
 use crate::args::{self, Format};
@@ -37,66 +37,86 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
     let plan = project.plan(&composition)?;
     match args.format {
         Format::Json => output::json(&plan)?,
-        Format::Text => output::print(&text(&plan, project.folder()))?,
+        Format::Text => output::print(&text(&plan, project.folder(), args.all))?,
     }
     Ok(plan.changes())
 }
 
-/// The whole plan.
-pub(crate) fn text(plan: &Plan, folder: &Path) -> String {
-    let mut text = format!("{BOLD}project {}{BOLD:#} {DIM}(ids: {}){DIM:#}\n\n", plan.project, safe(&plan.ids));
-    let rows: Vec<[Cell; 3]> = plan.steps.iter().map(row).collect();
-    // The symbol, the name and the action; images and causes have lines of their own below, being long.
-    let lines = table(["", "COMPONENT", "ACTION"], &rows);
-    let mut lines = lines.lines().skip(1);
-    for step in &plan.steps {
-        // Writing to a string cannot fail.
-        writeln!(text, "  {}", lines.next().unwrap_or_default()).ok();
-        if let Some(image) = &step.image {
-            writeln!(text, "      {}", shown_image(image, folder)).ok();
+/// The whole plan; what stays as it is only if `all`.
+pub(crate) fn text(plan: &Plan, folder: &Path, all: bool) -> String {
+    let mut text = format!("{BOLD}project {}{BOLD:#} {DIM}(ids: {}){DIM:#}\n", plan.project, safe(&plan.ids));
+    let shown: Vec<&Step> = plan.steps.iter().filter(|step| all || step.action != Action::Unchanged).collect();
+    let rows: Vec<[Cell; 4]> = shown.iter().map(|step| row(step, folder)).collect();
+    let lines = table(["", "COMPONENT", "ACTION", "IMAGE"], &rows);
+    // Writing to a string cannot fail.
+    if !shown.is_empty() {
+        text.push('\n');
+    }
+    for (line, step) in lines.lines().skip(1).zip(&shown) {
+        writeln!(text, "  {line}").ok();
+        if step.data_loss {
+            writeln!(text, "      {BAD}what was written into it is lost; wants --allow-destroy{BAD:#}").ok();
         }
         for cause in &step.causes {
-            writeln!(text, "      {DIM}because:{DIM:#} {}", safe(cause)).ok();
+            writeln!(text, "      {}", because(cause)).ok();
         }
     }
-    if !plan.grants.is_empty() {
-        write!(text, "\nof this host it is given\n{}", grants(plan.grants.iter())).ok();
+    let grants: Vec<&Grant> = plan.grants.iter().filter(|grant| all || grant.is_new()).collect();
+    if !grants.is_empty() {
+        write!(text, "\nof this host it is given\n{}", self::grants(grants.into_iter())).ok();
+    }
+    if !plan.drift.is_empty() {
+        write!(text, "\notherwise than the last run left it\n{}", drift(&plan.drift)).ok();
     }
     for note in &plan.notes {
         write!(text, "\n{WARN}note{WARN:#}: {}\n", safe(note)).ok();
     }
-    writeln!(text, "\n{}", summary(plan)).ok();
+    writeln!(text, "\n{}", summary(&plan.steps)).ok();
     text
 }
 
-fn row(step: &Step) -> [Cell; 3] {
+fn row(step: &Step, folder: &Path) -> [Cell; 4] {
     let (symbol, style) = symbol(step.action);
-    [Cell(symbol.into(), style), Cell(step.component.clone(), BOLD), Cell(step.action.name().into(), style)]
+    let image = step.image.as_ref().map_or("".into(), |image| shown_image(image, folder));
+    [
+        Cell(format!("{symbol:>3}"), style),
+        Cell(step.component.clone(), BOLD),
+        Cell(step.action.name().into(), style),
+        image,
+    ]
 }
 
 fn symbol(action: Action) -> (&'static str, Style) {
     match action {
         Action::Create | Action::Start => ("+", GOOD),
-        Action::Replace | Action::Update => ("~", WARN),
+        Action::Update | Action::Restart => ("~", WARN),
+        Action::Replace => ("-/+", WARN),
         Action::Unchanged => ("=", DIM),
         Action::Remove => ("-", BAD),
     }
 }
 
-fn shown_image(image: &ImageState, folder: &Path) -> String {
+fn shown_image(image: &ImageState, folder: &Path) -> Cell {
     match image {
         ImageState::Present { reference, digest, size } => {
-            format!(
-                "{} {DIM}{}, {}{DIM:#}",
-                short_reference(reference, folder),
-                output::short_digest(digest),
-                output::size(*size)
-            )
+            let (digest, size) = (output::short_digest(digest), output::size(*size));
+            Cell(format!("{} {digest} {size}", short_reference(reference, folder)), DIM)
         }
         ImageState::Import { reference } => {
-            format!("{} {WARN}will be imported{WARN:#}", short_reference(reference, folder))
+            Cell(format!("{}, will be imported", short_reference(reference, folder)), WARN)
         }
     }
+}
+
+/// `command changed: ["a"] -> ["b"]`.
+pub(crate) fn because(cause: &Cause) -> String {
+    let values = match (&cause.old, &cause.new) {
+        (None, None) => String::new(),
+        (Some(old), None) => format!(": {}", safe(old)),
+        (None, Some(new)) => format!(": {}", safe(new)),
+        (Some(old), Some(new)) => format!(": {} {DIM}->{DIM:#} {}", safe(old), safe(new)),
+    };
+    format!("{}{values}", safe(&cause.message))
 }
 
 /// One line for each; what wants consent stands out.
@@ -104,6 +124,7 @@ pub(crate) fn grants<'a>(grants: impl Iterator<Item = &'a Grant>) -> String {
     let mut text = String::new();
     for grant in grants {
         let style = if grant.wants_consent() { WARN } else { Style::new() };
+        let new = if grant.is_new() { " (new)" } else { "" };
         let line = match grant {
             Grant::Mount { component, source, target, readonly, .. } => {
                 let how = if *readonly { "read-only" } else { "writable" };
@@ -115,22 +136,36 @@ pub(crate) fn grants<'a>(grants: impl Iterator<Item = &'a Grant>) -> String {
                 format!("{component}: port {address} to {port}, {who}")
             }
         };
-        writeln!(text, "  {style}{line}{style:#}").ok();
+        writeln!(text, "  {style}{line}{new}{style:#}").ok();
     }
     text
 }
 
+/// One line for each.
+pub(crate) fn drift(drift: &[Drift]) -> String {
+    let lines = drift.iter().map(|drift| format!("  {WARN}{}: {}{WARN:#}\n", drift.component, safe(&drift.message)));
+    lines.collect()
+}
+
 /// `2 to create, 1 unchanged`.
-pub(crate) fn summary(plan: &Plan) -> String {
-    if plan.steps.is_empty() {
+pub(crate) fn summary(steps: &[Step]) -> String {
+    if steps.is_empty() {
         return "nothing to do: the composition is empty".to_owned();
     }
-    if !plan.changes() {
+    if steps.iter().all(|step| step.action == Action::Unchanged) {
         return "nothing to do: everything is as the file says".to_owned();
     }
-    let order = [Action::Create, Action::Start, Action::Replace, Action::Update, Action::Remove, Action::Unchanged];
+    let order = [
+        Action::Create,
+        Action::Start,
+        Action::Replace,
+        Action::Restart,
+        Action::Update,
+        Action::Remove,
+        Action::Unchanged,
+    ];
     let counts = order.iter().filter_map(|action| {
-        let count = plan.steps.iter().filter(|step| step.action == *action).count();
+        let count = steps.iter().filter(|step| step.action == *action).count();
         let name = action.name();
         let text = if *action == Action::Unchanged { name.to_owned() } else { format!("to {name}") };
         (count > 0).then(|| format!("{count} {text}"))
@@ -149,8 +184,10 @@ mod tests {
 
     use super::*;
 
-    fn step(component: &str, action: &str, causes: &[&str], image: Value) -> Value {
-        json!({ "component": component, "action": action, "causes": causes, "image": image })
+    fn step(component: &str, action: &str, causes: &[(&str, Option<&str>)], image: Value) -> Value {
+        let cause = |(message, new): &(&str, Option<&str>)| json!({ "field": "x", "message": message, "old": new.map(|_| "old"), "new": new, "in_place": false });
+        let causes: Vec<Value> = causes.iter().map(cause).collect();
+        json!({ "component": component, "action": action, "causes": causes, "data_loss": action == "remove", "image": image })
     }
 
     #[test]
@@ -159,41 +196,46 @@ mod tests {
             "project": "shop",
             "ids": "single",
             "notes": ["files of other owners became yours"],
+            "drift": [{ "component": "web", "kind": "unhealthy", "message": "its health check fails" }],
             "steps": [
                 step("db", "unchanged", &[], json!({ "state": "present", "reference": "file:///srv/\u{1b}[2Jdb", "digest":
                     format!("sha256:{}", "ab".repeat(32)), "size": 1_500_000 })),
                 step("web", "create", &[], json!({ "state": "import", "reference": "host:///bin/true" })),
-                step("application", "replace", &["env", "image"], Value::Null),
+                step("application", "replace", &[("env A added", None), ("command changed", Some("\u{1b}[2J"))], Value::Null),
                 step("old", "remove", &[], Value::Null),
             ],
             "grants": [
                 { "grant": "mount", "component": "db", "source": "/srv/data", "target": "/data", "readonly": false,
-                  "new": true },
+                  "new": false },
                 { "grant": "publish", "component": "web", "address": "127.0.0.1", "host_port": 8080, "port": 80,
                   "public": false, "new": true },
             ],
         });
         let plan: Plan = serde_json::from_value(plan).unwrap();
+        let plain = |all| anstream::adapter::strip_str(&text(&plan, Path::new("/srv"), all)).to_string();
         assert_eq!(
-            anstream::adapter::strip_str(&text(&plan, Path::new("/srv"))).to_string(),
+            plain(false),
             "project shop (ids: single)\n\
              \n\
-             \x20 =  db           unchanged\n\
-             \x20     file://./\\x1b[2Jdb abababababab, 1.5 MB\n\
-             \x20 +  web          create\n\
-             \x20     host:///bin/true will be imported\n\
-             \x20 ~  application  replace\n\
-             \x20     because: env\n\
-             \x20     because: image\n\
-             \x20 -  old          remove\n\
+             \x20   +  web          create   host:///bin/true, will be imported\n\
+             \x20 -/+  application  replace\n\
+             \x20     env A added\n\
+             \x20     command changed: old -> \\x1b[2J\n\
+             \x20   -  old          remove\n\
+             \x20     what was written into it is lost; wants --allow-destroy\n\
              \n\
              of this host it is given\n\
-             \x20 db: /srv/data at /data, writable\n\
-             \x20 web: port 127.0.0.1:8080 to 80, for this host only\n\
+             \x20 web: port 127.0.0.1:8080 to 80, for this host only (new)\n\
+             \n\
+             otherwise than the last run left it\n\
+             \x20 web: its health check fails\n\
              \n\
              note: files of other owners became yours\n\
              \n\
              1 to create, 1 to replace, 1 to remove, 1 unchanged\n"
         );
+        let all = plain(true);
+        assert!(all.contains("  =  db           unchanged  file://./\\x1b[2Jdb abababababab 1.5 MB\n"), "{all}");
+        assert!(all.contains("  db: /srv/data at /data, writable\n"), "{all}");
     }
 }

@@ -9,7 +9,8 @@ use containust_sdk::lang::model::Composition;
 use containust_sdk::logs::POLL;
 use containust_sdk::run::{self, Options};
 use containust_sdk::{
-    Action, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled, Project, Report, Session,
+    Action, Drift, Error, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled, Project, Report, Session,
+    Step,
 };
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,7 +19,7 @@ use super::{again_with, load, plan};
 use crate::args::Run;
 use crate::events;
 use crate::failure::{self, Failure, Outcome, TOOL};
-use crate::output::{BOLD, WARN, talk};
+use crate::output::{BOLD, DIM, WARN, talk};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::signals::Signals;
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
     };
     let plan = project.plan(&composition)?;
     introduce(&plan, &chosen, only.is_empty());
+    spare_data(&plan, &chosen, only.is_empty(), args.allow_destroy)?;
     consent(&plan, &chosen, args.yes)?;
 
     let detached = args.detach || args.wait;
@@ -40,7 +42,7 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
         composition.components.iter().map(|c| c.name.clone()).filter(|name| chosen.contains(name)).collect();
     // Opened before anything starts, so that nothing is missed and nothing old is shown.
     let mut printer = if detached { None } else { Some(printer(&project, &composition, &shown)?) };
-    let options = Options { wait: args.wait, only };
+    let options = Options { wait: args.wait, only, allow_destroy: args.allow_destroy };
     let mut progress = Progress::new(project.folder());
     let session = run::up(&project, &composition, &plan, &options, &mut |step| progress.show(&step));
     progress.clear();
@@ -51,29 +53,45 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
     }
 }
 
-/// The plan in short: what changes, and what it is newly given of the host.
+/// What of the plan a run of these components does.
+fn done<'a>(plan: &'a Plan, chosen: &HashSet<String>, all: bool) -> impl Iterator<Item = &'a Step> {
+    plan.steps.iter().filter(move |step| match step.action {
+        Action::Remove => all,
+        _ => chosen.contains(&step.component),
+    })
+}
+
+/// The plan in short: what changes and why, and what it is newly given of the host.
 fn introduce(plan: &Plan, chosen: &HashSet<String>, all: bool) {
-    let mut short = plan.clone();
-    short.steps.retain(|s| if s.action == Action::Remove { all } else { chosen.contains(&s.component) });
-    talk!("{BOLD}{}{BOLD:#}: {}", plan.project, plan::summary(&short));
-    let changed = short.steps.iter().filter(|s| s.action != Action::Unchanged);
-    changed.for_each(|step| talk!("  {} {}", step.action.name(), step.component));
+    let steps: Vec<Step> = done(plan, chosen, all).cloned().collect();
+    talk!("{BOLD}{}{BOLD:#}: {}", plan.project, plan::summary(&steps));
+    for step in steps.iter().filter(|step| step.action != Action::Unchanged) {
+        let causes: Vec<String> = step.causes.iter().map(plan::because).collect();
+        let causes = if causes.is_empty() { String::new() } else { format!(" {DIM}({}){DIM:#}", causes.join("; ")) };
+        talk!("  {} {}{causes}", step.action.name(), step.component);
+    }
     let new = new_grants(plan, chosen);
     if !new.is_empty() {
         talk(&format!("of this host it is given\n{}", plan::grants(new.into_iter())));
+    }
+    let drift: Vec<Drift> = plan.drift.iter().filter(|drift| chosen.contains(&drift.component)).cloned().collect();
+    if !drift.is_empty() {
+        talk(&format!("otherwise than the last run left it\n{}", plan::drift(&drift)));
     }
     for note in &plan.notes {
         talk!("{WARN}note{WARN:#}: {}", containust_sdk::logs::escape(note.as_bytes()));
     }
 }
 
+/// What is lost with a container has to be allowed, before anything is touched.
+fn spare_data(plan: &Plan, chosen: &HashSet<String>, all: bool, allowed: bool) -> Result<(), Failure> {
+    let components: Vec<String> =
+        done(plan, chosen, all).filter(|step| step.data_loss).map(|step| step.component.clone()).collect();
+    if allowed || components.is_empty() { Ok(()) } else { Err(Error::DataLoss { components }.into()) }
+}
+
 fn new_grants<'a>(plan: &'a Plan, chosen: &HashSet<String>) -> Vec<&'a Grant> {
-    let of_chosen = |grant: &&Grant| match grant {
-        Grant::Mount { component, new, .. } | Grant::Publish { component, new, .. } => {
-            *new && chosen.contains(component)
-        }
-    };
-    plan.grants.iter().filter(of_chosen).collect()
+    plan.grants.iter().filter(|grant| grant.is_new() && chosen.contains(grant.component())).collect()
 }
 
 /// A person agrees to what changes the host or opens it to others.
@@ -112,7 +130,7 @@ fn detach(session: &mut Session, limit: Option<Duration>) -> Outcome {
     loop {
         match session.poll_event()? {
             Polled::Notice(Notice::Event(event)) => {
-                if matches!(event.kind, EventKind::Failed(_)) {
+                if matches!(event.kind, EventKind::Failed(_) | EventKind::Unchanged(_)) {
                     told.insert(event.component.clone());
                 }
                 events::show(&event);

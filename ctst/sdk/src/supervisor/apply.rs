@@ -1,6 +1,6 @@
 //! What clients want done: running, stopping.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -11,19 +11,31 @@ use containust_shared::{exit, names};
 use super::container::{Container, Then};
 use super::poller::Cid;
 use super::{Port, Supervisor};
+use crate::compare::{self, Verdict};
 use crate::error::{During, Error, Report, Result};
 use crate::event::{Event, EventKind};
 use crate::ipc::Reply;
 use crate::kernel;
+use crate::layer;
 use crate::project::now;
 use crate::record::{self, Record, Stored};
 use crate::spec::Wanted;
 use crate::status::{Published, State};
 
+/// What has to happen to a container to become what is wanted.
+#[derive(Debug)]
+enum Task {
+    Keep,
+    /// These fields change while it runs.
+    Change(Vec<String>),
+    /// It is made anew, without the writable layer that may be there.
+    Anew,
+}
+
 impl Supervisor {
-    /// Brings the wanted components up. Everything that can be refused is, before anything is touched. Returns whom the
-    /// client waits for.
-    pub(super) fn run_wanted(&mut self, wanted: Vec<Wanted>, prune: Option<&str>) -> Result<Vec<Cid>> {
+    /// Brings the wanted components up. Everything that can be refused is, before anything is touched: with it what would
+    /// lose data, unless `destroy` allows it. Returns whom the client waits for.
+    pub(super) fn run_wanted(&mut self, wanted: Vec<Wanted>, prune: Option<&str>, destroy: bool) -> Result<Vec<Cid>> {
         if let Some(report) = &self.broken {
             return Err(Error::Reported(report.clone()));
         }
@@ -50,6 +62,10 @@ impl Supervisor {
             let dir = self.project.container_dir(&spec.name);
             stored.push(if known { None } else { record::read(&dir, self.project.identity())? });
         }
+        let (tasks, renewed) = self.tasks(&wanted, &stored);
+        if !destroy {
+            self.check_loss(&wanted, &stored, &tasks, prune, &on_disk)?;
+        }
         let cids: Vec<Cid> = wanted.iter().map(|w| self.number(&w.spec.name)).collect();
         if let Err(error) = self.publish_all(&cids, &wanted) {
             self.names.retain(|_, cid| self.containers.contains_key(cid));
@@ -58,8 +74,9 @@ impl Supervisor {
         self.sweep();
 
         let keep: HashSet<String> = wanted.iter().map(|w| w.spec.name.clone()).collect();
-        for ((wanted, stored), &cid) in wanted.into_iter().zip(stored).zip(&cids) {
-            self.want(cid, wanted, stored);
+        for (((wanted, task), stored), &cid) in wanted.into_iter().zip(tasks).zip(stored).zip(&cids) {
+            let again = wanted.spec.after.iter().any(|dependency| renewed.contains(&dependency.on));
+            self.want(cid, wanted, stored, task, again);
         }
         if let Some(file) = prune {
             let of_file = |cid: &Cid| self.containers.get(cid).is_some_and(|c| c.record.file == file);
@@ -91,48 +108,176 @@ impl Supervisor {
         cid
     }
 
-    fn want(&mut self, cid: Cid, wanted: Wanted, stored: Option<Stored>) {
-        let hash = wanted.spec.hash();
+    /// What has to happen to each component, and the names of those that are replaced or started again for it, whose
+    /// dependents are started again in turn. The planner says the same of the same records.
+    fn tasks(&self, wanted: &[Wanted], stored: &[Option<Stored>]) -> (Vec<Task>, HashSet<String>) {
+        let mut tasks = Vec::with_capacity(wanted.len());
+        for (wanted, stored) in wanted.iter().zip(stored) {
+            let container = self.names.get(&wanted.spec.name).and_then(|cid| self.containers.get(cid));
+            let record = match (container, stored) {
+                (Some(container), _) => Some(&container.record),
+                (None, Some(Stored::Record(record))) => Some(&**record),
+                (None, _) => None,
+            };
+            let hash = wanted.spec.hash();
+            tasks.push(match record.map(|record| compare::judge(&wanted.spec, &hash, record)) {
+                None | Some(Verdict::Replace(_)) => Task::Anew,
+                Some(Verdict::InPlace(causes)) => Task::Change(causes.into_iter().map(|cause| cause.field).collect()),
+                Some(Verdict::Same) => Task::Keep,
+            });
+        }
+        let mut renewed = HashSet::new();
+        let by_name: HashMap<&str, usize> =
+            wanted.iter().enumerate().map(|(index, wanted)| (wanted.spec.name.as_str(), index)).collect();
+        let mut dependents: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (index, wanted) in wanted.iter().enumerate() {
+            for dependency in &wanted.spec.after {
+                dependents.entry(&dependency.on).or_default().push(index);
+            }
+        }
+        let exists = |index: usize| self.names.contains_key(&wanted[index].spec.name) || stored[index].is_some();
+        let active = |index: usize| {
+            let container = self.names.get(&wanted[index].spec.name).and_then(|cid| self.containers.get(cid));
+            container.is_some_and(Container::is_active)
+        };
+        let anew = by_name.values().filter(|index| matches!(tasks[**index], Task::Anew) && exists(**index));
+        let mut open: Vec<usize> = anew.copied().collect();
+        while let Some(index) = open.pop() {
+            if renewed.insert(wanted[index].spec.name.clone()) {
+                let next = dependents.get(wanted[index].spec.name.as_str()).into_iter().flatten();
+                open.extend(next.copied().filter(|index| active(*index)));
+            }
+        }
+        (tasks, renewed)
+    }
+
+    /// Refuses what would remove a writable layer that holds data.
+    fn check_loss(
+        &self,
+        wanted: &[Wanted],
+        stored: &[Option<Stored>],
+        tasks: &[Task],
+        prune: Option<&str>,
+        on_disk: &[String],
+    ) -> Result<()> {
+        let mut lost = Vec::new();
+        let mut look = |name: &str, record: Option<&Record>| {
+            if layer::holds_data(&self.project.container_dir(name), record.map(|record| &record.spec)) {
+                lost.push(name.to_owned());
+            }
+        };
+        let known = |name: &str| self.names.get(name).and_then(|cid| self.containers.get(cid));
+        for ((wanted, stored), task) in wanted.iter().zip(stored).zip(tasks) {
+            let name = &wanted.spec.name;
+            match (task, known(name), stored) {
+                (Task::Anew, Some(container), _) => look(name, Some(&container.record)),
+                (Task::Anew, None, Some(Stored::Record(record))) => look(name, Some(record)),
+                (Task::Anew, None, _) if on_disk.contains(name) => look(name, None),
+                _ => {}
+            }
+        }
+        let keep: HashSet<&str> = wanted.iter().map(|wanted| wanted.spec.name.as_str()).collect();
+        for name in on_disk.iter().filter(|name| prune.is_some() && !keep.contains(name.as_str())) {
+            let read;
+            let record = match known(name) {
+                Some(container) => Some(&container.record),
+                None => {
+                    read = record::read(&self.project.container_dir(name), self.project.identity())?;
+                    match &read {
+                        Some(Stored::Record(record)) => Some(&**record),
+                        _ => None,
+                    }
+                }
+            };
+            if record.is_none_or(|record| Some(record.file.as_str()) == prune) {
+                look(name, record);
+            }
+        }
+        if lost.is_empty() { Ok(()) } else { Err(Error::DataLoss { components: lost }) }
+    }
+
+    /// `again`: something that it depends on is replaced.
+    fn want(&mut self, cid: Cid, wanted: Wanted, stored: Option<Stored>, task: Task, again: bool) {
+        let kept = !again && !matches!(task, Task::Anew);
         let result = match self.containers.get_mut(&cid) {
             Some(container) if container.is_active() => {
-                let same = container.record.hash == hash;
-                match &mut container.stop {
-                    None if same => {
-                        container.record.published = wanted.published;
-                        container.record.file = wanted.file;
-                        self.save(cid);
+                container.unchanged = None;
+                let anew = matches!(task, Task::Anew);
+                match (&mut container.stop, task) {
+                    (Some(stop), _) => stop.then = Then::Start { wanted: Box::new(wanted), anew },
+                    (None, Task::Keep) if !again => {
+                        // Published ports are the container's by now.
+                        if container.record.file != wanted.file || container.unsaved {
+                            container.record.file = wanted.file;
+                            self.save(cid);
+                        }
                     }
-                    Some(stop) => {
-                        stop.then = Then::Start { wanted: Box::new(wanted), anew: !same };
-                    }
-                    None => self.request_stop(cid, None, Then::Start { wanted: Box::new(wanted), anew: true }),
+                    (None, Task::Change(fields)) if !again => self.change_in_place(cid, wanted, fields),
+                    (None, _) => self.request_stop(cid, None, Then::Start { wanted: Box::new(wanted), anew }),
                 }
                 Ok(())
             }
-            Some(container) if container.record.state == State::Completed && container.record.hash == hash => {
-                container.record.file = wanted.file;
-                self.save(cid);
+            Some(container) if container.record.state == State::Completed && kept => {
+                self.keep_completed(cid, wanted, task);
                 Ok(())
             }
-            Some(container) => {
-                let anew = container.record.hash != hash;
-                self.adopt(cid, wanted, anew)
-            }
+            Some(_) => self.adopt(cid, wanted, matches!(task, Task::Anew)),
             None => match stored {
-                Some(Stored::Record(record)) if record.hash == hash && record.state == State::Completed => {
-                    let record = Record { file: wanted.file, ..*record };
+                Some(Stored::Record(record)) if record.state == State::Completed && kept => {
                     let dir = self.project.container_dir(&record.spec.name);
-                    self.containers.insert(cid, Container::new(record, dir));
-                    self.save(cid);
+                    self.containers.insert(cid, Container::new(*record, dir));
+                    self.keep_completed(cid, wanted, task);
                     Ok(())
                 }
-                Some(Stored::Record(record)) => self.adopt(cid, wanted, record.hash != hash),
-                _ => self.adopt(cid, wanted, true),
+                _ => self.adopt(cid, wanted, matches!(task, Task::Anew)),
             },
         };
         if let Err(error) = result {
             self.fail(cid, error.report());
         }
+    }
+
+    /// A job that has done its work needs no more than to be known.
+    fn keep_completed(&mut self, cid: Cid, wanted: Wanted, task: Task) {
+        if let Task::Change(fields) = task {
+            return self.change_in_place(cid, wanted, fields);
+        }
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        if container.record.file != wanted.file {
+            container.record.file = wanted.file;
+            self.save(cid);
+        }
+    }
+
+    /// Gives a container what it can take while it runs ([`compare`] says which fields those are). What cannot be given is
+    /// told and stays as it was, so that the next run tries again.
+    fn change_in_place(&mut self, cid: Cid, wanted: Wanted, fields: Vec<String>) {
+        let Some(container) = self.containers.get(&cid) else { return };
+        if container.record.spec.limits != wanted.spec.limits
+            && let Err(error) = self.set_limits(cid, &wanted.spec.limits)
+        {
+            let report = error.report();
+            if let Some(container) = self.containers.get_mut(&cid) {
+                container.unchanged = Some(report.clone());
+            }
+            return self.event(cid, EventKind::Unchanged(report));
+        }
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let Wanted { spec, file, .. } = wanted;
+        let checked_anew = container.record.spec.healthcheck != spec.healthcheck;
+        if let Some(live) = container.live.as_mut() {
+            live.log.limit(spec.log_limits());
+        }
+        let record = &mut container.record;
+        record.hash = spec.hash();
+        (record.spec, record.file) = (spec, file);
+        self.event(cid, EventKind::Updated { fields });
+        if checked_anew {
+            self.check_anew(cid);
+        }
+        self.save(cid);
+        // It may wait for something else now, or be waited for in another way.
+        self.dirty = true;
     }
 
     /// Makes a container of what is wanted, to be started when its dependencies are up. `anew`: without the writable
@@ -210,8 +355,11 @@ impl Supervisor {
         for key in surplus {
             self.unlisten(key);
         }
-        if let Some(container) = self.containers.get_mut(&cid) {
+        if let Some(container) = self.containers.get_mut(&cid)
+            && container.record.published != published
+        {
             container.record.published = published.to_vec();
+            container.unsaved = true;
         }
         self.retarget(cid);
         Ok(())
@@ -350,6 +498,7 @@ impl Supervisor {
                 Some(code) if wait && code != 0 => Some(Err(failed(format!("wait for {name}: it exited with {code}")))),
                 _ => Some(Ok(())),
             },
+            State::Running if container.unchanged.is_some() => container.unchanged.clone().map(Err),
             State::Running if wait && record.spec.job => None,
             State::Running if wait && record.spec.healthcheck.is_some() => match record.health {
                 Some(crate::Health::Healthy) => Some(Ok(())),

@@ -122,10 +122,10 @@ impl Supervisor {
             Request::Hello(hello) if !client.greeted => return self.on_hello(id, &hello),
             _ if !client.greeted => return Err(Error::protocol("a request came before the greeting")),
             Request::Hello(_) => return Err(Error::protocol("a second greeting")),
-            Request::Run { wanted, volumes, prune, own, wait } => {
+            Request::Run { wanted, volumes, prune, own, destroy, wait } => {
                 (client.expected, client.attached) = (false, true);
                 self.tell(id, &Reply::Accepted, Vec::new());
-                match self.want_volumes(&volumes).and_then(|()| self.run_wanted(wanted, prune.as_deref())) {
+                match self.want_volumes(&volumes).and_then(|()| self.run_wanted(wanted, prune.as_deref(), destroy)) {
                     Ok(cids) => {
                         let own = own.iter().filter_map(|name| self.names.get(name).copied()).collect();
                         self.with(id, |client| (client.settling, client.own) = (Some((cids, wait)), own));

@@ -48,6 +48,10 @@ pub(super) struct Container {
     pub(super) check: Check,
     /// When it will be looked at again while it waits.
     pub(super) look: Option<Instant>,
+    /// Its record differs from the one on disk.
+    pub(super) unsaved: bool,
+    /// Why it runs on without what the last run wanted of it.
+    pub(super) unchanged: Option<Report>,
     /// What a foreground run returns for it: the exit code of an end that nobody asked for.
     pub(super) result: i32,
 }
@@ -133,6 +137,8 @@ impl Container {
             without: Vec::new(),
             check: Check::default(),
             look: None,
+            unsaved: false,
+            unchanged: None,
             result: 0,
         }
     }

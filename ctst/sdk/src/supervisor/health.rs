@@ -34,6 +34,8 @@ const SIGKILL: i32 = 9;
 #[derive(Debug, Default)]
 pub(super) struct Check {
     failures: u32,
+    /// When it took the place of another while the container ran.
+    since: Option<Instant>,
     /// Pause before the next probe while it starts.
     pace: Duration,
     /// Of the last probe; grows for the container's life, so that late answers are recognised.
@@ -69,16 +71,42 @@ impl AsFd for Probing {
 impl Check {
     /// The container was started again.
     pub(super) fn restart(&mut self) {
-        (self.failures, self.pace) = (0, PACE_MIN);
+        (self.failures, self.pace, self.since) = (0, PACE_MIN, None);
     }
 }
 
 impl Supervisor {
+    /// The container has another health check than before, or none any more.
+    pub(super) fn check_anew(&mut self, cid: Cid) {
+        self.end_probe_command(cid);
+        self.cancel_probe(cid);
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        container.check.restart();
+        // What is under way or due belongs to the check before.
+        container.check.number += 1;
+        let number = container.check.number;
+        let launch = container.live.as_ref().filter(|live| live.started.is_some()).map(|live| live.id);
+        let launch = launch.filter(|_| container.record.spec.healthcheck.is_some());
+        (container.record.health, container.record.last_probe) = (launch.map(|_| Health::Starting), None);
+        if let Some(launch) = launch {
+            container.check.since = Some(Instant::now());
+            self.poller.after(PACE_MIN, Timer::Probe(cid, launch, number));
+        }
+    }
+
+    /// The time for a probe has come, unless another was started since it was set.
+    pub(super) fn on_probe_due(&mut self, cid: Cid, launch: u32, number: u64) {
+        if self.containers.get(&cid).is_some_and(|container| container.check.number == number) {
+            self.probe(cid, launch);
+        }
+    }
+
     /// Starts a probe of this launch, unless one is under way.
     pub(super) fn probe(&mut self, cid: Cid, launch: u32) {
         let Some(container) = self.containers.get_mut(&cid) else { return };
         if container.record.state == State::Paused {
-            return self.poller.after(PACE_MAX, Timer::Probe(cid, launch));
+            let number = container.check.number;
+            return self.poller.after(PACE_MAX, Timer::Probe(cid, launch, number));
         }
         let running = container.is_running() && container.launch(launch).is_some();
         let Some(check) = container.record.spec.healthcheck.clone().filter(|_| running) else { return };
@@ -217,15 +245,11 @@ impl Supervisor {
         let mut why = format!("no answer within {timeout:?}");
         match &container.check.current {
             None => return,
-            Some(Probing::Command { exec, output, .. }) => {
+            Some(Probing::Command { output, .. }) => {
                 if !output.is_empty() {
                     why = format!("{why}: {}", String::from_utf8_lossy(output).trim());
                 }
-                let kill = ToContainer::Signal { id: *exec, signal: SIGKILL };
-                if let Some((channel, _)) = container.live.as_mut().and_then(|live| live.channel.as_mut()) {
-                    // A channel that cannot be written to is about to be noticed as closed.
-                    channel.offer(&kill, Vec::new()).ok();
-                }
+                self.end_probe_command(cid);
             }
             Some(_) => {}
         }
@@ -235,9 +259,19 @@ impl Supervisor {
     pub(super) fn postpone_probe(&mut self, cid: Cid) {
         let Some(container) = self.containers.get(&cid) else { return };
         if let (Some(_), Some(live)) = (&container.check.current, &container.live) {
-            self.poller.after(PACE_MAX, Timer::Probe(cid, live.id));
+            self.poller.after(PACE_MAX, Timer::Probe(cid, live.id, container.check.number));
         }
         self.cancel_probe(cid);
+    }
+
+    fn end_probe_command(&mut self, cid: Cid) {
+        let Some(container) = self.containers.get_mut(&cid) else { return };
+        let Some(Probing::Command { exec, .. }) = &container.check.current else { return };
+        let kill = ToContainer::Signal { id: *exec, signal: SIGKILL };
+        if let Some((channel, _)) = container.live.as_mut().and_then(|live| live.channel.as_mut()) {
+            // A channel that cannot be written to is about to be noticed as closed.
+            channel.offer(&kill, Vec::new()).ok();
+        }
     }
 
     pub(super) fn cancel_probe(&mut self, cid: Cid) {
@@ -258,7 +292,7 @@ impl Supervisor {
         let Some(container) = self.containers.get_mut(&cid) else { return };
         let Some(check) = container.record.spec.healthcheck.clone() else { return };
         let Some(live) = &container.live else { return };
-        let (launch, started) = (live.id, live.started);
+        let (launch, started) = (live.id, container.check.since.or(live.started));
         let before = container.record.health;
         let starting = before == Some(Health::Starting);
         let told = match result {
@@ -290,6 +324,7 @@ impl Supervisor {
         } else {
             check.interval
         };
+        let number = container.check.number;
         if container.record.health != before {
             self.dirty = true;
             self.event(cid, told);
@@ -297,7 +332,7 @@ impl Supervisor {
         }
         let soon = Instant::now().checked_add(pause.max(Duration::from_millis(1)));
         if let Some(soon) = soon {
-            self.poller.at(soon, Timer::Probe(cid, launch));
+            self.poller.at(soon, Timer::Probe(cid, launch, number));
         }
     }
 }

@@ -732,11 +732,12 @@ impl Supervisor {
         if self.lost {
             return;
         }
-        if let Some(container) = self.containers.get(&cid)
-            && let Err(error) = container.record.write(&container.dir)
-        {
-            say(&format!("{error}"));
-            self.guard();
+        if let Some(container) = self.containers.get_mut(&cid) {
+            container.unsaved = false;
+            if let Err(error) = container.record.write(&container.dir) {
+                say(&format!("{error}"));
+                self.guard();
+            }
         }
     }
 }

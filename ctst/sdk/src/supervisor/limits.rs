@@ -177,7 +177,6 @@ impl Supervisor {
 
     /// Gives a running container other limits without touching its processes. Where the new ones cannot hold, it keeps
     /// those that it has.
-    #[expect(dead_code, reason = "a run calls it as soon as it changes containers in place")]
     pub(super) fn set_limits(&mut self, cid: Cid, limits: &Limits) -> Result<()> {
         let outlook = self.outlook();
         let Some(container) = self.containers.get(&cid) else { return Ok(()) };

@@ -426,7 +426,7 @@ impl Supervisor {
                 }
             }
             Timer::Restart(cid, count) => self.on_restart(cid, count),
-            Timer::Probe(cid, launch) => self.probe(cid, launch),
+            Timer::Probe(cid, launch, number) => self.on_probe_due(cid, launch, number),
             Timer::ProbeTimeout(cid, number) => self.on_probe_timeout(cid, number),
         }
     }

@@ -53,8 +53,8 @@ pub(super) enum Timer {
     Kill(Cid, u32),
     /// Start it again, if it still waits for this restart.
     Restart(Cid, u32),
-    /// Probe its health, for this launch.
-    Probe(Cid, u32),
+    /// Probe its health, for this launch, if that of this number was the last probe.
+    Probe(Cid, u32, u64),
     /// The probe with this number took too long.
     ProbeTimeout(Cid, u64),
 }

@@ -1,0 +1,260 @@
+//! What differs between what a container is and what it should be, and what follows from that.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::cgroup;
+use crate::plan::Cause;
+use crate::record::Record;
+use crate::spec::ContainerSpec;
+
+/// Fields of [`ContainerSpec`] that change while the container runs: the supervisor acts by them, or writes them to the
+/// container's cgroup. Everything else went into namespaces, mounts and the program's memory when it was made.
+const IN_PLACE: [&str; 8] = ["connect", "healthcheck", "image", "labels", "limits", "logs", "restart", "stop"];
+/// Fields whose values are shown to nobody.
+const HIDDEN: [&str; 4] = ["configs", "env", "secret_env", "secrets"];
+/// Longer values are cut, in characters.
+const MAX_SHOWN: usize = 160;
+
+/// What has to happen to a container to become what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Same,
+    InPlace(Vec<Cause>),
+    Replace(Vec<Cause>),
+}
+
+/// Compares what is wanted with what was made. `hash` is that of `wanted`.
+pub(crate) fn judge(wanted: &ContainerSpec, hash: &str, record: &Record) -> Verdict {
+    if record.hash == hash {
+        return Verdict::Same;
+    }
+    // By field, because another version may have serialised the same into something else.
+    let causes = differences(wanted, &record.spec);
+    match causes.iter().all(|cause| cause.in_place) {
+        true if causes.is_empty() => Verdict::Same,
+        true => Verdict::InPlace(causes),
+        false => Verdict::Replace(causes),
+    }
+}
+
+/// The fields that differ, as the language names them, with what they were and will be where that may be shown.
+pub(crate) fn differences(new: &ContainerSpec, old: &ContainerSpec) -> Vec<Cause> {
+    let (Ok(Value::Object(new_fields)), Ok(Value::Object(old_fields))) =
+        (serde_json::to_value(new), serde_json::to_value(old))
+    else {
+        return Vec::new();
+    };
+    let mut causes = Vec::new();
+    for (field, value) in &new_fields {
+        let was = old_fields.get(field).unwrap_or(&Value::Null);
+        if was == value {
+            continue;
+        }
+        let name = match field.as_str() {
+            "argv" => "command",
+            "cwd" => "workdir",
+            "after" => "connect",
+            field => field,
+        };
+        // Who was born without limits is in no group of its own that could be given any.
+        let in_place = IN_PLACE.contains(&name) && (name != "limits" || cgroup::any(&old.limits));
+        let mut differ = Differ { causes: &mut causes, in_place, shown: !HIDDEN.contains(&name) };
+        match name {
+            // Told with the digest.
+            "image" if new.digest != old.digest => {}
+            // Follows from the digest; alone it says that ids are mapped in another way.
+            "layers" if new.digest != old.digest => {}
+            "layers" => causes.push(Cause::of("image", "its files belong to other ids")),
+            "digest" => {
+                let text = |spec: &ContainerSpec| match new.image == old.image {
+                    true => spec.digest.clone(),
+                    false => format!("{}@{}", spec.image, spec.digest),
+                };
+                let (old, new) = (Some(text(old)), Some(text(new)));
+                causes.push(Cause { old, new, ..Cause::of("image", "its image has other content") });
+            }
+            "env" => differ.keyed("env", value, was, |entry| {
+                let (name, value) = entry.as_str()?.split_once('=')?;
+                Some((name.to_owned(), Value::from(value)))
+            }),
+            "labels" | "sysctls" | "hosts" => {
+                differ.keyed(name, value, was, |pair| Some((pair.get(0)?.as_str()?.to_owned(), pair.get(1)?.clone())))
+            }
+            "volumes" | "tmpfs" => differ.keyed(name, value, was, |mount| by(mount, "target")),
+            "connect" => differ.keyed(name, value, was, |dependency| by(dependency, "on")),
+            "ulimits" | "secret_env" => differ.keyed(name, value, was, |entry| by(entry, "name")),
+            "secrets" | "configs" => differ.keyed(name, value, was, |entry| by(entry, "target")),
+            _ => differ.value(name, value, was),
+        }
+    }
+    causes
+}
+
+/// An object by one of its fields, and the rest.
+fn by(object: &Value, key: &str) -> Option<(String, Value)> {
+    let mut rest = object.as_object()?.clone();
+    let key = rest.remove(key)?;
+    Some((key.as_str()?.to_owned(), Value::Object(rest)))
+}
+
+struct Differ<'a> {
+    causes: &'a mut Vec<Cause>,
+    in_place: bool,
+    shown: bool,
+}
+
+impl Differ<'_> {
+    fn push(&mut self, field: String, old: Option<&Value>, new: Option<&Value>) {
+        let none = |value: Option<&Value>| value.is_none_or(|value| value.is_null() || value == "");
+        let what = match (none(old), none(new)) {
+            (true, _) => "added",
+            (_, true) => "removed",
+            _ => "changed",
+        };
+        let message = format!("{} {what}", field.replacen('.', " ", 1));
+        let text = |value: Option<&Value>| value.filter(|value| self.shown && !none(Some(value))).map(shown);
+        let (old, new) = (text(old), text(new));
+        self.causes.push(Cause { field, message, old, new, in_place: self.in_place });
+    }
+
+    fn value(&mut self, field: &str, new: &Value, old: &Value) {
+        let (Value::Object(new_map), Value::Object(old_map)) = (new, old) else {
+            return self.push(field.to_owned(), Some(old), Some(new));
+        };
+        if duration(new_map).is_some() || !new_map.keys().eq(old_map.keys()) || new_map.len() == 1 {
+            return self.push(field.to_owned(), Some(old), Some(new));
+        }
+        for (name, value) in new_map {
+            let was = old_map.get(name).unwrap_or(&Value::Null);
+            if was != value {
+                self.push(format!("{field}.{name}"), Some(was), Some(value));
+            }
+        }
+    }
+
+    /// Lists whose entries have names.
+    fn keyed(&mut self, field: &str, new: &Value, old: &Value, split: impl Fn(&Value) -> Option<(String, Value)>) {
+        let map = |list: &Value| -> BTreeMap<String, Value> {
+            list.as_array().into_iter().flatten().filter_map(&split).collect()
+        };
+        let (new, old) = (map(new), map(old));
+        let before = self.causes.len();
+        for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
+            if old.get(name) != new.get(name) {
+                self.push(format!("{field}.{name}"), old.get(name), new.get(name));
+            }
+        }
+        if self.causes.len() == before {
+            let message = format!("order of {field} changed");
+            self.causes.push(Cause { in_place: self.in_place, ..Cause::of(field, message) });
+        }
+    }
+}
+
+fn duration(map: &Map<String, Value>) -> Option<Duration> {
+    (map.len() == 2 && map.contains_key("secs")).then(|| Duration::deserialize(Value::Object(map.clone())).ok())?
+}
+
+/// A value as a person reads it.
+fn shown(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Object(map) => match duration(map) {
+            Some(duration) => format!("{duration:?}"),
+            None => {
+                let fields = map.iter().filter(|(_, value)| !value.is_null());
+                fields.map(|(name, value)| format!("{name} {}", shown(value))).collect::<Vec<_>>().join(", ")
+            }
+        },
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use containust_lang::model::{ConfigFile, Healthcheck, Part, Probe, Restart};
+
+    use super::*;
+    use crate::record::tests::spec;
+
+    fn told(change: impl FnOnce(&mut ContainerSpec)) -> Vec<String> {
+        let old = spec("web");
+        let mut new = old.clone();
+        change(&mut new);
+        assert_ne!(new.hash(), old.hash());
+        let text = |cause: Cause| {
+            let values = [cause.old, cause.new].map(|value| value.unwrap_or_else(|| "-".to_owned())).join(" -> ");
+            format!("{}{}: {} ({values})", if cause.in_place { "~" } else { "" }, cause.field, cause.message)
+        };
+        differences(&new, &old).into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn names_what_differs_with_values() {
+        assert_eq!(differences(&spec("web"), &spec("web")), []);
+        assert_eq!(
+            told(|s| s.argv.push("x".into())),
+            [r#"command: command changed (["/bin/true"] -> ["/bin/true","x"])"#]
+        );
+        assert_eq!(told(|s| s.cwd = "/srv".into()), ["workdir: workdir added (- -> /srv)"]);
+        assert_eq!(told(|s| s.readonly = !s.readonly).len(), 1);
+        assert_eq!(
+            told(|s| s.digest = "sha256:1".into()),
+            ["image: its image has other content (sha256:0 -> sha256:1)"]
+        );
+        assert_eq!(told(|s| s.layers.push("/x".into())), ["image: its files belong to other ids (- -> -)"]);
+        assert_eq!(told(|s| s.image = "file:///new".into()), ["~image: image changed (file:///srv -> file:///new)"]);
+        assert_eq!(told(|s| s.restart = Restart::Always), ["~restart: restart changed (never -> always)"]);
+        assert_eq!(told(|s| s.limits.memory = Some(5)), ["limits.memory: limits memory added (- -> 5)"]);
+        assert_eq!(told(|s| s.stop.grace = Some(Duration::from_secs(3))), ["~stop.grace: stop grace added (- -> 3s)"]);
+        let labels = told(|s| s.labels = vec![("a".into(), "1".into())]);
+        assert_eq!(labels, ["~labels.a: labels a added (- -> 1)"]);
+        assert_eq!(told(|s| s.argv = vec!["x".repeat(1000)])[0].chars().filter(|c| *c == 'x').count(), MAX_SHOWN - 2);
+    }
+
+    #[test]
+    fn limits_change_in_place_where_there_were_some() {
+        let (mut old, mut new) = (spec("web"), spec("web"));
+        (old.limits.memory, new.limits.memory, new.limits.pids) = (Some(5), Some(6), Some(7));
+        assert_eq!(differences(&new, &old).len(), 2);
+        assert!(differences(&new, &old).iter().all(|cause| cause.in_place));
+    }
+
+    #[test]
+    fn a_health_check_is_compared_by_its_parts() {
+        let check = |interval| Healthcheck {
+            probe: Probe::Tcp(1),
+            interval: Duration::from_secs(interval),
+            timeout: Duration::from_secs(1),
+            retries: 1,
+            start_period: Duration::ZERO,
+        };
+        let (mut old, mut new) = (spec("web"), spec("web"));
+        (old.healthcheck, new.healthcheck) = (Some(check(1)), Some(check(90)));
+        let causes = differences(&new, &old);
+        assert_eq!(causes.len(), 1, "{causes:?}");
+        assert_eq!(causes[0].field, "healthcheck.interval");
+        assert_eq!((causes[0].old.as_deref(), causes[0].new.as_deref()), (Some("1s"), Some("90s")));
+    }
+
+    #[test]
+    fn values_that_may_be_secret_are_not_shown() {
+        let mut all = told(|s| s.env = vec!["B=hunter2".into()]);
+        assert_eq!(all, ["env.A: env A removed (- -> -)", "env.B: env B added (- -> -)"]);
+        all = told(|s| s.env = vec!["A=hunter2".into()]);
+        assert_eq!(all, ["env.A: env A changed (- -> -)"]);
+        let content = vec![Part::Text("hunter2".into())];
+        all = told(|s| {
+            s.configs = vec![ConfigFile { config: "c".into(), target: "/c".into(), mode: 0o444, content }];
+        });
+        assert_eq!(all, ["configs./c: configs /c added (- -> -)"]);
+    }
+}

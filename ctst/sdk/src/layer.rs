@@ -1,0 +1,80 @@
+//! Whether a container's writable layer holds something that would be missed.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::spec::ContainerSpec;
+
+/// A layer with more folders and files than this, all empty, is taken for one with data.
+const MAX_ENTRIES: usize = 10_000;
+
+/// Whether replacing or removing the container in `dir` loses data: its root was writable, and in its layer is anything
+/// but folders and the empty files that were made to mount on. What cannot be looked into counts as data, and so does
+/// everything of a container whose record cannot be read (`spec` is none), except empty files.
+pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
+    let mut places: HashSet<PathBuf> = ["etc/hosts", "etc/hostname"].map(PathBuf::from).into();
+    if let Some(spec) = spec {
+        if spec.readonly {
+            return false;
+        }
+        let targets = spec.volumes.iter().map(|volume| &volume.target);
+        let targets = targets.chain(spec.secrets.iter().map(|file| &file.target));
+        let targets = targets.chain(spec.configs.iter().map(|file| &file.target));
+        places.extend(targets.map(|target| PathBuf::from(target.trim_matches('/'))));
+    }
+    let upper = dir.join("upper");
+    let mut open = vec![PathBuf::new()];
+    let mut seen = 0;
+    while let Some(folder) = open.pop() {
+        let entries = match std::fs::read_dir(upper.join(&folder)) {
+            Ok(entries) => entries,
+            // A running container changes what is looked at, and one that never started has no layer.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(_) => return true,
+        };
+        for entry in entries {
+            let Ok(entry) = entry else { return true };
+            let path = folder.join(entry.file_name());
+            seen += 1;
+            match entry.file_type() {
+                _ if seen > MAX_ENTRIES => return true,
+                Ok(kind) if kind.is_dir() => open.push(path),
+                Ok(kind) if kind.is_file() && (spec.is_none() || places.contains(&path)) => {
+                    if !entry.metadata().is_ok_and(|meta| meta.len() == 0) {
+                        return true;
+                    }
+                }
+                _ => return true,
+            }
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::spec;
+
+    #[test]
+    fn tells_data_from_places_to_mount_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writable = spec("web");
+        assert!(!holds_data(dir.path(), Some(&writable)) && !holds_data(dir.path(), None));
+        writable.readonly = false;
+        let upper = dir.path().join("upper");
+        std::fs::create_dir_all(upper.join("etc")).unwrap();
+        std::fs::create_dir_all(upper.join("run/empty")).unwrap();
+        std::fs::write(upper.join("etc/hosts"), "").unwrap();
+        assert!(!holds_data(dir.path(), Some(&writable)) && !holds_data(dir.path(), None));
+        std::fs::write(upper.join("run/flag"), "").unwrap();
+        assert!(holds_data(dir.path(), Some(&writable)));
+        assert!(!holds_data(dir.path(), None) && !holds_data(dir.path(), Some(&spec("web"))));
+        std::fs::write(upper.join("run/flag"), "x").unwrap();
+        assert!(holds_data(dir.path(), None));
+        std::fs::remove_file(upper.join("run/flag")).unwrap();
+        std::os::unix::fs::symlink("nowhere", upper.join("link")).unwrap();
+        assert!(holds_data(dir.path(), Some(&writable)));
+    }
+}

@@ -1,0 +1,425 @@
+//! What `ctst plan` says, and that `ctst run` does that and no more.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use containust_tests::{Caller, Project, eventually, free_port};
+use serde_json::Value;
+
+/// `web` needs `app`, which needs `db`; `lone` needs nobody.
+const STACK: &str = r#"
+COMPONENT db {
+  image = "file://ROOTFS"
+  command = ["/bin/ctst-probe", "hold"]
+  port = 5432
+  env = { KEPT = "1", GOES = "hunter2" }
+}
+COMPONENT app { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] port = 8000 }
+COMPONENT web { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
+COMPONENT lone { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] restart = "never" }
+CONNECT web -> app
+CONNECT app -> db
+"#;
+
+/// The plan as JSON.
+fn plan(project: &Project) -> Value {
+    project.ctst(["plan", "--format", "json"]).ok().json()
+}
+
+/// Component and action of each step that changes something.
+fn actions(plan: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let steps = plan["steps"].as_array().expect("a list").iter();
+    let mut actions: Vec<_> = steps.map(|step| (text(&step["component"]), text(&step["action"]))).collect();
+    actions.retain(|(_, action)| action != "unchanged");
+    actions
+}
+
+fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|(name, action)| ((*name).to_owned(), (*action).to_owned())).collect()
+}
+
+/// `field: message (old -> new)` for each cause of a component.
+fn causes(plan: &Value, component: &str) -> Vec<String> {
+    let step = plan["steps"].as_array().expect("a list").iter().find(|step| step["component"] == component);
+    let causes = step.expect("a step")["causes"].as_array().expect("a list").iter();
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    causes
+        .map(|c| format!("{}: {} ({} -> {})", text(&c["field"]), text(&c["message"]), text(&c["old"]), text(&c["new"])))
+        .collect()
+}
+
+fn drift(plan: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    plan["drift"].as_array().expect("a list").iter().map(|d| (text(&d["component"]), text(&d["kind"]))).collect()
+}
+
+/// Pids of the running components.
+fn pids(project: &Project) -> BTreeMap<String, u64> {
+    let pid = |row: &Value| Some((row["component"].as_str()?.to_owned(), row["pid"].as_u64()?));
+    project.ps().iter().filter_map(pid).collect()
+}
+
+/// Every file below a folder: inode, size, times of writing and of change.
+fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u64, i64, i64, i64, i64)> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(path) = open.pop() {
+        let meta = path.symlink_metadata().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        if meta.is_dir() {
+            open.extend(fs::read_dir(&path).expect("list").flatten().map(|entry| entry.path()));
+        }
+        let times = (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
+        found.insert(path, times);
+    }
+    found
+}
+
+fn record(project: &Project, component: &str) -> PathBuf {
+    project.folder().join(".containust/containers").join(component).join("record.json")
+}
+
+#[test]
+fn every_change_is_named_with_its_cause() {
+    let project = Project::new(&Caller::ordinary(), STACK);
+    let first = plan(&project);
+    assert_eq!(actions(&first).len(), 4);
+    assert!(actions(&first).iter().all(|(_, action)| action == "create"));
+    project.up();
+    assert_eq!(actions(&plan(&project)), []);
+    assert!(project.ctst(["plan"]).ok().stdout.contains("nothing to do"));
+    let all = project.ctst(["plan", "--all"]).ok().stdout;
+    assert!(["db", "app", "web", "lone"].iter().all(|name| all.contains(name)), "{all}");
+
+    let changed = STACK.replace(r#"KEPT = "1", GOES = "hunter2""#, r#"KEPT = "hunter3", CAME = "hunter4""#);
+    project.write("stack.ctst", &changed.replace("COMPONENT lone", "COMPONENT other"));
+    let done = project.ctst(["plan", "--format", "json"]).ok();
+    let plan = done.json();
+    let expected = [("db", "replace"), ("app", "restart"), ("web", "restart"), ("other", "create"), ("lone", "remove")];
+    let mut found = actions(&plan);
+    found.sort();
+    let mut wanted = pairs(&expected);
+    wanted.sort();
+    assert_eq!(found, wanted);
+    assert_eq!(
+        causes(&plan, "db"),
+        [
+            "env.GOES: env GOES removed (- -> -)",
+            "env.KEPT: env KEPT changed (- -> -)",
+            "env.CAME: env CAME added (- -> -)"
+        ]
+    );
+    assert_eq!(causes(&plan, "app"), ["dependency: db is replaced (- -> -)"]);
+    assert_eq!(causes(&plan, "web"), ["dependency: app is restarted (- -> -)"]);
+    assert_eq!(causes(&plan, "lone"), ["file: the file no longer has it (- -> -)"]);
+    let text = project.ctst(["plan"]).ok().stdout;
+    for words in ["-/+  db", "~  app", "+  other", "-  lone", "db is replaced", "env CAME added"] {
+        assert!(text.contains(words), "no {words:?} in\n{text}");
+    }
+    assert!(!text.contains("hunter") && !done.stdout.contains("hunter"), "{text}");
+    project.stop();
+}
+
+#[test]
+fn run_touches_what_changed_and_what_depends_on_it() {
+    for caller in Caller::all() {
+        let project = Project::new(&caller, STACK);
+        project.up();
+        let first = pids(&project);
+        assert_eq!(first.len(), 4);
+        let before = snapshot(&project.folder().join(".containust/containers"));
+        // Nothing to do: no event, the same processes, no record written.
+        let again = project.up();
+        assert!(again.stderr.contains("nothing to do"), "{again}");
+        for event in ["starting", "started", "stopping", "stopped", "changed"] {
+            assert!(!again.stderr.contains(event), "{again}");
+        }
+        assert_eq!(pids(&project), first);
+        assert_eq!(snapshot(&project.folder().join(".containust/containers")), before);
+
+        let from_app = |name: &str| ["app", "web"].contains(&name);
+        project.write("stack.ctst", &STACK.replace("port = 8000", "port = 8000 workdir = \"/srv\""));
+        assert_eq!(actions(&plan(&project)), pairs(&[("app", "replace"), ("web", "restart")]));
+        project.up();
+        for (name, pid) in pids(&project) {
+            assert_eq!(pid != first[&name], from_app(&name), "{name} ({})", caller.name);
+        }
+        assert_eq!(actions(&plan(&project)), []);
+        project.stop();
+    }
+}
+
+#[test]
+fn properties_and_ports_change_while_it_runs() {
+    let text = |more: &str, expose: &str| {
+        format!(
+            "COMPONENT web {{ image = \"file://ROOTFS\" command = [\"/bin/ctst-probe\", \"hold\"] port = 80 {more} }}\n\
+             COMPONENT user {{ image = \"file://ROOTFS\" command = [\"/bin/ctst-probe\", \"hold\"] }}\n\
+             CONNECT user -> web\n{expose}"
+        )
+    };
+    let project = Project::new(&Caller::ordinary(), &text("restart = \"never\"", ""));
+    project.up();
+    let first = pids(&project);
+    let port = free_port();
+    let check = r#"restart = "on-failure" healthcheck { command = ["/bin/true"] interval = 90s }"#;
+    project.write("stack.ctst", &text(check, &format!("EXPOSE {port} -> web:80\n")));
+    let changes = plan(&project);
+    // With a health check, who needs it waits for its health.
+    assert_eq!(actions(&changes), pairs(&[("web", "update"), ("user", "update")]));
+    assert!(causes(&changes, "user")[0].starts_with("connect.web: connect web changed"));
+    assert_eq!(
+        causes(&changes, "web").iter().map(|cause| cause.split(':').next().unwrap_or_default()).collect::<Vec<_>>(),
+        ["healthcheck", "restart", "ports"]
+    );
+    assert!(causes(&changes, "web").contains(&"restart: restart changed (never -> on-failure)".to_owned()));
+    let done = project.up();
+    assert!(done.stderr.contains("changed while it runs: healthcheck, restart"), "{done}");
+    assert_eq!(pids(&project), first);
+    assert_eq!(project.status("web")["health"], "healthy");
+    assert_eq!(project.status("web")["ports"][0]["host_port"], port);
+    assert_eq!(actions(&plan(&project)), []);
+
+    // The new check counts, and the old one's timers do not.
+    project.write("stack.ctst", &text(&check.replace("true", "false").replace("90s", "100ms retries = 2"), ""));
+    let causes = causes(&plan(&project), "web");
+    assert!(
+        causes.iter().any(|cause| cause.starts_with("healthcheck.interval: ") && cause.ends_with("(90s -> 100ms)"))
+    );
+    assert!(causes.iter().any(|cause| cause.starts_with("ports: port withdrawn")), "{causes:?}");
+    project.ctst(["run", "-d", "--yes"]).ok();
+    eventually("it is unhealthy", || project.status("web")["health"] == "unhealthy");
+    assert_eq!(drift(&plan(&project)), pairs(&[("web", "unhealthy")]));
+    project.write("stack.ctst", &text("restart = \"on-failure\"", ""));
+    project.up();
+    assert!(project.status("web")["health"].is_null());
+    assert_eq!(pids(&project), first);
+
+    // The policy of now counts: it was `never` when it started.
+    project.ctst(["exec", "web", "sh", "-c", "kill -KILL $(pidof ctst-probe)"]);
+    eventually("it was started again", || project.status("web")["restarts"] == 1);
+    project.stop();
+}
+
+#[test]
+fn what_was_written_is_not_lost_without_leave() {
+    let text = |command: &str| {
+        format!(
+            "COMPONENT one {{ image = \"file://ROOTFS\" readonly = false command = [\"/bin/sh\", \"-c\", \"{command}\"] }}\n\
+             COMPONENT two {{ image = \"file://ROOTFS\" readonly = false command = [\"/bin/ctst-probe\", \"hold\"] }}\n"
+        )
+    };
+    for caller in Caller::all() {
+        let project = Project::new(&caller, &text("[ -e /srv/f ] || echo mine > /srv/f; exec ctst-probe hold"));
+        project.up();
+        project.ctst(["exec", "one", "test", "-e", "/srv/f"]).ok();
+        let first = pids(&project);
+        // Kept by a mere start.
+        project.ctst(["stop"]).ok();
+        let start = plan(&project);
+        assert_eq!(actions(&start), pairs(&[("one", "start"), ("two", "start")]));
+        assert!(start["steps"].as_array().expect("a list").iter().all(|step| step["data_loss"] == false));
+        project.up();
+        assert_eq!(project.ctst(["exec", "one", "cat", "/srv/f"]).ok().stdout, "mine\n");
+        assert_ne!(pids(&project), first);
+
+        let first = pids(&project);
+        project.write("stack.ctst", &text("exec ctst-probe hold"));
+        let shown = project.ctst(["plan"]).ok().stdout;
+        assert!(shown.contains("is lost") && shown.contains("--allow-destroy"), "{shown}");
+        let before = snapshot(&record(&project, "one"));
+        project.ctst(["run", "-d", "--yes"]).fails(125, &["S0209", "one", "--allow-destroy"]);
+        assert_eq!((pids(&project), snapshot(&record(&project, "one"))), (first.clone(), before));
+        // Removing is losing, too; what nothing was written into is no loss.
+        project.write(
+            "stack.ctst",
+            "COMPONENT three { image = \"file://ROOTFS\" command = [\"/bin/ctst-probe\", \"hold\"] }",
+        );
+        let plan = plan(&project);
+        let loss = |name: &str| {
+            let step = plan["steps"].as_array().expect("a list").iter().find(|step| step["component"] == name);
+            step.expect("a step")["data_loss"].clone()
+        };
+        assert_eq!((loss("one"), loss("two"), loss("three")), (true.into(), false.into(), false.into()));
+        project.ctst(["run", "-d", "--yes"]).fails(125, &["S0209", "one"]);
+        assert_eq!(pids(&project), first);
+        project.ctst(["run", "-d", "--yes", "--allow-destroy"]).ok();
+        eventually("only the third is left", || pids(&project).keys().eq(["three"]));
+        project.stop();
+    }
+}
+
+#[test]
+fn what_was_written_since_the_plan_is_not_lost_either() {
+    let text = |argument: &str| {
+        format!(
+            "COMPONENT one {{ image = \"file://./root\" readonly = false command = [\"/bin/ctst-probe\", \"hold\", \"{argument}\"] }}"
+        )
+    };
+    let project = Project::new(&Caller::ordinary(), &text("a").replace("./root", "ROOTFS"));
+    project.up();
+    project.write("stack.ctst", &text("b").replace("./root", "ROOTFS"));
+    assert_eq!(plan(&project)["steps"][0]["data_loss"], false);
+    project.ctst(["exec", "one", "sh", "-c", "echo x > /srv/late"]).ok();
+    project.ctst(["run", "-d", "--yes"]).fails(125, &["S0209"]);
+    project.ctst(["exec", "one", "test", "-e", "/srv/late"]).ok();
+    project.stop();
+}
+
+#[test]
+fn drift_is_shown() {
+    let text = r#"
+COMPONENT ends { image = "file://ROOTFS" command = ["/bin/sh", "-c", "exit 3"] }
+COMPONENT stays { image = "file://./root" command = ["/bin/busybox", "sleep", "100000"] port = 80 }
+EXPOSE PORT -> stays:80
+"#;
+    let port = free_port();
+    let project = Project::new(&Caller::ordinary(), &text.replace("PORT", &port.to_string()));
+    project.make_folder("root");
+    project.make_folder("root/bin");
+    fs::copy("/bin/busybox", project.folder().join("root/bin/busybox")).expect("copy busybox");
+    let taken = TcpListener::bind(("127.0.0.1", port)).expect("take the port");
+    assert_eq!(drift(&plan(&project)), pairs(&[("stays", "port")]));
+    project.ctst(["run", "-d", "--yes"]).fails(125, &["S0501"]);
+    drop(taken);
+    project.ctst(["run", "-d", "--yes"]).ok();
+    eventually("it ended", || project.status("ends")["state"] == "exited");
+    let now = plan(&project);
+    assert_eq!(drift(&now), pairs(&[("ends", "exited")]), "its own port is no drift: {now}");
+    assert_eq!(causes(&now, "ends"), ["state: it ended with 3 (- -> -)"]);
+
+    project.write("root/new", "a file");
+    let now = plan(&project);
+    assert!(drift(&now).contains(&("stays".to_owned(), "image".to_owned())), "{now}");
+    assert_eq!(causes(&now, "stays"), ["image: its image is imported anew (- -> -)"]);
+    fs::remove_file(project.folder().join("root/new")).expect("remove");
+
+    // Whoever kills the supervisor kills everything.
+    for ((pid, _), name) in project.processes() {
+        if name == "ctst" {
+            // It may be gone by now.
+            let _ = rustix::process::kill_process(
+                rustix::process::Pid::from_raw(pid).expect("a pid"),
+                rustix::process::Signal::KILL,
+            );
+        }
+    }
+    eventually("it is seen as dead", || project.status("stays")["state"] == "dead");
+    let now = plan(&project);
+    assert!(drift(&now).contains(&("stays".to_owned(), "killed".to_owned())), "{now}");
+
+    fs::write(record(&project, "stays"), "{").expect("damage a record");
+    let now = plan(&project);
+    assert!(drift(&now).contains(&("stays".to_owned(), "record".to_owned())), "{now}");
+    assert!(actions(&now).contains(&("stays".to_owned(), "replace".to_owned())), "{now}");
+    assert!(project.ctst(["plan"]).ok().stdout.contains("otherwise than the last run left it"));
+    project.assert_nothing_left();
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let text = r#"
+COMPONENT one { image = "file://./none" command = ["/bin/true"] }
+COMPONENT two { image = "host:///bin/none" }
+COMPONENT three { image = "file://ROOTFS" command = ["/bin/true"] volume = "./nowhere:/data" }
+COMPONENT four { image = "file://ROOTFS" command = ["/bin/true"] }
+"#;
+    let project = Project::new(&Caller::ordinary(), text);
+    for command in [&["plan"][..], &["run", "-d", "--yes"]] {
+        let done =
+            project.ctst(command).fails(125, &["S0208", "one", "/none`", "two", "/bin/none", "three", "nowhere"]);
+        assert!(!done.stderr.contains("four"), "{done}");
+    }
+    assert!(!project.folder().join(".containust").exists());
+}
+
+#[test]
+fn a_plan_during_a_run_is_consistent() {
+    let text = |argument: &str| STACK.replace("\"hold\"]", &format!("\"hold\", \"{argument}\"]"));
+    let project = Project::new(&Caller::ordinary(), &text("0"));
+    project.up();
+    for round in 1..6 {
+        project.write("stack.ctst", &text(&round.to_string()));
+        let run = project.start(["run", "-d", "--wait", "--yes"]);
+        let mut run = Some(run);
+        loop {
+            let over = run.as_mut().is_some_and(|run| matches!(run.child().try_wait(), Ok(Some(_))));
+            let plan = plan(&project);
+            for step in plan["steps"].as_array().expect("a list") {
+                let action = step["action"].as_str().expect("an action");
+                assert!(["replace", "restart", "start", "unchanged"].contains(&action), "{step}");
+                assert!(!step["causes"].to_string().contains("record"), "{step}");
+            }
+            if over {
+                assert_eq!(actions(&plan), [], "{plan}");
+                break;
+            }
+        }
+        let done = run.take().expect("a run").wait(std::time::Duration::from_secs(60));
+        assert_eq!(done.code, 0, "{done}");
+    }
+    project.stop();
+}
+
+/// Compares a value with the part of JSON Schema that ours uses.
+fn fits(value: &Value, schema: &Value, root: &Value) -> Result<(), String> {
+    let fail = |what: &str| Err(format!("{what}: {value} does not fit {schema}"));
+    if let Some(reference) = schema["$ref"].as_str() {
+        return fits(value, root.pointer(reference.trim_start_matches('#')).expect("a definition"), root);
+    }
+    if let Some(ways) = schema["anyOf"].as_array() {
+        return if ways.iter().any(|way| fits(value, way, root).is_ok()) { Ok(()) } else { fail("anyOf") };
+    }
+    if let Some(allowed) = schema["enum"].as_array() {
+        return if allowed.contains(value) { Ok(()) } else { fail("enum") };
+    }
+    match schema["type"].as_str().expect("a type") {
+        "string" if value.is_string() => Ok(()),
+        "boolean" if value.is_boolean() => Ok(()),
+        "null" if value.is_null() => Ok(()),
+        "integer" if value.is_u64() => Ok(()),
+        "array" if value.is_array() => {
+            value.as_array().into_iter().flatten().try_for_each(|item| fits(item, &schema["items"], root))
+        }
+        "object" if value.is_object() => {
+            let value = value.as_object().expect("checked");
+            let required: Vec<&str> =
+                schema["required"].as_array().expect("a list").iter().flat_map(Value::as_str).collect();
+            if required.len() != value.len() || !required.iter().all(|name| value.contains_key(*name)) {
+                return fail("required");
+            }
+            value.iter().try_for_each(|(name, value)| fits(value, &schema["properties"][name], root))
+        }
+        _ => fail("type"),
+    }
+}
+
+#[test]
+fn the_json_is_as_its_schema_says() {
+    let port = free_port();
+    let exposed = format!("{STACK}EXPOSE {port} -> app:8000\n");
+    let project =
+        Project::new(&Caller::ordinary(), &exposed.replace("COMPONENT lone {", "COMPONENT lone { volume = \"./v:/v\""));
+    project.make_folder("v");
+    let schema = project.ctst(["schema", "--plan"]).ok().json();
+    let check = || {
+        let plan = plan(&project);
+        assert_eq!(fits(&plan, &schema, &schema), Ok(()));
+        plan
+    };
+    assert_eq!(check()["grants"].as_array().map(Vec::len), Some(2));
+    project.up();
+    check();
+    project.write("stack.ctst", &exposed.replace("\"1\"", "\"2\"").replace("COMPONENT lone", "COMPONENT new"));
+    project.ctst(["stop", "web"]).ok();
+    assert_eq!(check()["steps"].as_array().map(Vec::len), Some(5));
+    // A schema that allows anything would fit, too.
+    let wrong: Value =
+        serde_json::from_str(&plan(&project).to_string().replace("\"replace\"", "\"explode\"")).expect("JSON");
+    assert!(fits(&wrong, &schema, &schema).is_err());
+    project.stop();
+}
