@@ -232,7 +232,7 @@ fn what_was_written_is_not_lost_without_leave() {
         let shown = project.ctst(["plan"]).ok().stdout;
         assert!(shown.contains("is lost") && shown.contains("--allow-destroy"), "{shown}");
         let before = snapshot(&record(&project, "one"));
-        project.ctst(["run", "-d", "--yes"]).fails(125, &["S0209", "one", "--allow-destroy"]);
+        project.ctst(["run", "-d", "--yes"]).fails(125, &["S0602", "one", "--allow-destroy"]);
         assert_eq!((pids(&project), snapshot(&record(&project, "one"))), (first.clone(), before));
         // Removing is losing, too; what nothing was written into is no loss.
         project.write(
@@ -245,7 +245,7 @@ fn what_was_written_is_not_lost_without_leave() {
             step.expect("a step")["data_loss"].clone()
         };
         assert_eq!((loss("one"), loss("two"), loss("three")), (true.into(), false.into(), false.into()));
-        project.ctst(["run", "-d", "--yes"]).fails(125, &["S0209", "one"]);
+        project.ctst(["run", "-d", "--yes"]).fails(125, &["S0602", "one"]);
         assert_eq!(pids(&project), first);
         project.ctst(["run", "-d", "--yes", "--allow-destroy"]).ok();
         eventually("only the third is left", || pids(&project).keys().eq(["three"]));
@@ -265,7 +265,7 @@ fn what_was_written_since_the_plan_is_not_lost_either() {
     project.write("stack.ctst", &text("b").replace("./root", "ROOTFS"));
     assert_eq!(plan(&project)["steps"][0]["data_loss"], false);
     project.ctst(["exec", "one", "sh", "-c", "echo x > /srv/late"]).ok();
-    project.ctst(["run", "-d", "--yes"]).fails(125, &["S0209"]);
+    project.ctst(["run", "-d", "--yes"]).fails(125, &["S0602"]);
     project.ctst(["exec", "one", "test", "-e", "/srv/late"]).ok();
     project.stop();
 }
@@ -331,7 +331,7 @@ COMPONENT four { image = "file://ROOTFS" command = ["/bin/true"] }
     let project = Project::new(&Caller::ordinary(), text);
     for command in [&["plan"][..], &["run", "-d", "--yes"]] {
         let done =
-            project.ctst(command).fails(125, &["S0208", "one", "/none`", "two", "/bin/none", "three", "nowhere"]);
+            project.ctst(command).fails(125, &["S0601", "one", "/none`", "two", "/bin/none", "three", "nowhere"]);
         assert!(!done.stderr.contains("four"), "{done}");
     }
     assert!(!project.folder().join(".containust").exists());
@@ -422,4 +422,208 @@ fn the_json_is_as_its_schema_says() {
         serde_json::from_str(&plan(&project).to_string().replace("\"replace\"", "\"explode\"")).expect("JSON");
     assert!(fits(&wrong, &schema, &schema).is_err());
     project.stop();
+}
+
+/// `ctst plan -o plan.json`, which has to work.
+fn keep(project: &Project) {
+    project.ctst(["plan", "-o", "plan.json"]).ok();
+}
+
+#[test]
+fn a_kept_plan_is_carried_out_as_it_stands() {
+    for caller in Caller::all() {
+        let project = Project::new(&caller, &STACK.replace("COMPONENT lone {", "COMPONENT lone { volume = \"./v:/v\""));
+        project.make_folder("v");
+        project.ctst(["build"]).ok();
+        keep(&project);
+        let file = project.folder().join("plan.json");
+        assert_eq!(file.metadata().expect("look").mode() & 0o7777, 0o600);
+        project.ctst(["run", "-d", "--wait", "plan.json"]).fails(125, &["a person has to allow"]);
+        project.ctst(["run", "-d", "--wait", "--yes", "plan.json"]).ok();
+        assert_eq!(pids(&project).len(), 4);
+        // What it was made for is done now.
+        project.ctst(["run", "-d", "--yes", "plan.json"]).fails(125, &["S0604", "plan again"]);
+        keep(&project);
+        assert!(project.ctst(["run", "-d", "--wait", "--yes", "plan.json"]).ok().stderr.contains("nothing to do"));
+        project.stop();
+    }
+}
+
+#[test]
+fn a_kept_plan_holds_only_while_nothing_moved() {
+    let project = Project::new(&Caller::ordinary(), STACK);
+    project.up();
+    let again = |words: &[&str]| {
+        let first = pids(&project);
+        project.ctst(["run", "-d", "--yes", "plan.json"]).fails(125, &[&["S0604"], words].concat());
+        assert_eq!(pids(&project), first);
+    };
+    keep(&project);
+    project.write("stack.ctst", &format!("{STACK}\n"));
+    again(&["stack.ctst has changed"]);
+    keep(&project);
+    project.ctst(["stop", "web"]).ok();
+    again(&["web is not as it was"]);
+    keep(&project);
+    project.ctst(["rm", "web"]).ok();
+    again(&["web is not as it was"]);
+
+    project.write("part.ctst", "COMPONENT part { image = \"file://ROOTFS\" command = [\"/bin/true\"] }\n");
+    project.write("stack.ctst", &format!("IMPORT \"part.ctst\"\n{STACK}"));
+    keep(&project);
+    project.write("part.ctst", "COMPONENT part { image = \"file://ROOTFS\" command = [\"/bin/false\"] }\n");
+    again(&["part.ctst has changed"]);
+
+    // A copy of the folder is another project.
+    keep(&project);
+    let copy = Project::new(&project.caller, STACK);
+    let text = fs::read_to_string(project.folder().join("plan.json")).expect("read the plan");
+    copy.write("plan.json", &text);
+    copy.ctst(["run", "-d", "--yes", "-f", "stack.ctst", "plan.json"]).fails(125, &["plan.json"]);
+    copy.ctst(["run", "-d", "--yes", "lone", "plan.json"]).fails(125, &["as a whole"]);
+    copy.ctst(["run", "-d", "--yes", "--set", "A=1", "plan.json"]).fails(125, &["as a whole"]);
+    assert!(copy.ps().is_empty());
+    project.stop();
+    let elsewhere = project.folder().with_extension("moved");
+    fs::rename(project.folder(), &elsewhere).expect("move the project");
+    fs::create_dir(project.folder()).expect("make a folder");
+    std::os::unix::fs::chown(project.folder(), Some(project.caller.uid), Some(project.caller.gid))
+        .expect("give it away");
+    project.write("stack.ctst", STACK);
+    project.write("plan.json", &text);
+    project.ctst(["run", "-d", "--yes", "plan.json"]).fails(125, &["S0604", "another folder"]);
+    fs::remove_dir_all(&elsewhere).expect("remove");
+}
+
+#[test]
+fn a_plan_that_was_edited_is_refused() {
+    let project = Project::new(&Caller::ordinary(), STACK);
+    project.ctst(["build"]).ok();
+    keep(&project);
+    let text = fs::read_to_string(project.folder().join("plan.json")).expect("read the plan");
+    let refused = |text: &str, words: &[&str]| {
+        project.write("plan.json", text);
+        project.ctst(["run", "-d", "--yes", "plan.json"]).fails(125, words);
+        assert!(project.ps().is_empty());
+    };
+    assert!(text.contains("ctst-probe"));
+    refused(&text.replacen("ctst-probe", "busybox", 1), &["S0603", "plan.json", "changed after ctst wrote it"]);
+    refused(&text.replacen("\"schema\": 1", "\"schema\": 2", 1), &["S0106", "newer"]);
+    refused(&text.replacen("\"kind\"", "\"more\": 1, \"kind\"", 1), &["S0603", "changed after ctst wrote it"]);
+    for broken in ["", "{", "[]", "null", "{\"schema\": 1}", &text[..text.len() / 2]] {
+        refused(broken, &["S0603", "no plan of ctst"]);
+    }
+    project.ctst(["run", "-d", "--yes", "none.json"]).fails(125, &["none.json"]);
+    // Its layout is nobody's business.
+    let compact: Value = serde_json::from_str(&text).expect("JSON");
+    project.write("plan.json", &compact.to_string());
+    project.ctst(["run", "-d", "--wait", "--yes", "plan.json"]).ok();
+    project.stop();
+    // A plan that cannot be made leaves the old one.
+    project.write("stack.ctst", "COMPONENT {");
+    project.ctst(["plan", "-o", "plan.json"]).fails(125, &["stack.ctst"]);
+    assert_eq!(fs::read_to_string(project.folder().join("plan.json")).expect("read"), compact.to_string());
+}
+
+/// What system calls that were traced would have changed.
+fn writes(trace: &str) -> Vec<&str> {
+    let changing = [
+        "mkdir",
+        "rename",
+        "unlink",
+        "rmdir",
+        "link",
+        "symlink",
+        "truncate",
+        "chmod",
+        "fchmod",
+        "chown",
+        "fchown",
+        "lchown",
+        "utime",
+        "mknod",
+        "setxattr",
+        "lsetxattr",
+        "removexattr",
+        "creat",
+        "mount",
+        "bind",
+        "listen",
+        "execve",
+        "kill",
+        "ptrace",
+    ];
+    let line = |line: &&str| {
+        let call = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        let name = call.split('(').next().unwrap_or_default();
+        let opens =
+            name.starts_with("open") && ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|f| call.contains(f));
+        let talks = name == "socket" && !call.contains("AF_UNIX");
+        opens || talks || changing.iter().any(|prefix| name.starts_with(prefix) && !name.starts_with("readlink"))
+    };
+    trace.lines().filter(line).collect()
+}
+
+#[test]
+fn planning_cannot_write_and_does_not_try() {
+    for caller in Caller::all() {
+        let port = free_port();
+        let project = Project::new(&caller, &format!("{STACK}EXPOSE {port} -> app:8000\n"));
+        let traced = |args: &[&str]| {
+            let ctst = project.command(args);
+            let trace = project.folder().join("trace");
+            project.write("trace", "");
+            let mut strace = std::process::Command::new("strace");
+            project.caller.login(&mut strace);
+            strace.env(
+                "XDG_RUNTIME_DIR",
+                ctst.get_envs().find(|(name, _)| *name == "XDG_RUNTIME_DIR").and_then(|(_, v)| v).expect("it is set"),
+            );
+            strace
+                .current_dir(project.folder())
+                .args(["-f", "-qq", "-o"])
+                .arg(&trace)
+                .arg(ctst.get_program())
+                .args(args);
+            let done = containust_tests::finish(&mut strace);
+            (done.ok(), fs::read_to_string(&trace).expect("read the trace"))
+        };
+        let held = project.ctst(["doctor"]).stdout.contains("without the right to write files");
+        let check = |args: &[&str], allowed: usize| {
+            let before = snapshot(project.folder());
+            let (done, trace) = traced(args);
+            let mut after = snapshot(project.folder());
+            for name in ["trace", "kept.json"] {
+                after.remove(&project.folder().join(name));
+            }
+            after.remove(project.folder());
+            let before: BTreeMap<_, _> = before
+                .into_iter()
+                .filter(|(path, _)| {
+                    after.contains_key(path)
+                        || path.file_name().is_none_or(|n| n != "trace" && n != "kept.json") && path != project.folder()
+                })
+                .collect();
+            assert_eq!(after, before, "{args:?}");
+            let writes = writes(&trace);
+            // The program itself is the one execve.
+            assert_eq!(writes.len(), 1 + allowed, "{} {args:?}: {writes:#?}", project.caller.name);
+            assert_eq!(trace.contains("landlock_restrict_self("), held, "{args:?}");
+            done
+        };
+        let all = |expected: &str| {
+            check(&["check"], 0);
+            check(&["plan", "--format", "json"], 0);
+            // Opened, and given its mode.
+            check(&["plan", "-o", "kept.json"], 2);
+            assert!(check(&["plan"], 0).stdout.contains(expected));
+        };
+        all("4 to create");
+        project.up();
+        all("nothing to do");
+        project.write("stack.ctst", &STACK.replace("\"1\"", "\"2\"").replace("COMPONENT lone", "COMPONENT other"));
+        all("1 to remove");
+        project.stop();
+        all("1 to remove");
+    }
 }

@@ -129,6 +129,9 @@ pub(crate) struct Plan {
     /// Show what stays as it is, too
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Keep the plan in this file, for `ctst run FILE.json`; it holds the environment of every component, but no secrets
+    #[arg(short, long, value_name = "FILE.json")]
+    pub(crate) out: Option<PathBuf>,
     /// Exit with 0 if there is nothing to do, 1 on an error, 2 if there is something to do
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,
@@ -140,7 +143,7 @@ pub(crate) struct Plan {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Run {
     /// The composition, and the components to start with what they need (all if none is named). A word without `.` and
-    /// `/` is a component
+    /// `/` is a component. A file that ends in .json is a plan of `ctst plan -o`, carried out as it stands
     #[arg(value_name = "FILE|COMPONENT")]
     pub(crate) targets: Vec<String>,
     #[command(flatten)]
@@ -163,6 +166,20 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// The plan that is named instead of a composition.
+    ///
+    /// # Errors
+    /// What cannot be said beside it.
+    pub(crate) fn saved(&self) -> Result<Option<PathBuf>, String> {
+        let is_plan = |target: &&String| target.ends_with(".json");
+        let Some(plan) = self.targets.iter().find(is_plan) else { return Ok(None) };
+        let Inputs { set, params, profile, .. } = &self.inputs;
+        if self.targets.len() > 1 || !(set.is_empty() && params.is_empty() && profile.is_empty()) {
+            return Err(format!("run {plan}: a plan is carried out as a whole, with the values it was made with"));
+        }
+        Ok(Some(plan.into()))
+    }
+
     /// The file and the components of the positional arguments.
     ///
     /// # Errors
@@ -539,7 +556,7 @@ mod tests {
             found,
             "ctst -f/--file\n\
              check FILE --set --params --profile --offline --format\n\
-             plan FILE --set --params --profile --offline -a/--all --detailed-exitcode --format\n\
+             plan FILE --set --params --profile --offline -a/--all -o/--out --detailed-exitcode --format\n\
              run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
              ps -a/--all --filter --format\n\
              stats COMPONENT -w/--watch --format\n\

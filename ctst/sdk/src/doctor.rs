@@ -10,6 +10,7 @@ use rustix::process::getuid;
 use serde::Serialize;
 
 use crate::cgroup::{Outlook, Place};
+use crate::confine;
 use crate::error::{During, Error, Result};
 use crate::ids::{self, Ids, Range};
 use crate::shim::{self, describe};
@@ -63,6 +64,13 @@ pub fn examine() -> Vec<Check> {
         }
     }
     checks.push(limits());
+    checks.push(if confine::works() {
+        Check::good("landlock", "plan and check run without the right to write files")
+    } else {
+        let found = "the kernel does not hold plan and check to not writing; they do not by themselves";
+        let fix = "boot a kernel with landlock: Linux 5.13 or newer, lsm=landlock,... on its command line";
+        Check::other("landlock", Verdict::Limited, found, fix)
+    });
     match Ids::detect() {
         Ok(ids) => {
             checks.push(user_ids(&ids));

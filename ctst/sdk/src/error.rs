@@ -165,6 +165,26 @@ pub enum Error {
         /// Whose layers.
         components: Vec<String>,
     },
+    /// A file that is no plan, or none that can be carried out as it stands.
+    #[error("read {}: {problem}", path.display())]
+    PlanFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// What a plan was made from is not as it was.
+    #[error("run a plan: {problem} since it was made")]
+    PlanStale {
+        /// What is otherwise.
+        problem: String,
+    },
+    /// The kernel did not let us give up rights.
+    #[error("give up the right to write files: {problem}")]
+    Confine {
+        /// Its answer.
+        problem: String,
+    },
     /// There is no supervisor to ask.
     #[error("ask the project's supervisor: nothing of {} is running", project.display())]
     NotRunning {
@@ -255,6 +275,9 @@ impl Error {
             Self::Store(error) => error.code(),
             Self::Several(_) => "S0601",
             Self::DataLoss { .. } => "S0602",
+            Self::PlanFile { .. } => "S0603",
+            Self::PlanStale { .. } => "S0604",
+            Self::Confine { .. } => "S0407",
             Self::NotRunning { .. } => "S0301",
             Self::OtherVersion { .. } => "S0302",
             Self::Protocol { .. } => "S0303",
@@ -290,6 +313,7 @@ impl Error {
             Self::NoScope { .. } => {
                 Some("see whether systemd serves this user: systemctl --user status; or do without: limits = \"best-effort\"".to_owned())
             }
+            Self::PlanFile { .. } | Self::PlanStale { .. } => Some("plan again: ctst plan -o FILE".to_owned()),
             Self::DataLoss { .. } => {
                 Some("copy out what matters (ctst exec), then allow it: --allow-destroy".to_owned())
             }
@@ -311,6 +335,7 @@ impl Error {
             | Self::VolumeInUse { .. }
             | Self::Invalid { .. }
             | Self::Several(_)
+            | Self::Confine { .. }
             | Self::Protocol { .. }
             | Self::Lost { .. } => None,
         }

@@ -11,6 +11,7 @@ use crate::failure::{Outcome, TOOL};
 use crate::output;
 
 pub(crate) fn run(args: &Check, file: Option<&Path>) -> Outcome {
+    containust_sdk::no_writes()?;
     let project = Project::locate(one_file(file, args.file.as_deref())?)?;
     let loaded = project.load_with(&parameters(&args.inputs)?, &args.inputs.profile)?;
     let good = loaded.outcome.composition.is_some();

@@ -32,11 +32,17 @@ pub(crate) mod volumes;
 
 /// The project that is meant, with its checked composition. Warnings and errors of the file are shown.
 fn load(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Project, Composition), Failure> {
+    let (project, loaded) = read(file, inputs, fetching)?;
+    let composition = loaded.outcome.composition.ok_or(Failure::Told(TOOL))?;
+    Ok((project, composition))
+}
+
+/// The same with all that was read; it has a composition.
+fn read(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Project, Loaded), Failure> {
     let project = Project::locate(file)?;
     let loaded = project.load_fetching(&parameters(inputs)?, &inputs.profile, fetching, inputs.offline)?;
     show_diagnostics(&loaded);
-    let composition = loaded.outcome.composition.ok_or(Failure::Told(TOOL))?;
-    Ok((project, composition))
+    if loaded.outcome.composition.is_some() { Ok((project, loaded)) } else { Err(Failure::Told(TOOL)) }
 }
 
 /// The values of parameters, the last of which counts: from files, then from the command line.

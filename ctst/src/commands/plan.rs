@@ -1,15 +1,18 @@
 //! `ctst plan`, and a plan as text, which `ctst run` shows too.
 
 use std::fmt::Write as _;
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anstyle::Style;
 use containust_sdk::logs::escape;
 use containust_sdk::{Action, Cause, Drift, Fetching, Grant, ImageState, Plan, Step};
 
-use super::{load, one_file};
+use super::{one_file, read};
 use crate::args::{self, Format};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, TOOL};
 use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, short_reference, table};
 
 /// Exit codes with `--detailed-exitcode`, as Terraform's.
@@ -33,13 +36,36 @@ pub(crate) fn run(args: &args::Plan, file: Option<&Path>) -> Outcome {
 }
 
 fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
-    let (project, composition) = load(one_file(file, args.file.as_deref())?, &args.inputs, Fetching::Never)?;
-    let plan = project.plan(&composition)?;
+    // The only thing that is written to, opened while that is allowed. An earlier plan in it stays until there is another.
+    let out = args.out.as_deref().map(|path| create(path).map_err(|e| (path, e))).transpose();
+    let mut out = out.map_err(|(path, e)| Failure::io(&format!("open {}", path.display()), e))?;
+    containust_sdk::no_writes()?;
+    let (project, loaded) = read(one_file(file, args.file.as_deref())?, &args.inputs, Fetching::Never)?;
+    let plan = match &mut out {
+        Some(out) => {
+            let saved = project.plan_to_keep(&loaded)?;
+            let bytes = saved.to_bytes()?;
+            let write = out.set_len(0).and_then(|()| out.write_all(&bytes));
+            write.map_err(|e| Failure::io("write the plan", e))?;
+            saved.plan
+        }
+        None => project.plan(loaded.outcome.composition.as_ref().ok_or(Failure::Told(TOOL))?)?,
+    };
     match args.format {
         Format::Json => output::json(&plan)?,
         Format::Text => output::print(&text(&plan, project.folder(), args.all))?,
     }
     Ok(plan.changes())
+}
+
+/// A file for the caller alone: the environment of every component stands in it.
+fn create(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
 }
 
 /// The whole plan; what stays as it is only if `all`.

@@ -9,8 +9,8 @@ use containust_sdk::lang::model::Composition;
 use containust_sdk::logs::POLL;
 use containust_sdk::run::{self, Options};
 use containust_sdk::{
-    Action, Drift, Error, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled, Project, Report, Session,
-    Step,
+    Action, Drift, Error, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled, Project, Report, SavedPlan,
+    Session, Step,
 };
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -25,26 +25,41 @@ use crate::progress::Progress;
 use crate::signals::Signals;
 
 pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
+    let alone = "name nothing but the plan; ctst plan -o takes files, components and parameters".to_owned();
+    if let Some(path) = args.saved().map_err(|problem| Failure::new(problem, alone.clone()))? {
+        if file.is_some() {
+            return Err(Failure::new(format!("run {}: the plan says which composition", path.display()), alone));
+        }
+        let saved = SavedPlan::read(&path)?;
+        let project = saved.project()?;
+        let plan = saved.hold(&project)?;
+        return carry_out(args, &project, &saved.composition, &plan, Vec::new());
+    }
     let (file, only) = args.split(file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
     let (project, composition) = load(file.as_deref(), &args.inputs, Fetching::Known)?;
+    let plan = project.plan(&composition)?;
+    carry_out(args, &project, &composition, &plan, only)
+}
+
+/// Does what the plan says, for these components and what they need, or for all.
+fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Plan, only: Vec<String>) -> Outcome {
     let chosen: HashSet<String> = if only.is_empty() {
         composition.components.iter().map(|c| c.name.clone()).collect()
     } else {
-        GraphResolver::new(&composition)?.closure(&only)?.into_iter().map(str::to_owned).collect()
+        GraphResolver::new(composition)?.closure(&only)?.into_iter().map(str::to_owned).collect()
     };
-    let plan = project.plan(&composition)?;
-    introduce(&plan, &chosen, only.is_empty());
-    spare_data(&plan, &chosen, only.is_empty(), args.allow_destroy)?;
-    consent(&plan, &chosen, args.yes)?;
+    introduce(plan, &chosen, only.is_empty());
+    spare_data(plan, &chosen, only.is_empty(), args.allow_destroy)?;
+    consent(plan, &chosen, args.yes)?;
 
     let detached = args.detach || args.wait;
     let shown: Vec<String> =
         composition.components.iter().map(|c| c.name.clone()).filter(|name| chosen.contains(name)).collect();
     // Opened before anything starts, so that nothing is missed and nothing old is shown.
-    let mut printer = if detached { None } else { Some(printer(&project, &composition, &shown)?) };
+    let mut printer = if detached { None } else { Some(printer(project, composition, &shown)?) };
     let options = Options { wait: args.wait, only, allow_destroy: args.allow_destroy };
     let mut progress = Progress::new(project.folder());
-    let session = run::up(&project, &composition, &plan, &options, &mut |step| progress.show(&step));
+    let session = run::up(project, composition, plan, &options, &mut |step| progress.show(&step));
     progress.clear();
     let mut session = session?;
     match &mut printer {
