@@ -21,12 +21,13 @@ pub(crate) fn trusted(socket: &impl AsFd) -> io::Result<Pid> {
     }
     let pidfd = pidfd(socket, peer.pid)?;
     let namespace = |process: String| -> io::Result<Metadata> { std::fs::metadata(format!("/proc/{process}/ns/user")) };
-    let (theirs, ours) = (namespace(peer.pid.to_string())?, namespace("self".to_owned())?);
+    let seen = namespace(peer.pid.to_string());
     // While the process lives, its pid is no other's: what was just read was its own.
     let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
     if poll(&mut ended, Some(&Timespec::default()))? > 0 {
-        return Err(denied("it has ended".to_owned()));
+        return Err(io::Error::new(io::ErrorKind::NotConnected, "it has ended"));
     }
+    let (theirs, ours) = (seen?, namespace("self".to_owned())?);
     if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
         Ok(peer.pid)
     } else {

@@ -28,6 +28,9 @@ use crate::run::published;
 use crate::spec::{self, ContainerSpec};
 use crate::status::{ContainerStatus, Health, Published, State};
 
+/// How often records are read that change while they are read.
+const ATTEMPTS: u32 = 5;
+
 impl Project {
     /// What a run of `composition` would do now.
     ///
@@ -44,7 +47,8 @@ impl Project {
         let graph = GraphResolver::new(composition)?;
         let ids = Ids::detect()?;
         let published = published(composition)?;
-        let (mut known, serving) = self.known()?;
+        let expected = composition.components.iter().map(|component| component.name.as_str());
+        let (mut known, serving) = self.known(&expected.collect::<Vec<_>>())?;
         let plan = Plan {
             project: composition.name.clone(),
             steps: Vec::with_capacity(composition.components.len()),
@@ -94,21 +98,26 @@ impl Project {
     /// # Errors
     /// [`Error::NewerState`], [`Error::Untrusted`], [`Error::Io`].
     pub fn status(&self) -> Result<Vec<ContainerStatus>> {
-        let (known, _) = self.known()?;
+        let (known, _) = self.known(&[])?;
         Ok(known.into_iter().map(|(name, known)| known.status(name)).collect())
     }
 
     /// What is known of the project's containers, as true as it was when this was called, and the pid of the supervisor
-    /// that serves the project.
-    fn known(&self) -> Result<(BTreeMap<String, Known>, Option<u32>)> {
-        let (known, serving) = self.read_known()?;
-        if !known.values().any(|known| known.is_behind(serving)) {
-            return Ok((known, serving));
-        }
-        // A container ended or is being made this moment. Its supervisor answers after having taken note of it; if it does
-        // not answer, it is gone too, and then the records say so.
-        if let Ok(Some(mut client)) = Client::connect(self) {
-            client.status().ok();
+    /// that serves the project. Of the `expected` ones there are containers, where they are not just being made anew.
+    fn known(&self, expected: &[&str]) -> Result<(BTreeMap<String, Known>, Option<u32>)> {
+        let mut missed = 0;
+        for _ in 0..ATTEMPTS {
+            let (known, serving) = self.read_known()?;
+            let missing = expected.iter().filter(|name| serving.is_some() && !known.contains_key(**name)).count();
+            if missing == missed && !known.values().any(|known| known.is_behind(serving)) {
+                return Ok((known, serving));
+            }
+            missed = missing;
+            // A container ended or is being made this moment. Its supervisor answers after having taken note of it; if it
+            // does not answer, it is gone too, and then the records say so.
+            if let Ok(Some(mut client)) = Client::connect(self) {
+                client.status().ok();
+            }
         }
         self.read_known()
     }

@@ -313,8 +313,9 @@ impl Supervisor {
         let on: Vec<String> = after.into_iter().map(|d| d.on).filter(|on| !self.is_up(on)).collect();
         if !on.is_empty() {
             self.event(cid, EventKind::Waiting { on });
-            self.save(cid);
         }
+        // Who plans now sees what is coming, and no container without a record.
+        self.save(cid);
         Ok(())
     }
 

@@ -56,8 +56,11 @@ impl Supervisor {
                         continue;
                     }
                     if let Err(why) = peer::trusted(&stream) {
+                        // Who only looked whether somebody listens, such as `ps`, is gone by now.
+                        let gone = why.kind() == io::ErrorKind::NotConnected
+                            || why.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
                         // Once: a container that tries again and again must not fill the disk.
-                        if !std::mem::replace(&mut self.refused, true) {
+                        if !gone && !std::mem::replace(&mut self.refused, true) {
                             say(&format!("refuse a client: {why}"));
                         }
                         continue;
