@@ -36,6 +36,38 @@ CONNECT service{} -> service0 WHEN started
     source
 }
 
+/// Plainer ones, without placeholders.
+fn plain(components: usize) -> String {
+    let mut source = String::new();
+    for number in 0..components {
+        write!(
+            source,
+            r#"// service number {number}, one of many that are alike
+COMPONENT service{number} {{
+    image   = "file:///srv/images/service"
+    port    = 8080
+    command = ["/usr/bin/serve", "--listen", "0.0.0.0:8080"]
+    env {{
+        LOG_LEVEL = "info"
+        NAME      = "service{number}"
+        WORKERS   = 4
+    }}
+    healthcheck {{ http = "/healthz", interval = 10s }}
+    volumes  = ["./data/{number}:/data"]
+    restart  = "on-failure"
+    readonly = true
+}}
+CONNECT service{} -> service0 WHEN started
+"#,
+            number + 1
+        )
+        .expect("a string can be written to");
+    }
+    write!(source, "COMPONENT service{components} {{ image = \"host:///bin/true\" }}")
+        .expect("a string can be written to");
+    source
+}
+
 /// Time that this thread has been on a processor, so that what else runs on the machine does not count.
 fn on_processor() -> f64 {
     let figures = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
@@ -65,11 +97,13 @@ fn main() {
         black_box(containust_lang::check("bench", source.as_bytes(), "bench", &|_| None));
         return;
     }
-    measure("parse", &source, |bytes| {
-        black_box(containust_lang::parse("bench", bytes));
-    });
-    measure("check", &source, |bytes| {
-        let outcome = containust_lang::check("bench", bytes, "bench", &|_| None);
-        assert!(outcome.composition.is_some());
-    });
+    for source in [source, plain(10_000)] {
+        measure("parse", &source, |bytes| {
+            black_box(containust_lang::parse("bench", bytes));
+        });
+        measure("check", &source, |bytes| {
+            let outcome = containust_lang::check("bench", bytes, "bench", &|_| None);
+            assert!(outcome.composition.is_some());
+        });
+    }
 }

@@ -239,6 +239,14 @@ impl<'a> Cursor<'a> {
         Cursor { source, at: 0, line: 1, column: 1 }
     }
 
+    /// The line, from 1, of an offset that is not before the last one. The column is not known after that.
+    pub(crate) fn line(&mut self, offset: u32) -> usize {
+        let to = (offset as usize).clamp(self.at, self.source.len());
+        self.line += self.source[self.at..to].iter().filter(|byte| **byte == b'\n').count();
+        self.at = to;
+        self.line
+    }
+
     /// Line and column, both from 1, of an offset that is not before the last one.
     pub(crate) fn advance(&mut self, offset: u32) -> (usize, usize) {
         let to = (offset as usize).clamp(self.at, self.source.len());

@@ -4,16 +4,12 @@ use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while, take_while_m_n, take_while1};
 use nom::character::complete::{alpha1, char, digit1, one_of, satisfy};
 use nom::combinator::{all_consuming, map_opt, opt, recognize, value};
-use nom::multi::{many1, separated_list1};
+use nom::multi::many1;
 use nom::sequence::{delimited, pair, preceded};
 use nom::{IResult, Parser};
 
 /// What a lexical parser gives. Errors carry nothing: the syntactic parser knows what it wanted and where.
 pub(crate) type Lexed<'a, O> = IResult<&'a str, O, ()>;
-
-fn word_character(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_'
-}
 
 /// Length of the white space and comments that a text begins with, and whether a line ends in them.
 pub(crate) fn trivia(input: &str) -> (usize, bool) {
@@ -113,9 +109,20 @@ pub(crate) fn escape(input: &str) -> Lexed<'_, char> {
     .parse(input)
 }
 
-/// `name`, `name.field`, `env.X`: what may stand before `:-` in a placeholder, as its dotted parts.
-pub(crate) fn placeholder_path(input: &str) -> Lexed<'_, Vec<&str>> {
-    separated_list1(char('.'), take_while1(|c: char| word_character(c) || c == '-')).parse(input)
+/// `name`, `name.field`, `env.X`: what may stand before `:-` in a placeholder.
+pub(crate) fn placeholder_path(input: &str) -> Lexed<'_, &str> {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let (mut end, mut before) = (0, b'.');
+    for byte in input.bytes() {
+        if !(word(byte) || (byte == b'.' && before != b'.')) {
+            break;
+        }
+        (end, before) = (end + 1, byte);
+    }
+    match before {
+        b'.' => Err(nom::Err::Error(())),
+        _ => Ok((&input[end..], &input[..end])),
+    }
 }
 
 /// Anything at all, for skipping over what could not be read: a run of plain characters or a single special one.

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nom::bytes::complete::{tag, take_while, take_while1};
+use nom::bytes::complete::{take_while, take_while1};
 use nom::character::complete::{char, digit1};
 use nom::combinator::{opt, recognize};
 use nom::sequence::{delimited, pair, preceded};
@@ -63,8 +63,19 @@ pub(crate) fn file(source: &str, base: usize, report: &mut Report) -> File {
     const MARK: char = '\u{feff}';
     let marked = source.get(base..).is_some_and(|text| text.starts_with(MARK));
     let at = base + if marked { MARK.len_utf8() } else { 0 };
-    let mut parser =
-        Parser { source, at, end: at, fresh: true, depth: 0, open: 0, last_error: None, form: FILE, report };
+    let mut parser = Parser {
+        source,
+        at,
+        end: at,
+        fresh: true,
+        depth: 0,
+        open: 0,
+        last_error: None,
+        form: FILE,
+        entries: Vec::new(),
+        values: Vec::new(),
+        report,
+    };
     let mut file = File::default();
     loop {
         parser.trivia();
@@ -96,6 +107,10 @@ struct Parser<'a, 'r> {
     last_error: Option<usize>,
     /// How what is being read is written, for help.
     form: &'static str,
+    /// What the bodies and lists that are being read hold so far, the innermost last. Each becomes one allocation of the
+    /// right size when it is complete.
+    entries: Vec<Entry>,
+    values: Vec<Value>,
     report: &'r mut Report,
 }
 
@@ -129,14 +144,13 @@ impl<'a> Parser<'a, '_> {
         Some((Span::new(start, self.at), output))
     }
 
-    /// The same after white space and comments.
-    fn eat<O>(&mut self, parser: impl nom::Parser<&'a str, Output = O, Error = ()>) -> Option<(Span, O)> {
-        self.trivia();
-        self.take(parser)
-    }
-
     fn punctuation(&mut self, text: &'static str) -> Option<Span> {
-        self.eat(tag(text)).map(|(span, _)| span)
+        self.trivia();
+        let start = self.at;
+        self.rest().starts_with(text).then(|| {
+            self.advance(start + text.len());
+            Span::new(start, self.at)
+        })
     }
 
     fn want_punctuation(&mut self, text: &'static str, expected: &str) -> Parsed<Span> {
@@ -226,17 +240,24 @@ pub(crate) fn string_end(rest: &str) -> (usize, Option<Quote>) {
             None => (3, None),
         };
     }
-    let mut escaped = false;
+    let (length, closed, _) = plain_string_end(rest);
+    (length, closed.then_some(Quote::Plain))
+}
+
+/// The same for a string on one line: its length, whether it is closed, and whether it has escapes or NUL characters.
+fn plain_string_end(rest: &str) -> (usize, bool, bool) {
+    let (mut escaped, mut special) = (false, false);
     for (at, byte) in rest.bytes().enumerate().skip(1) {
         match byte {
-            b'\n' => return (at, None),
+            b'\n' => return (at, false, special),
+            b'\0' => (escaped, special) = (false, true),
             _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return (at + 1, Some(Quote::Plain)),
+            b'\\' => (escaped, special) = (true, true),
+            b'"' => return (at + 1, true, special),
             _ => {}
         }
     }
-    (rest.len(), None)
+    (rest.len(), false, special)
 }
 
 // Recovery.
@@ -367,7 +388,8 @@ impl Parser<'_, '_> {
         let params = self.arguments(false)?;
         let base = match self.keyword("FROM") {
             Some(from) => {
-                let (path, _) = self.eat(lex::path).ok_or_else(|| self.missing("what to inherit from"))?;
+                self.trivia();
+                let (path, _) = self.take(lex::path).ok_or_else(|| self.missing("what to inherit from"))?;
                 let args = self.arguments(true)?;
                 Some(Base { span: from.to(Span::new(self.end, self.end)), path, args })
             }
@@ -549,6 +571,12 @@ impl Parser<'_, '_> {
 
     fn string(&mut self) -> Parsed<Text> {
         let start = self.at;
+        if !self.rest().starts_with("\"\"\"")
+            && let (length, true, false) = plain_string_end(self.rest())
+        {
+            self.advance(start + length);
+            return Ok(Text { span: Span::new(start, self.at), quote: Quote::Plain });
+        }
         let (length, quote) = string_end(self.rest());
         let raw = &self.rest()[..length];
         self.advance(start + length);
@@ -638,6 +666,7 @@ impl Parser<'_, '_> {
             let (start, _) = parser.take(char('{')).ok_or_else(|| parser.missing("`{`"))?;
             parser.open += 1;
             let level = parser.open;
+            let first = parser.entries.len();
             let mut body = Body { span: start, entries: Vec::new(), partial: false };
             loop {
                 parser.trivia();
@@ -654,7 +683,7 @@ impl Parser<'_, '_> {
                 let before = parser.at;
                 match parser.entry() {
                     Ok(entry) => {
-                        body.entries.push(entry);
+                        parser.entries.push(entry);
                         parser.punctuation(",");
                     }
                     Err(Broken) => {
@@ -663,9 +692,11 @@ impl Parser<'_, '_> {
                     }
                 }
                 if parser.report.full() {
+                    parser.entries.truncate(first);
                     return Err(Broken);
                 }
             }
+            body.entries = parser.entries.drain(first..).collect();
             parser.open -= 1;
             Ok(body)
         })
@@ -683,10 +714,14 @@ impl Parser<'_, '_> {
 
     fn entry(&mut self) -> Parsed<Entry> {
         self.form = PROPERTY;
-        if !self.rest().starts_with('"') && lex::ident(self.rest()).is_err() {
-            return Err(self.unexpected("a property or `}`"));
-        }
-        let key = self.name("a property")?;
+        let key = if self.rest().starts_with('"') {
+            let text = self.string()?;
+            Name { span: text.span, quote: Some(text.quote) }
+        } else {
+            // That no statement begins here is known.
+            let (span, _) = self.take(lex::ident).ok_or_else(|| self.unexpected("a property or `}`"))?;
+            Name { span, quote: None }
+        };
         if self.punctuation("+=").is_some() {
             let value = self.value()?;
             if !matches!(value.kind, ValueKind::List(_)) {
@@ -762,7 +797,7 @@ impl Parser<'_, '_> {
         self.nested(|parser| {
             let (start, _) = parser.take(char('[')).ok_or_else(|| parser.missing("`[`"))?;
             parser.open += 1;
-            let mut list = Vec::new();
+            let first = parser.values.len();
             loop {
                 parser.trivia();
                 if parser.take(char(']')).is_some() {
@@ -775,11 +810,17 @@ impl Parser<'_, '_> {
                     parser.unclosed(start, "]");
                     break;
                 }
-                list.push(parser.value()?);
+                match parser.value() {
+                    Ok(value) => parser.values.push(value),
+                    Err(Broken) => {
+                        parser.values.truncate(first);
+                        return Err(Broken);
+                    }
+                }
                 parser.punctuation(",");
             }
             parser.open -= 1;
-            Ok(list)
+            Ok(parser.values.drain(first..).collect())
         })
     }
 }

@@ -24,7 +24,8 @@ pub(crate) enum Piece<'a> {
 /// `${path:-default}`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placeholder<'a> {
-    pub(crate) path: Vec<&'a str>,
+    /// Names with `.` between them.
+    pub(crate) path: &'a str,
     pub(crate) default: Option<String>,
 }
 
@@ -49,8 +50,9 @@ pub(crate) fn simple(source: &str, text: Text) -> Option<&str> {
 /// The string cut at its placeholders. Adjacent literals are joined, so that most strings are one piece.
 pub(crate) fn pieces(source: &str, text: Text) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
-    for line in lines(source, text) {
-        cut(&line, &mut pieces);
+    match text.quote {
+        Quote::Plain => cut(&whole(source, text), &mut pieces),
+        Quote::Triple => lines(source, text).iter().for_each(|line| cut(line, &mut pieces)),
     }
     pieces
 }
@@ -64,13 +66,18 @@ struct Line<'a> {
 }
 
 fn lines(source: &str, text: Text) -> Vec<Line<'_>> {
+    let whole = whole(source, text);
+    match text.quote {
+        Quote::Plain => vec![whole],
+        Quote::Triple => block(whole.raw, whole.start),
+    }
+}
+
+/// All that stands between the quotes.
+fn whole(source: &str, text: Text) -> Line<'_> {
     let quote = text.quote.len();
     let inner = Span { start: text.span.start + quote, end: text.span.end.saturating_sub(quote) };
-    let (raw, start) = (inner.text(source), inner.start as usize);
-    match text.quote {
-        Quote::Plain => vec![Line { raw, start, escapes: true }],
-        Quote::Triple => block(raw, start),
-    }
+    Line { raw: inner.text(source), start: inner.start as usize, escapes: text.quote == Quote::Plain }
 }
 
 /// A block string's lines without the indentation that all of them share. A first line that is blank is dropped,
@@ -143,7 +150,11 @@ fn cut<'a>(line: &Line<'a>, pieces: &mut Vec<Piece<'a>>) {
             _ => pieces.push(Piece::Literal(text.into_owned())),
         }
     };
-    while let Some(dollar) = left.find("${") {
+    let opening = |left: &str| {
+        let mut dollars = left.bytes().enumerate().filter(|(_, byte)| *byte == b'$').map(|(at, _)| at);
+        dollars.find(|at| left.as_bytes().get(at + 1) == Some(&b'{'))
+    };
+    while let Some(dollar) = opening(left) {
         let before = &left[..dollar];
         if let Some(before) = before.strip_suffix('$') {
             literal(before, pieces);
@@ -187,6 +198,18 @@ pub(crate) struct Part {
     pub(crate) file: usize,
     /// Whether it is the name of a secret that stands there, whose value nobody knows yet.
     pub(crate) secret: bool,
+}
+
+/// The parts as one text.
+pub(crate) fn joined(mut parts: Vec<Part>) -> String {
+    match parts.as_mut_slice() {
+        [only] => std::mem::take(&mut only.text),
+        parts => {
+            let mut text = String::with_capacity(parts.iter().map(|part| part.text.len()).sum());
+            parts.iter().for_each(|part| text.push_str(&part.text));
+            text
+        }
+    }
 }
 
 /// Words of a command line.
@@ -289,20 +312,29 @@ mod tests {
     #[test]
     fn placeholders() {
         let source = r#""a${db.host}$${x}$y${env.X:-1\"2}""#;
-        let placeholder = |from, to, path: &[&'static str], default: Option<&str>| {
-            let placeholder = Placeholder { path: path.to_vec(), default: default.map(str::to_owned) };
+        let placeholder = |from, to, path: &'static str, default: Option<&str>| {
+            let placeholder = Placeholder { path, default: default.map(str::to_owned) };
             Piece::Placeholder(Span::new(from, to), placeholder)
         };
         assert_eq!(
             pieces(source, plain(source)),
             [
                 Piece::Literal("a".into()),
-                placeholder(2, 12, &["db", "host"], None),
+                placeholder(2, 12, "db.host", None),
                 Piece::Literal("${x}$y".into()),
-                placeholder(19, 33, &["env", "X"], Some("1\"2")),
+                placeholder(19, 33, "env.X", Some("1\"2")),
             ]
         );
-        for bad in [r#""${""#, r#""${}""#, r#""${a b}""#, r#""${env.A:-${env.B}}""#, r#""${env.A?x}""#] {
+        for bad in [
+            r#""${""#,
+            r#""${}""#,
+            r#""${a b}""#,
+            r#""${env.A:-${env.B}}""#,
+            r#""${env.A?x}""#,
+            r#""${a.}""#,
+            r#""${.a}""#,
+            r#""${a..b}""#,
+        ] {
             assert!(matches!(pieces(bad, plain(bad))[0], Piece::Malformed(_)), "{bad}");
         }
     }

@@ -7,6 +7,7 @@ use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
 use crate::model::{self, Dependency, Healthcheck, Image, Probe, Restart, SecretVariable};
 use crate::syntax::ValueKind;
+use crate::text::joined;
 
 use super::connect::Edge;
 use super::declare::prefix;
@@ -47,7 +48,7 @@ impl<'a> Checker<'a, '_> {
         for (number, edge) in self.edges.iter().enumerate() {
             edges_from[edge.from].push(number);
         }
-        let mut components = Vec::new();
+        let mut components = Vec::with_capacity(self.declared.len());
         for (index, edges) in edges_from.iter().enumerate() {
             if self.report.full() {
                 break;
@@ -82,6 +83,10 @@ impl<'a> Checker<'a, '_> {
         let (volumes, tmpfs) = self.mounts(settings, scope, &mut targets);
         let secrets = self.secret_files(settings, scope, &mut targets);
         let configs = self.config_files(settings, scope, &mut targets);
+        let places = volumes.iter().map(|volume| &volume.target).chain(tmpfs.iter().map(|tmpfs| &tmpfs.target));
+        let places = places.chain(secrets.iter().map(|file| &file.target));
+        let places = places.chain(configs.iter().map(|file| &file.target)).map(String::as_str);
+        self.places_are_distinct(places, &targets);
         let limits = self.limits(settings, scope);
         let ulimits = self.ulimits(settings, scope);
         let sysctls = self.sysctls(settings, scope);
@@ -164,7 +169,7 @@ impl<'a> Checker<'a, '_> {
         let parts = self.parts((variable.property, bound), scope.with_secrets())?;
         Some(match parts.iter().any(|part| part.secret) {
             true => Variable::Secret(model_parts(parts)),
-            false => Variable::Plain(parts.into_iter().map(|part| part.text).collect()),
+            false => Variable::Plain(joined(parts)),
         })
     }
 
@@ -182,13 +187,21 @@ impl<'a> Checker<'a, '_> {
         for &number in edges {
             let target = &self.declared[self.edges[number].to];
             let (prefix, host) = (prefix(&target.name), target.host());
-            let mut wiring = vec![(format!("{prefix}_HOST"), host.clone())];
+            let wire = |env: &mut Vec<(String, String)>, field: &str, value: String| {
+                let name = [prefix.as_str(), field].concat();
+                if !own(env, &name) && !secret_env.iter().any(|secret| secret.name == name) {
+                    env.push((name, value));
+                }
+            };
             if let Some(port) = target.ports.as_ref().and_then(|ports| ports.first()) {
-                wiring.push((format!("{prefix}_PORT"), port.to_string()));
-                wiring.push((format!("{prefix}_CONNECTION_STRING"), format!("{}://{host}:{port}", target.scheme)));
+                let port = port.to_string();
+                let url = [target.scheme, "://", &host, ":", &port].concat();
+                wire(env, "_HOST", host);
+                wire(env, "_PORT", port);
+                wire(env, "_CONNECTION_STRING", url);
+            } else {
+                wire(env, "_HOST", host);
             }
-            wiring.retain(|(name, _)| !own(env, name) && !secret_env.iter().any(|secret| secret.name == *name));
-            env.append(&mut wiring);
         }
     }
 
@@ -266,7 +279,7 @@ impl<'a> Checker<'a, '_> {
         if !matches!(value.kind, ValueKind::Body(_)) {
             return None;
         }
-        let settings = &setting.block;
+        let settings = setting.block();
         let complete = !settings.partial && self.declared[index].role == Role::Deployed;
         let probe = self.probe(settings, value.span, index, complete);
         let mut time = |name, default, zero| match settings.get(name) {
@@ -327,7 +340,7 @@ impl<'a> Checker<'a, '_> {
         let value = bound.value;
         let command = match value.kind {
             ValueKind::List(_) => self.arguments(setting, scope)?,
-            _ if setting.added.is_empty() => {
+            _ if setting.added().is_empty() => {
                 vec!["/bin/sh".into(), "-c".into(), self.filled((property, bound), scope)?]
             }
             _ => {

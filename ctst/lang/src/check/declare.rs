@@ -51,6 +51,7 @@ impl<'a> Checker<'a, '_> {
         let files = self.files;
         let file = &files[number].tree;
         let mut cursor = Cursor::new(self.source.as_bytes());
+        self.declared.reserve(file.statements.len());
         for statement in &file.statements {
             if self.report.full() {
                 return;
@@ -67,7 +68,7 @@ impl<'a> Checker<'a, '_> {
                     }
                 }
                 StatementKind::Component(component) => {
-                    let (line, _) = cursor.advance(statement.span.start);
+                    let line = cursor.line(statement.span.start);
                     self.declare_component(number, component, statement.span, line);
                 }
                 StatementKind::Volume { name, body } => self.declare_volume(number, *name, body.as_ref()),
@@ -198,11 +199,13 @@ impl<'a> Checker<'a, '_> {
             return Some(Vec::new());
         };
         let mut ports = Some(Vec::new());
+        let items = self.items(setting, scope)?;
         let mut seen = std::collections::HashSet::new();
-        for item in self.items(setting, scope)? {
+        let several = items.len() > 1;
+        for item in items {
             let port = self.port((setting.property, item), scope);
             match (port, &mut ports) {
-                (Some(port), _) if !seen.insert(port) => {
+                (Some(port), _) if several && !seen.insert(port) => {
                     self.duplicate(item.value.span, setting.property.name);
                     ports = None;
                 }

@@ -26,6 +26,9 @@ fn overlap(a: IpAddr, b: IpAddr) -> bool {
 impl Checker<'_, '_> {
     /// All published ports; incomplete if there are errors.
     pub(super) fn exposures(&mut self, file: &File) -> Vec<Exposure> {
+        if !file.statements.iter().any(|statement| matches!(statement.kind, StatementKind::Expose(_))) {
+            return Vec::new();
+        }
         let mut by_port: HashMap<u16, Vec<usize>> = HashMap::new();
         let deployed = |(_, declared): &(usize, &super::Declared<'_>)| declared.role == Role::Deployed;
         for (index, declared) in self.declared.iter().enumerate().filter(deployed) {
@@ -42,7 +45,7 @@ impl Checker<'_, '_> {
             if self.report.full() {
                 break;
             }
-            let (line, _) = cursor.advance(statement.span.start);
+            let line = cursor.line(statement.span.start);
             let Some((address, host, inside)) = self.sides(expose) else { continue };
             published += host.len();
             if published > MOST_PORTS {

@@ -25,6 +25,8 @@ const PROBES: [&str; 3] = ["command", "http", "tcp"];
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings<'a> {
     list: Vec<Setting<'a>>,
+    /// A bit for each name that was ever in the list, which others may share: most of what is asked for is not there.
+    names: u64,
     /// Whether something of it could not be read.
     pub(super) partial: bool,
 }
@@ -37,11 +39,15 @@ pub(super) struct Setting<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) key: Span,
     pub(super) value: Bound<'a>,
-    /// Items that `+=` adds.
-    pub(super) added: Vec<Bound<'a>>,
-    /// What stands in the value if that is a block.
-    pub(super) block: Settings<'a>,
+    /// What most do not have, out of the way.
+    extra: Option<Box<Extra<'a>>>,
     from: From,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Extra<'a> {
+    added: Vec<Bound<'a>>,
+    block: Settings<'a>,
 }
 
 /// Where a setting comes from, seen from the body that is being read.
@@ -58,14 +64,36 @@ impl<'a> Setting<'a> {
         (self.property, self.value)
     }
 
+    /// Items that `+=` adds.
+    pub(super) fn added(&self) -> &[Bound<'a>] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.added)
+    }
+
+    /// What stands in the value if that is a block.
+    pub(super) fn block(&self) -> &Settings<'a> {
+        static EMPTY: Settings<'static> = Settings { list: Vec::new(), names: 0, partial: false };
+        self.extra.as_ref().map_or(&EMPTY, |extra| &extra.block)
+    }
+
     /// Whether it is written as an item of a list, `key=value` in one string.
     pub(super) fn is_listed(&self) -> bool {
         self.key == self.value.value.span
     }
 }
 
+/// A bit that depends on a name.
+#[inline]
+fn bit(name: &str) -> u64 {
+    let first = name.as_bytes().first().copied().unwrap_or_default();
+    1 << ((usize::from(first) + 7 * name.len()) % 64)
+}
+
 impl<'a> Settings<'a> {
+    #[inline]
     pub(super) fn get(&self, name: &str) -> Option<&Setting<'a>> {
+        if self.names & bit(name) == 0 {
+            return None;
+        }
         self.list.iter().find(|setting| setting.name == name)
     }
 
@@ -77,8 +105,13 @@ impl<'a> Settings<'a> {
         self.list.iter()
     }
 
+    fn push(&mut self, setting: Setting<'a>) {
+        self.names |= bit(&setting.name);
+        self.list.push(setting);
+    }
+
     fn count(&self) -> usize {
-        self.list.iter().map(|setting| 1 + setting.added.len() + setting.block.count()).sum()
+        self.list.iter().map(|setting| 1 + setting.added().len() + setting.block().count()).sum()
     }
 
     /// Where each name is.
@@ -89,7 +122,9 @@ impl<'a> Settings<'a> {
     fn become_base(&mut self) {
         for setting in &mut self.list {
             setting.from = From::Base;
-            setting.block.become_base();
+            if let Some(extra) = &mut setting.extra {
+                extra.block.become_base();
+            }
         }
     }
 }
@@ -358,8 +393,8 @@ impl<'a> Checker<'a, '_> {
             };
             self.key(item.span, &name, keys);
             let value = Bound::new(item, origin);
-            let (key, block, from) = (item.span, Settings::default(), From::Body);
-            let setting = Setting { property, name: name.clone(), key, value, added: Vec::new(), block, from };
+            let (key, from) = (item.span, From::Body);
+            let setting = Setting { property, name: name.clone(), key, value, extra: None, from };
             match places.get(&name).copied() {
                 Some(place) => match self.set_before(&settings.list[place], item.span, &name, kind) {
                     Some(first) => complete &= first,
@@ -367,7 +402,7 @@ impl<'a> Checker<'a, '_> {
                 },
                 None => {
                     places.insert(name, settings.list.len());
-                    settings.list.push(setting);
+                    settings.push(setting);
                 }
             }
         }
@@ -470,12 +505,21 @@ impl<'a> Checker<'a, '_> {
         let key = entry.key.span;
         match &entry.action {
             Action::Set(value) => {
-                let (block, complete) = self.block(settings, place, property, value, origin);
+                let (extra, complete) = match property.shape {
+                    Shape::Block(kind) => {
+                        let (block, complete) = self.block(settings, place, kind, value, origin);
+                        (Some(Box::new(Extra { added: Vec::new(), block })), complete)
+                    }
+                    Shape::Single | Shape::List => (None, true),
+                };
                 let value = Bound::new(value, origin);
-                let setting = Setting { property, name, key, value, added: Vec::new(), block, from: From::Body };
+                let setting = Setting { property, name, key, value, extra, from: From::Body };
                 match settings.list.get_mut(place) {
-                    Some(old) => *old = setting,
-                    None => settings.list.push(setting),
+                    Some(old) => {
+                        settings.names |= bit(&setting.name);
+                        *old = setting;
+                    }
+                    None => settings.push(setting),
                 }
                 Some(complete)
             }
@@ -504,7 +548,8 @@ impl<'a> Checker<'a, '_> {
             Action::Append(value) => {
                 let setting = settings.list.get_mut(place)?;
                 let ValueKind::List(list) = &value.kind else { return None };
-                setting.added.extend(list.iter().map(|value| Bound::new(value, origin)));
+                let extra = setting.extra.get_or_insert_default();
+                extra.added.extend(list.iter().map(|value| Bound::new(value, origin)));
                 (setting.key, setting.from) = (key, From::Body);
                 Some(true)
             }
@@ -521,18 +566,18 @@ impl<'a> Checker<'a, '_> {
         &mut self,
         settings: &mut Settings<'a>,
         place: usize,
-        property: &Property,
+        kind: &'static Kind,
         value: &'a Value,
         origin: Origin,
     ) -> (Settings<'a>, bool) {
-        let Shape::Block(kind) = property.shape else { return (Settings::default(), true) };
         if !matches!(value.kind, ValueKind::Body(_) | ValueKind::List(_)) {
             return (Settings::default(), true);
         }
-        let mut block = match settings.list.get_mut(place) {
-            Some(setting) if setting.from == From::Base => std::mem::take(&mut setting.block),
-            _ => Settings::default(),
+        let block = match settings.list.get_mut(place) {
+            Some(setting) if setting.from == From::Base => setting.extra.take().map(|extra| extra.block),
+            _ => None,
         };
+        let mut block = block.unwrap_or_default();
         let complete = match &value.kind {
             ValueKind::Body(body) => self.merge(&mut block, body, origin, kind),
             ValueKind::List(list) => self.merge_list(&mut block, list, origin, kind),

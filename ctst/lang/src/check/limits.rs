@@ -122,7 +122,7 @@ impl<'a> Checker<'a, '_> {
                 self.wrong_type(entry.property, entry.value.value);
                 continue;
             }
-            let device = &entry.block;
+            let device = entry.block();
             let bytes = |checker: &mut Self, name: &str| {
                 device.get(name).and_then(|setting| checker.size(setting.read(), 1, scope))
             };

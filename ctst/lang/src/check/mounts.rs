@@ -1,6 +1,6 @@
 //! `volumes` and `tmpfs`.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use crate::codes::Code;
 use crate::diagnostic::Span;
@@ -14,8 +14,8 @@ use super::properties::Property;
 use super::resolve::Scope;
 use super::values::Read;
 
-/// Where something is mounted already.
-pub(super) type Targets = BTreeMap<String, Span>;
+/// Where the mounts of a component are written, in order.
+pub(super) type Targets = Vec<Span>;
 
 impl<'a> Checker<'a, '_> {
     pub(super) fn mounts(
@@ -120,7 +120,7 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    /// A mount's place inside, which must be its own.
+    /// A mount's place inside.
     pub(super) fn target(&mut self, span: Span, name: &str, path: &str, targets: &mut Targets) -> Option<String> {
         let target = self.absolute(span, name, path)?;
         if target == "/" {
@@ -130,14 +130,26 @@ impl<'a> Checker<'a, '_> {
                 .help("for a writable root write `readonly = false`");
             return None;
         }
-        if let Some(first) = targets.insert(target.clone(), span) {
-            self.finding(Code::DuplicateValue, span, "two mounts have the same place in the container")
-                .label("hides the other one")
-                .related(first, "mounted here first")
-                .help("keep one of them");
-            return None;
-        }
+        targets.push(span);
         Some(target)
+    }
+
+    /// Compares the places of all mounts, which `targets` has the spans of.
+    pub(super) fn places_are_distinct<'p>(&mut self, places: impl Iterator<Item = &'p str> + Clone, targets: &Targets) {
+        let mut known = HashMap::new();
+        let few = targets.len() <= 16;
+        for (number, (place, &span)) in places.clone().zip(targets).enumerate() {
+            let first = match few {
+                true => places.clone().take(number).position(|other| other == place),
+                false => Some(*known.entry(place).or_insert(number)).filter(|first| *first != number),
+            };
+            if let Some(first) = first {
+                self.finding(Code::DuplicateValue, span, "two mounts have the same place in the container")
+                    .label("hides the other one")
+                    .related(targets[first], "mounted here first")
+                    .help("keep one of them");
+            }
+        }
     }
 
     pub(super) fn bad_mount(&mut self, span: Span, property: &Property, message: &str) {

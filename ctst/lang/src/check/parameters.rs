@@ -359,7 +359,7 @@ impl<'a> Checker<'a, '_> {
         let params = self.params;
         let param = params.get(place)?;
         let value = |text| Bound { value: &param.value, origin: Origin::File(param.file), given: Some(text) };
-        Some(param.text.as_deref().map_or(Parameter::Unknown, |text| Parameter::Value(value(text))))
+        Some(param.text.as_ref().map_or(Parameter::Unknown, |text| Parameter::Value(value(text))))
     }
 
     fn template_parameter(&mut self, name: &str, owner: usize, scope: Scope) -> Option<Parameter<'a>> {

@@ -64,7 +64,7 @@ pub(super) struct Bound<'a> {
     pub(super) value: &'a Value,
     pub(super) origin: Origin,
     /// What a PARAM stands for, instead of the value's own text.
-    pub(super) given: Option<&'a str>,
+    pub(super) given: Option<&'a String>,
 }
 
 impl<'a> Bound<'a> {
@@ -81,56 +81,66 @@ impl<'a> Checker<'a, '_> {
     /// A string with its placeholders looked up; `None` if one of them cannot be, which is reported.
     pub(super) fn interpolate(&mut self, text: Text, origin: Origin, scope: Scope) -> Option<Vec<Part>> {
         let file = self.file_of(origin);
-        let mut parts = Some(Vec::new());
-        for piece in text::pieces(self.source, text) {
-            let found = match piece {
-                Piece::Literal(text) => Some(vec![Part { text, literal: true, file, secret: false }]),
-                Piece::Placeholder(span, placeholder) => self.placeholder(span, placeholder, origin, scope),
+        let pieces = text::pieces(self.source, text);
+        let mut parts = Vec::with_capacity(pieces.len());
+        let mut complete = true;
+        for piece in pieces {
+            complete &= match piece {
+                Piece::Literal(text) => {
+                    parts.push(Part { text, literal: true, file, secret: false });
+                    true
+                }
+                Piece::Placeholder(span, placeholder) => {
+                    self.placeholder(span, placeholder, origin, scope, &mut parts).is_some()
+                }
                 Piece::Malformed(span) => {
                     let shown = self.shown(span);
                     self.finding(Code::BadPlaceholder, span, format!("{shown} is no placeholder"))
                         .label("not understood")
                         .expected("`${name.host}`, `${name.port}`, `${name.connection_string}`, `${parameter}`, `${secret.x}`, `${env.X}` or `${env.X:-default}`")
                         .help("write `$${` for a literal `${`; placeholders cannot be nested");
-                    None
+                    false
                 }
             };
-            match (found, &mut parts) {
-                (Some(found), Some(parts)) => parts.extend(found),
-                _ => parts = None,
-            }
         }
-        parts
+        complete.then_some(parts)
     }
 
+    /// Adds what a placeholder stands for.
     fn placeholder(
         &mut self,
         span: Span,
         placeholder: Placeholder<'_>,
         origin: Origin,
         scope: Scope,
-    ) -> Option<Vec<Part>> {
+        parts: &mut Vec<Part>,
+    ) -> Option<()> {
         let Placeholder { path, default } = placeholder;
-        let text = match path.as_slice() {
-            ["env", variable] => self.variable(span, variable, default),
-            ["secret", name] if default.is_none() => {
-                let text = self.secret(span, name, scope)?;
-                return Some(vec![Part { text, literal: false, file: self.file_of(origin), secret: true }]);
+        let mut secret = false;
+        let text = match path.split_once('.').filter(|(_, rest)| !rest.contains('.')) {
+            Some(("env", variable)) => self.variable(span, variable, default),
+            Some(("secret", name)) if default.is_none() => {
+                secret = true;
+                self.secret(span, name, scope)
             }
             _ if default.is_some() => {
                 self.finding(Code::BadPlaceholder, span, "only a variable of the environment can have a default")
                     .label("no default here")
-                    .help(format!("write `${{{}}}` for a component, `${{env.X:-…}}` for a variable", path.join(".")));
+                    .help(format!("write `${{{path}}}` for a component, `${{env.X:-…}}` for a variable"));
                 None
             }
-            [component, field] => self.field(span, component, field, scope),
-            [name] => return self.parameter_text(span, name, origin, scope),
-            _ => {
-                self.unknown(span, &path.join("."), "a placeholder has two parts: `${name.host}` or `${env.X}`".into());
+            Some((component, field)) => self.field(span, component, field, scope),
+            None if path.contains('.') => {
+                self.unknown(span, path, "a placeholder has two parts: `${name.host}` or `${env.X}`".into());
                 None
+            }
+            None => {
+                parts.extend(self.parameter_text(span, path, origin, scope)?);
+                return Some(());
             }
         };
-        Some(vec![Part { text: text?, literal: false, file: self.file_of(origin), secret: false }])
+        parts.push(Part { text: text?, literal: false, file: self.file_of(origin), secret });
+        Some(())
     }
 
     fn variable(&mut self, span: Span, variable: &str, default: Option<String>) -> Option<String> {

@@ -300,8 +300,8 @@ impl<'a> Checker<'a, '_> {
                 continue;
             }
             let target = target.unwrap_or_else(|| format!("/run/secrets/{name}"));
-            let Some(target) = self.target(span, "secrets", &target, targets) else { continue };
             self.stores.used_secrets.insert(name.clone());
+            let Some(target) = self.target(span, "secrets", &target, targets) else { continue };
             files.push(SecretFile { secret: name, target, mode: mode.unwrap_or(0o400) });
         }
         files
@@ -328,10 +328,10 @@ impl<'a> Checker<'a, '_> {
                 continue;
             };
             let (file, value) = (config.file, config.what);
-            let target = self.target(span, "configs", &target.unwrap_or_else(|| format!("/{name}")), targets);
-            let content = self.content(span, file, value, scope);
             self.stores.used_configs.insert(name.clone());
-            if let (Some(target), Some(content)) = (target, content) {
+            let content = self.content(span, file, value, scope).unwrap_or_default();
+            let target = target.unwrap_or_else(|| format!("/{name}"));
+            if let Some(target) = self.target(span, "configs", &target, targets) {
                 files.push(ConfigFile { config: name, target, mode: mode.unwrap_or(0o444), content });
             }
         }

@@ -22,6 +22,15 @@ pub(super) const LONGEST_TEXT: usize = 128 * 1024 - 1;
 /// Most processors in thousandths: more than Linux can have (`CONFIG_NR_CPUS`), and no number of microseconds overflows.
 const MOST_MILLIS: u64 = 8192 * 1000;
 
+/// Whether a path is absolute and has no parts that can be left out, nor `..`.
+fn is_shortest(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    bytes.len() > 1
+        && bytes[0] == b'/'
+        && !path.ends_with('/')
+        && !bytes.windows(2).any(|pair| pair[0] == b'/' && matches!(pair[1], b'/' | b'.'))
+}
+
 impl<'a> Checker<'a, '_> {
     pub(super) fn wrong_type(&mut self, property: &Property, value: &Value) {
         let source = value.span.text(self.source);
@@ -53,9 +62,15 @@ impl<'a> Checker<'a, '_> {
         };
         if let Some(text) = given {
             let file = self.file_of(origin);
-            return Some(vec![Part { text: text.to_owned(), literal: false, file, secret: false }]);
+            return Some(vec![Part { text: text.clone(), literal: false, file, secret: false }]);
         }
-        let parts = self.interpolate(Text { span: value.span, quote }, origin, scope)?;
+        let text = Text { span: value.span, quote };
+        let parts = match text::simple(self.source, text) {
+            Some(text) => {
+                vec![Part { text: text.to_owned(), literal: true, file: self.file_of(origin), secret: false }]
+            }
+            None => self.interpolate(text, origin, scope)?,
+        };
         let length: usize = parts.iter().map(|part| part.text.len()).sum();
         if length > LONGEST_TEXT {
             self.finding(
@@ -91,13 +106,16 @@ impl<'a> Checker<'a, '_> {
     }
 
     fn joined(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
-        Some(self.parts(setting, scope)?.into_iter().map(|part| part.text).collect())
+        Some(text::joined(self.parts(setting, scope)?))
     }
 
     /// A string that is not empty, with its parts.
     pub(super) fn filled_parts(&mut self, setting: Read<'a>, scope: Scope) -> Option<(String, Vec<Part>)> {
         let parts = self.parts(setting, scope)?;
-        let text: String = parts.iter().map(|part| part.text.as_str()).collect();
+        let text = match parts.as_slice() {
+            [only] => only.text.clone(),
+            _ => parts.iter().map(|part| part.text.as_str()).collect(),
+        };
         self.not_empty(setting, &text).then_some((text, parts))
     }
 
@@ -119,7 +137,7 @@ impl<'a> Checker<'a, '_> {
 
     /// The characters of a number, a word or a truth value.
     pub(super) fn raw(&self, bound: Bound<'a>) -> &'a str {
-        bound.given.unwrap_or_else(|| bound.value.span.text(self.source))
+        bound.given.map_or_else(|| bound.value.span.text(self.source), String::as_str)
     }
 
     /// One value or a list of them, as single values, with what `+=` adds.
@@ -129,7 +147,7 @@ impl<'a> Checker<'a, '_> {
             ValueKind::List(list) => list,
             _ => std::slice::from_ref(bound.value),
         };
-        Some(own.iter().map(|value| Bound { value, ..bound }).chain(setting.added.iter().copied()).collect())
+        Some(own.iter().map(|value| Bound { value, ..bound }).chain(setting.added().iter().copied()).collect())
     }
 
     pub(super) fn boolean(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<bool> {
@@ -308,8 +326,8 @@ impl<'a> Checker<'a, '_> {
             Shape::Single | Shape::List => false,
         };
         match setting.value.value.kind {
-            ValueKind::Body(_) => Some(&setting.block),
-            ValueKind::List(_) if listed() => Some(&setting.block),
+            ValueKind::Body(_) => Some(setting.block()),
+            ValueKind::List(_) if listed() => Some(setting.block()),
             _ => {
                 self.wrong_type(setting.property, setting.value.value);
                 None
@@ -343,7 +361,7 @@ impl<'a> Checker<'a, '_> {
             ValueKind::List(list) => self.words(property, list.iter().map(|value| Bound { value, ..bound }), scope),
             _ => self.split(property, bound, scope),
         };
-        if let Some(added) = self.words(property, setting.added.iter().copied(), scope) {
+        if let Some(added) = self.words(property, setting.added().iter().copied(), scope) {
             words.as_mut()?.extend(added);
         }
         words
@@ -391,6 +409,9 @@ impl<'a> Checker<'a, '_> {
 
     /// An absolute path without `..`, in its shortest spelling.
     pub(super) fn absolute(&mut self, span: Span, name: &str, path: &str) -> Option<String> {
+        if is_shortest(path) {
+            return Some(path.to_owned());
+        }
         let wrong = if path.starts_with('/') {
             path.split('/')
                 .any(|part| part == "..")
