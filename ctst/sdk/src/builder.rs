@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use containust_lang::model::{
-    Component, Dependency, Healthcheck, Image, Limits, Network, Probe, Restart, Tmpfs, Volume, When,
+    Component, Dependency, Healthcheck, Image, Limits, Network, Part, Probe, Restart, Tmpfs, Volume, When,
 };
 use containust_shared::names;
 
 use crate::error::{Error, Result};
+
+/// Of all configs of a component, in bytes: they stand in its record.
+const MAX_CONFIGS: usize = 2 << 20;
 
 /// Builds a [`Component`] with the language's defaults for everything that is not said.
 ///
@@ -186,11 +189,27 @@ pub(crate) fn problem(component: &Component) -> Option<String> {
         return Some(format!("`{}` is no host name", component.hostname));
     }
     let targets = component.volumes.iter().map(|v| &v.target).chain(component.tmpfs.iter().map(|t| &t.target));
+    let files = component.secrets.iter().map(|s| &s.target).chain(component.configs.iter().map(|c| &c.target));
+    let targets = targets.chain(files);
     for target in targets {
         let steps_back = target.split('/').any(|part| part == "." || part == "..");
         if !target.starts_with('/') || steps_back || target.trim_matches('/').is_empty() || target.contains('\0') {
             return Some(format!("mount at `{target}`: give an absolute path below / without `.` and `..`"));
         }
+    }
+    let hidden = component.secret_env.iter().map(|variable| &variable.name);
+    if let Some(name) = hidden.into_iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        return Some(format!("environment variable `{}` cannot be set", name.escape_debug()));
+    }
+    let length = |part: &Part| match part {
+        Part::Text(text) => text.len(),
+        Part::Secret(_) => 0,
+    };
+    let configs: usize = component.configs.iter().flat_map(|config| &config.content).map(length).sum();
+    if configs > MAX_CONFIGS {
+        return Some(format!(
+            "keep configs of {configs} bytes: {MAX_CONFIGS} are the limit; mount a file (volume) instead"
+        ));
     }
     if let Some(volume) = component.volumes.iter().find(|volume| volume.named && !names::is_name(&volume.source)) {
         return Some(format!("`{}` is no name of a volume", volume.source.escape_debug()));

@@ -19,6 +19,7 @@ use crate::ipc::{Connection, Hello, Incoming, Reply, Request, VERSION};
 use crate::peer;
 use crate::project::{Project, check_private};
 use crate::run::{ExecRequest, PAUSE, Session};
+use crate::secrets::PREFIX;
 use crate::status::{ContainerStatus, Stats};
 use crate::supervisor;
 
@@ -66,9 +67,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects to the project's supervisor, or starts one. `run` is the number of components to come.
-    /// `scoped`: where systemd owns the cgroups, in a scope of its own, which limits need.
-    pub(crate) fn open(project: &Project, run: Option<usize>, scoped: bool) -> Result<Self> {
+    /// Connects to the project's supervisor, or starts one, which does not inherit the variables `hidden`. `run` is the
+    /// number of components to come. `scoped`: where systemd owns the cgroups, in a scope of its own, which limits need.
+    pub(crate) fn open(project: &Project, run: Option<usize>, hidden: &[&str], scoped: bool) -> Result<Self> {
         if let Some((socket, pid)) = dial(project)? {
             return Ok(Self::over(project, socket, pid, run));
         }
@@ -76,7 +77,7 @@ impl Link {
         let (connection, hello) = (Connection::new(ours), hello(project, run));
         connection.send(&hello, &[])?;
         let scoped = scoped && cgroup::Outlook::new(None).place == Ok(cgroup::Place::Scope);
-        let child = Some(spawn(project, theirs, scoped)?);
+        let child = Some(spawn(project, theirs, hidden, scoped)?);
         Ok(Self { connection, child, pid: None, project: project.clone(), hello })
     }
 
@@ -154,15 +155,21 @@ fn reap(child: &mut Option<Child>) {
 }
 
 /// Starts this executable again as the project's supervisor, with `channel` as its standard input.
-fn spawn(project: &Project, channel: OwnedFd, scoped: bool) -> Result<Child> {
+fn spawn(project: &Project, channel: OwnedFd, hidden: &[&str], scoped: bool) -> Result<Child> {
     // A descriptor that a shell or CI left open in us would stay open as long as the project runs, and who waits for its
     // end would wait as long.
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
+    // systemd-run asks for the scope, and then becomes the supervisor.
+    let words = cgroup::scope_command();
+    let mut command = Command::new(if scoped { words[0] } else { "/proc/self/exe" });
+    // It stays, and root may read what it was started with.
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) || hidden.iter().any(|hidden| name == *hidden) {
+            command.env_remove(name);
+        }
+    }
     if scoped {
-        // systemd-run asks for the scope, and then becomes the supervisor.
-        let words = cgroup::scope_command();
         let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
-        let mut command = Command::new(words[0]);
         if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
             command.env("XDG_RUNTIME_DIR", format!("/run/user/{}", getuid().as_raw()));
         }
@@ -176,7 +183,7 @@ fn spawn(project: &Project, channel: OwnedFd, scoped: bool) -> Result<Child> {
             .spawn()
             .during(|| format!("start {}", words[0]));
     }
-    Command::new("/proc/self/exe")
+    command
         .arg0("ctst")
         .arg(supervisor::VERB)
         .arg(project.file())
@@ -264,7 +271,7 @@ impl Client {
 
     fn remove_by(project: &Project, request: &Request, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let mut link = Link::open(project, Some(0), false)?;
+            let mut link = Link::open(project, Some(0), &[], false)?;
             if !link.greet()? || link.connection.send(request, &[]).is_err() {
                 std::thread::sleep(PAUSE);
                 continue;

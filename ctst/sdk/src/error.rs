@@ -95,6 +95,12 @@ pub enum Error {
         /// What there is.
         known: Vec<String>,
     },
+    /// Secrets that cannot be had.
+    #[error("find secrets: {}", problems.iter().map(|(name, problem)| format!("{name}: {problem}")).collect::<Vec<_>>().join("; "))]
+    Secrets {
+        /// Their names, and why not.
+        problems: Vec<(String, String)>,
+    },
     /// A volume that does not exist.
     #[error("find volume {name}: the project has {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
     UnknownVolume {
@@ -273,6 +279,7 @@ impl Error {
             Self::ImageInUse { .. } => "S0208",
             Self::Unchecked { .. } => "S0209",
             Self::Store(error) => error.code(),
+            Self::Secrets { .. } => "S0210",
             Self::Several(_) => "S0601",
             Self::DataLoss { .. } => "S0602",
             Self::PlanFile { .. } => "S0603",
@@ -321,6 +328,9 @@ impl Error {
             Self::OtherVersion { .. } => {
                 Some("stop the project with the ctst that started it, then run it again".to_owned())
             }
+            Self::Secrets { problems } => problems.first().map(|(name, _)| {
+                format!("give it: (umask 077; mkdir -p .containust/secrets; cat > .containust/secrets/{name})")
+            }),
             Self::VolumeInUse { by, .. } if !by.is_empty() => {
                 Some(format!("remove them first: ctst stop {0} && ctst rm {0}", by.join(" ")))
             }

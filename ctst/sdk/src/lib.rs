@@ -49,6 +49,7 @@ mod plan_file;
 mod planner;
 mod project;
 mod record;
+mod secrets;
 mod shim;
 mod spec;
 mod stock;

@@ -25,6 +25,7 @@ use crate::plan::{Action, Cause, Drift, DriftKind, Grant, ImageState, Plan, Step
 use crate::project::{Project, check_private};
 use crate::record::{self, Incarnation, Record, Stored};
 use crate::run::published;
+use crate::secrets::{self, Values};
 use crate::spec::{self, ContainerSpec};
 use crate::status::{ContainerStatus, Health, Published, State};
 
@@ -76,7 +77,8 @@ impl Project {
         planner.plan.notes.extend(limits_notes(composition, serving, self.folder())?);
         let by_name: HashMap<&str, &Component> =
             composition.components.iter().map(|component| (component.name.as_str(), component)).collect();
-        let mut errors = Vec::new();
+        let all: Vec<&Component> = composition.components.iter().collect();
+        let mut errors: Vec<Error> = secrets::check(self, &all, &composition.secrets).err().into_iter().collect();
         for name in graph.start_order() {
             let Some(&component) = by_name.get(name) else { continue };
             let ports = published.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -288,7 +290,7 @@ impl Planner<'_> {
             None => None,
         };
         if let Some(spec) = &spec {
-            spec.check_size(&self.project.container_dir(name), &self.private)?;
+            spec.check_size(&self.project.container_dir(name), &self.private, &Values::default())?;
             self.ids
                 .alone(&spec.layers, &spec.user)
                 .map_err(|problem| Error::Invalid { component: name.clone(), problem })?;

@@ -221,7 +221,17 @@ impl Project {
         let dir = self.state_dir();
         match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
             Ok(()) => std::fs::write(dir.join(".gitignore"), "*\n").during(|| format!("write into {}", dir.display())),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => check_private(&dir),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                check_private(&dir)?;
+                // Made by hand, for secrets: git would take them.
+                let ignore = dir.join(".gitignore");
+                match std::fs::File::create_new(&ignore).and_then(|mut file| io::Write::write_all(&mut file, b"*\n")) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                        Err(e).during(|| format!("write {}", ignore.display()))
+                    }
+                    Ok(()) | Err(_) => Ok(()),
+                }
+            }
             Err(e) => Err(Error::io(format!("create {}", dir.display()), e)),
         }
     }

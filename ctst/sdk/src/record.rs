@@ -19,8 +19,8 @@ use crate::status::{ContainerStatus, Health, Published, State};
 
 /// Version of [`Record`]. An older one would be migrated here; a newer one is refused.
 const SCHEMA: u64 = 1;
-/// No honest record is larger: the spec's process must fit one message of 64 KiB.
-const MAX_RECORD: u64 = 4 << 20;
+/// No honest record is larger: the spec's process must fit one message of 64 KiB, and its configs 2 MiB.
+const MAX_RECORD: u64 = 16 << 20;
 
 /// A container's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ use crate::images::{Images, Progress};
 use crate::ipc::{Connection, Incoming, Reply, Request};
 use crate::plan::{Action, Plan};
 use crate::project::Project;
+use crate::secrets;
 use crate::spec::{self, Wanted};
 use crate::status::Published;
 
@@ -115,12 +116,14 @@ pub fn up(
     };
     let chosen: Vec<&Component> = composition.components.iter().filter(|c| names.contains(&c.name.as_str())).collect();
     let published = published(composition)?;
+    let values = secrets::look_up(project, &chosen, &composition.secrets)?;
+    let hidden = secrets::variables(&composition.secrets);
     project.create_state_dir()?;
     // First, so that the sandbox is being made while the images are looked after.
     let limited = chosen.iter().filter(|component| cgroup::any(&component.limits));
     let mut scoped = limited.clone().next().is_some();
     let content = limited.into_iter().all(|component| component.limits.best_effort);
-    let mut link = Link::open(project, Some(composition.components.len()), scoped)?;
+    let mut link = Link::open(project, Some(composition.components.len()), &hidden, scoped)?;
     let mut wanted = Vec::with_capacity(chosen.len());
     let mut images = Images::new(project, plan)?;
     let private = project.private_dirs();
@@ -128,7 +131,8 @@ pub fn up(
         let (reference, image) = images.ensure(component, progress)?;
         let published = published.get(component.name.as_str()).cloned().unwrap_or_default();
         let spec = spec::resolve(project.folder(), component, &reference, &image, &private)?;
-        wanted.push(Wanted { spec, published, file: project.file_name() });
+        let secrets = values.only(&spec.secret_names());
+        wanted.push(Wanted { spec, published, secrets, file: project.file_name() });
     }
     let mut own = options.only.clone();
     if !own.is_empty() {
@@ -154,7 +158,7 @@ pub fn up(
             Err(Error::NoScope { .. }) if scoped && content => scoped = false,
             Err(error) => return Err(error),
         }
-        link = Link::open(project, Some(composition.components.len()), scoped)?;
+        link = Link::open(project, Some(composition.components.len()), &hidden, scoped)?;
     }
     Err(lost(project))
 }

@@ -1,5 +1,6 @@
 //! A component with everything looked up: what a container is made from, and what decides whether it must be made anew.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -21,6 +22,7 @@ use crate::declared;
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::logs;
+use crate::secrets::{self, Values};
 use crate::status::Published;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -100,6 +102,8 @@ pub(crate) struct Wanted {
     pub(crate) spec: ContainerSpec,
     /// Not a part of the spec: ports are published and withdrawn while the container runs.
     pub(crate) published: Vec<Published>,
+    /// Of the secrets that it refers to.
+    pub(crate) secrets: Values,
     /// Name of the file that wants it: another file of the folder leaves it alone.
     pub(crate) file: String,
 }
@@ -263,6 +267,7 @@ impl ContainerSpec {
         address: Option<Address>,
         alone: Option<(u32, u32)>,
         private: &[PathBuf],
+        values: &Values,
     ) -> Result<(Plan, Vec<OwnedFd>)> {
         let mut held = Vec::new();
         let open = |path: &Path| -> Result<Source> {
@@ -277,7 +282,7 @@ impl ContainerSpec {
             held.push(fd);
             Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: stat.st_dev, ino: stat.st_ino })
         };
-        let plan = self.plan_with(dir, address, alone, private, open)?;
+        let plan = self.plan_with(dir, address, alone, private, values, open)?;
         Ok((plan, held))
     }
 
@@ -287,6 +292,7 @@ impl ContainerSpec {
         address: Option<Address>,
         alone: Option<(u32, u32)>,
         private: &[PathBuf],
+        values: &Values,
         mut open: impl FnMut(&Path) -> Result<Source>,
     ) -> Result<Plan> {
         // Each with what covers parts of it, which must not end up below or above anything else.
@@ -321,6 +327,18 @@ impl ContainerSpec {
             });
             mounts.push([bind].into_iter().chain(covers).collect());
         }
+        for (number, config) in self.configs.iter().enumerate() {
+            let target = config.target.clone().into_bytes();
+            mounts.push(vec![if secrets::is_secret(config) {
+                Mount::File { target, mode: config.mode, content: values.render(&config.content).to_vec() }
+            } else {
+                Mount::Bind { source: open(&secrets::config_path(dir, number))?, target, readonly: true }
+            }]);
+        }
+        for secret in &self.secrets {
+            let (target, content) = (secret.target.clone().into_bytes(), values.get(&secret.secret).to_vec());
+            mounts.push(vec![Mount::File { target, mode: secret.mode, content }]);
+        }
         // Stable, so that the author's order stands where it matters.
         mounts.sort_by_key(|group| group.first().map_or(0, |mount| depth(target(mount))));
         let mounts = mounts.concat();
@@ -342,19 +360,21 @@ impl ContainerSpec {
                 .collect(),
             // Of a size of nothing there is none either.
             shm: self.shm.unwrap_or(0),
-            process: self.process(self.argv.clone(), alone),
+            process: self.process(self.argv.clone(), alone, values),
         })
     }
 
     /// Whether C can be told of it: what it is made from, and a probe's command, must each fit one message.
-    pub(crate) fn check_size(&self, dir: &Path, private: &[PathBuf]) -> Result<()> {
+    pub(crate) fn check_size(&self, dir: &Path, private: &[PathBuf], values: &Values) -> Result<()> {
         let unopened = |path: &Path| Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: 0, ino: 0 });
         // The longest that a container can get of what is not decided yet.
         let (address, alone) = (Address { ip: [0; 4], prefix: 0 }, self.user.len() < 21);
         let alone = alone.then_some((u32::MAX, u32::MAX));
-        let plan = self.plan_with(dir, Some(address), alone, private, unopened)?;
+        let plan = self.plan_with(dir, Some(address), alone, private, values, unopened)?;
         let probe = match self.healthcheck.as_ref().map(|check| &check.probe) {
-            Some(Probe::Command(argv)) => Some(ToContainer::Exec { id: 0, process: self.process(argv.clone(), alone) }),
+            Some(Probe::Command(argv)) => {
+                Some(ToContainer::Exec { id: 0, process: self.process(argv.clone(), alone, values) })
+            }
             _ => None,
         };
         let requests = [("it", Some(ToContainer::Plan(Box::new(plan)))), ("its health check", probe)];
@@ -365,7 +385,7 @@ impl ContainerSpec {
                     WireError::Malformed | WireError::Trailing(_) => usize::MAX,
                 };
                 let problem = format!(
-                    "start {what}: command, environment and mounts take {size} bytes, and {MAX_MESSAGE} are the limit; \
+                    "start {what}: command, environment, secrets and mounts take {size} bytes, and {MAX_MESSAGE} are the limit; \
                      put what is large into a file and mount that"
                 );
                 return Err(Error::Invalid { component: self.name.clone(), problem });
@@ -374,16 +394,27 @@ impl ContainerSpec {
         Ok(())
     }
 
+    /// The secrets that it refers to.
+    pub(crate) fn secret_names(&self) -> BTreeSet<&str> {
+        secrets::names(&self.secret_env, &self.secrets, &self.configs)
+    }
+
     /// The named volumes that it mounts.
     pub(crate) fn volume_names(&self) -> impl Iterator<Item = &str> {
         self.volumes.iter().filter(|bind| bind.named).filter_map(|bind| bind.source.to_str())
     }
 
     /// A process with the component's environment, user and working directory.
-    pub(crate) fn process(&self, argv: Vec<String>, alone: Option<(u32, u32)>) -> Process {
+    pub(crate) fn process(&self, argv: Vec<String>, alone: Option<(u32, u32)>, values: &Values) -> Process {
+        let of = |variable: &SecretVariable| format!("{}=", variable.name).into_bytes();
+        let hidden: Vec<_> = self.secret_env.iter().map(of).collect();
+        // One of the image that has the same name gives way.
+        let plain = self.env.iter().map(|entry| entry.clone().into_bytes());
+        let plain = plain.filter(|entry| !hidden.iter().any(|name| entry.starts_with(name)));
+        let secret = self.secret_env.iter().map(|v| [of(v), values.render(&v.parts).to_vec()].concat());
         Process {
             argv: argv.into_iter().map(String::into_bytes).collect(),
-            env: self.env.iter().map(|entry| entry.clone().into_bytes()).collect(),
+            env: plain.chain(secret).collect(),
             cwd: self.cwd.clone().into_bytes(),
             user: alone.map_or_else(|| self.user.clone(), |(uid, gid)| format!("{uid}:{gid}")).into_bytes(),
             groups: self.groups.iter().map(|group| group.clone().into_bytes()).collect(),
@@ -392,7 +423,9 @@ impl ContainerSpec {
     }
 
     pub(crate) fn mounts_at(&self, path: &str) -> bool {
-        let mut targets = self.volumes.iter().map(|v| &v.target).chain(self.tmpfs.iter().map(|t| &t.target));
+        let targets = self.volumes.iter().map(|v| &v.target).chain(self.tmpfs.iter().map(|t| &t.target));
+        let files = self.secrets.iter().map(|s| &s.target).chain(self.configs.iter().map(|c| &c.target));
+        let mut targets = targets.chain(files);
         targets.any(|target| target.trim_end_matches('/') == path)
     }
 }
@@ -473,13 +506,13 @@ mod tests {
                 .tmpfs("/tmp/", None)
                 .volume(&data, "/etc", true),
         );
-        let (plan, held) = spec.plan(&dir, None, None, &[]).unwrap();
+        let (plan, held) = spec.plan(&dir, None, None, &[], &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         assert_eq!(targets, ["/run", "/srv", "/tmp/", "/etc", "/etc/hosts", "/etc/hostname", "/var/tmp", "/srv/a/b"]);
         assert_eq!(held.len(), 7);
         std::fs::remove_dir(dir.join("data")).unwrap();
         assert!(
-            matches!(spec.plan(&dir, None, None, &[]), Err(Error::Source { path, .. }) if path == dir.join("data"))
+            matches!(spec.plan(&dir, None, None, &[], &Values::default()), Err(Error::Source { path, .. }) if path == dir.join("data"))
         );
     }
 
@@ -487,8 +520,9 @@ mod tests {
     fn refuses_what_no_message_holds() {
         let dir = Path::new("/p/.containust/containers/web");
         let half = "x".repeat(40_000);
-        resolved(builder().env("A", &half)).check_size(dir, &[]).unwrap();
-        let error = resolved(builder().env("A", &half).env("B", &half)).check_size(dir, &[]).unwrap_err();
+        resolved(builder().env("A", &half)).check_size(dir, &[], &Values::default()).unwrap();
+        let error =
+            resolved(builder().env("A", &half).env("B", &half)).check_size(dir, &[], &Values::default()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("component web") && text.contains("65536") && text.contains(" 80"), "{text}");
     }
@@ -506,7 +540,7 @@ mod tests {
         let private = [dir.join("p/.containust")];
         let (all, other) = (dir.to_str().unwrap(), dir.join("p/other").to_str().unwrap().to_owned());
         let spec = resolved(builder().volume(all, "/all/", true).volume(&other, "/all/p", false).readonly(false));
-        let (plan, _) = spec.plan(&dir, None, None, &private).unwrap();
+        let (plan, _) = spec.plan(&dir, None, None, &private, &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         // Right after its mount: what the author mounts above it is none of its business.
         assert_eq!(targets, ["/all/", "/all/p/.containust", "/etc/hosts", "/etc/hostname", "/all/p"]);

@@ -52,8 +52,8 @@ impl Supervisor {
         }
         self.check_limits(&wanted)?;
         let private = self.project.private_dirs();
-        for Wanted { spec, .. } in &wanted {
-            spec.check_size(&self.project.container_dir(&spec.name), &private)?;
+        for Wanted { spec, secrets, .. } in &wanted {
+            spec.check_size(&self.project.container_dir(&spec.name), &private, secrets)?;
         }
         let on_disk = record::list(&self.project.containers_dir())?;
         let mut stored = Vec::with_capacity(wanted.len());
@@ -202,6 +202,10 @@ impl Supervisor {
         let result = match self.containers.get_mut(&cid) {
             Some(container) if container.is_active() => {
                 container.unchanged = None;
+                if kept {
+                    // For its next start, and for exec.
+                    container.secrets = wanted.secrets.clone();
+                }
                 let anew = matches!(task, Task::Anew);
                 match (&mut container.stop, task) {
                     (Some(stop), _) => stop.then = Then::Start { wanted: Box::new(wanted), anew },
@@ -283,12 +287,13 @@ impl Supervisor {
     /// Makes a container of what is wanted, to be started when its dependencies are up. `anew`: without the writable
     /// layer, log and record that may be there.
     pub(super) fn adopt(&mut self, cid: Cid, wanted: Wanted, anew: bool) -> Result<()> {
-        let Wanted { spec, published, file } = wanted;
+        let Wanted { spec, published, secrets, file } = wanted;
         let (name, bridged, after) = (spec.name.clone(), spec.bridged(), spec.after.clone());
         let dir = self.project.container_dir(&name);
         let old = self.containers.remove(&cid);
         let record = Record::new(self.project.identity(), file, spec, self.ids.to_string(), self.own);
         let mut container = Container::new(record, dir.clone());
+        container.secrets = secrets;
         container.host = old.and_then(|old| old.host);
         if bridged != container.host.is_some() {
             self.hosts = None;

@@ -232,8 +232,9 @@ impl Supervisor {
                 return Err(invalid(format!("environment variable `{}` cannot be set", name.escape_debug())));
             }
             set(&mut environment.env, format!("{name}={value}"));
+            environment.secret_env.retain(|variable| variable.name != *name);
         }
-        let mut process = environment.process(request.argv.clone(), container.alone);
+        let mut process = environment.process(request.argv.clone(), container.alone, &container.secrets);
         if let Some(user) = &request.user {
             if let Some(problem) = self.ids.refuses(&spec.layers, user, container.alone) {
                 return Err(invalid(problem));

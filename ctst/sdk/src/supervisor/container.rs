@@ -12,6 +12,7 @@ use crate::cgroup::Group;
 use crate::error::Report;
 use crate::logs;
 use crate::record::Record;
+use crate::secrets::Values;
 use crate::shim::Channel;
 use crate::spec::Wanted;
 use crate::status::State;
@@ -30,6 +31,8 @@ pub(super) struct Container {
     /// What is on disk of it, and most of what is known.
     pub(super) record: Record,
     pub(super) dir: PathBuf,
+    /// Only here, for every start and exec.
+    pub(super) secrets: Values,
     /// Its processes, from LAUNCH until the last is gone.
     pub(super) live: Option<Live>,
     /// It is to be stopped, or being stopped.
@@ -127,6 +130,7 @@ impl Container {
         Self {
             record,
             dir,
+            secrets: Values::default(),
             live: None,
             stop: None,
             host: None,

@@ -139,7 +139,7 @@ impl Supervisor {
                 let other = end.try_clone().during(|| "copy a descriptor".to_owned())?;
                 let token =
                     self.poller.add_reader(&pipe, Source::ProbeOutput(cid)).during(|| "watch a probe".to_owned())?;
-                let process = container.record.spec.process(argv.clone(), container.alone);
+                let process = container.record.spec.process(argv.clone(), container.alone, &container.secrets);
                 channel.offer(&ToContainer::Exec { id: exec, process }, vec![null, end, other])?;
                 live.execs.insert(exec, Exec::Probe(number));
                 container.check.current = Some(Probing::Command { exec, pipe, token, output: Vec::new() });

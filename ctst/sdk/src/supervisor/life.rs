@@ -27,6 +27,7 @@ use crate::ids::{Ids, Range};
 use crate::ipc::Reply;
 use crate::logs::{self, Stream};
 use crate::project::now;
+use crate::secrets::write_configs;
 use crate::shim::{self, Channel, Received, describe};
 use crate::status::{Health, State};
 
@@ -193,13 +194,18 @@ impl Supervisor {
 
         let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
         let spec = &container.record.spec;
+        if let [name, ..] = container.secrets.missing(spec.secret_names())[..] {
+            let problem = format!("start it: its secret {name} is not known here; bring it up again: ctst run -d");
+            return Err(Error::Invalid { component: spec.name.clone(), problem });
+        }
+        write_configs(&container.dir, &spec.configs, |path| own_by_root(path, &self.ids))?;
         container.alone = self
             .ids
             .alone(&spec.layers, &spec.user)
             .map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         // Root's own folders are closed to containers, whose ids are others; a cover might be out of their reach too.
         let private = if matches!(self.ids, Ids::Root(_)) { Vec::new() } else { self.project.private_dirs() };
-        let (mut plan, mut held) = spec.plan(&container.dir, address, container.alone, &private)?;
+        let (mut plan, mut held) = spec.plan(&container.dir, address, container.alone, &private, &container.secrets)?;
         let entry = match group {
             Some(group) => Some(limits::show(group, spec, &mut plan, &mut held)?),
             None => None,
