@@ -69,6 +69,8 @@ pub(crate) fn differences(new: &ContainerSpec, old: &ContainerSpec) -> Vec<Cause
             // Follows from the digest; alone it says that ids are mapped in another way.
             "layers" if new.digest != old.digest => {}
             "layers" => causes.push(Cause::of("image", "its files belong to other ids")),
+            "kept" if new.digest != old.digest => {}
+            "kept" => causes.push(Cause::of("image", "other of its volumes are in use")),
             "digest" => {
                 let text = |spec: &ContainerSpec| match new.image == old.image {
                     true => spec.digest.clone(),

@@ -48,7 +48,7 @@ pub(crate) fn healthcheck(declared: &Declared) -> Result<Option<Healthcheck>, St
         Some((kind, _)) => {
             return Err(format!(
                 "take over the health check of its image: `{}` is no kind of one; add one of its own or \
-                 `healthcheck = none`",
+                 `healthcheck = \"none\"`",
                 kind.escape_debug()
             ));
         }
@@ -61,6 +61,25 @@ pub(crate) fn healthcheck(declared: &Declared) -> Result<Option<Healthcheck>, St
         retries: check.retries.unwrap_or(RETRIES),
         start_period: time(check.start_period, Duration::ZERO),
     }))
+}
+
+/// The paths that its containers should be able to write and keep.
+pub(crate) fn volumes(declared: &Declared) -> Result<Vec<String>, String> {
+    let path = |text: &String| {
+        let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
+        let is_plain = text.starts_with('/') && !parts.is_empty();
+        match is_plain && parts.iter().all(|part| !matches!(*part, "." | "..") && !part.contains('\0')) {
+            true => Ok(format!("/{}", parts.join("/"))),
+            false => Err(format!(
+                "take over the volume of its image: `{}` is no plain path below /; make the image anew",
+                text.escape_debug()
+            )),
+        }
+    };
+    let mut paths: Vec<String> = declared.volumes.iter().map(path).collect::<Result<_, _>>()?;
+    paths.sort();
+    paths.dedup();
+    Ok(paths)
 }
 
 #[cfg(test)]
@@ -85,6 +104,17 @@ mod tests {
         }
         for bad in ["", "0", "65", "-1", "SIG", "SIGNONE", "SIGRTMIN+99", "RTMAX+1", "SIGRTMIN+2147483647", "15x"] {
             assert!(signal(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_of_volumes() {
+        let get = |paths: &[&str]| {
+            volumes(&Declared { volumes: paths.iter().map(ToString::to_string).collect(), ..Declared::default() })
+        };
+        assert_eq!(get(&["/var//lib/db/", "/data", "/var/lib/db"]).unwrap(), ["/data", "/var/lib/db"]);
+        for bad in ["", "/", "data", "/a/../b", "/a/.", "/a\0"] {
+            assert!(get(&[bad]).is_err(), "{bad:?}");
         }
     }
 

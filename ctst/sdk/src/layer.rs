@@ -15,6 +15,10 @@ const MAX_ENTRIES: usize = 10_000;
 pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
     let mut places: HashSet<PathBuf> = ["etc/hosts", "etc/hostname"].map(PathBuf::from).into();
     if let Some(spec) = spec {
+        // What an image has where its volumes are is copied into them, and cannot be told from what was written.
+        if spec.kept_in(dir).iter().any(|(place, _)| place.symlink_metadata().is_ok()) {
+            return true;
+        }
         if spec.readonly {
             return false;
         }

@@ -276,6 +276,7 @@ pub(crate) mod tests {
             labels: vec![],
             hosts: vec![],
             logs: Logs::default(),
+            kept: vec![],
         }
     }
 

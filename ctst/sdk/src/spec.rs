@@ -83,6 +83,10 @@ pub(crate) struct ContainerSpec {
     pub(crate) hosts: Vec<(String, IpAddr)>,
     #[serde(default)]
     pub(crate) logs: Logs,
+    /// What its image wants to be volumes and a read-only root would keep it from writing: folders beside its writable layer,
+    /// which begin with what the image has there.
+    #[serde(default)]
+    pub(crate) kept: Vec<String>,
 }
 
 /// A host path mounted inside.
@@ -226,7 +230,21 @@ pub(crate) fn resolve(
         labels: component.labels.clone(),
         hosts: component.hosts.clone(),
         logs: component.logs.clone(),
+        kept: match component.readonly {
+            true => kept(component, image).map_err(invalid)?,
+            // Its writable layer is as much its own, lasts as long, and begins with the image, too.
+            false => Vec::new(),
+        },
     })
+}
+
+/// The volumes of an image on which the component mounts nothing itself.
+fn kept(component: &Component, image: &Image) -> Result<Vec<String>, String> {
+    let mut kept = declared::volumes(&image.declared)?;
+    let own = component.volumes.iter().map(|v| &v.target).chain(component.tmpfs.iter().map(|t| &t.target));
+    let own: Vec<&str> = own.map(|target| target.trim_end_matches('/')).collect();
+    kept.retain(|path| !own.contains(&path.as_str()));
+    Ok(kept)
 }
 
 /// Sets `NAME=value` in an environment.
@@ -311,6 +329,10 @@ impl ContainerSpec {
         for tmpfs in &self.tmpfs {
             let target = tmpfs.target.clone().into_bytes();
             mounts.push(vec![Mount::Tmpfs { target, size: tmpfs.size.unwrap_or(0), mode: tmpfs.mode }]);
+        }
+        for (place, target) in self.kept_in(dir) {
+            let source = open(&place)?;
+            mounts.push(vec![Mount::Bind { source, target: target.into(), readonly: false }]);
         }
         for Bind { source, target, readonly, named } in &self.volumes {
             if *named {
@@ -422,10 +444,16 @@ impl ContainerSpec {
         }
     }
 
+    /// The folders of [`ContainerSpec::kept`] in the container's own, and where they are seen inside.
+    pub(crate) fn kept_in(&self, dir: &Path) -> Vec<(PathBuf, String)> {
+        let place = |number: usize| dir.join("volumes").join(number.to_string());
+        self.kept.iter().enumerate().map(|(number, target)| (place(number), target.clone())).collect()
+    }
+
     pub(crate) fn mounts_at(&self, path: &str) -> bool {
         let targets = self.volumes.iter().map(|v| &v.target).chain(self.tmpfs.iter().map(|t| &t.target));
         let files = self.secrets.iter().map(|s| &s.target).chain(self.configs.iter().map(|c| &c.target));
-        let mut targets = targets.chain(files);
+        let mut targets = targets.chain(files).chain(&self.kept);
         targets.any(|target| target.trim_end_matches('/') == path)
     }
 }

@@ -21,18 +21,14 @@ pub(super) enum Provided {
 }
 
 impl Supervisor {
-    /// What there is of the named volumes of a container, which are begun to be made where they are not there.
+    /// What there is of the named volumes of a container and of those of its image, which are begun to be made where they are not there.
     pub(super) fn provide_volumes(&mut self, cid: super::Cid) -> Provided {
         let Some(container) = self.containers.get(&cid) else { return Provided::There };
         let layers = container.record.spec.layers.clone();
-        let wanted: Vec<(PathBuf, String)> = container
-            .record
-            .spec
-            .volumes
-            .iter()
-            .filter(|bind| bind.named)
-            .map(|bind| (self.project.volumes_dir().join(&bind.source), bind.target.clone()))
-            .collect();
+        let spec = &container.record.spec;
+        let named = spec.volumes.iter().filter(|bind| bind.named);
+        let named = named.map(|bind| (self.project.volumes_dir().join(&bind.source), bind.target.clone()));
+        let wanted: Vec<(PathBuf, String)> = named.chain(spec.kept_in(&container.dir)).collect();
         let mut coming = false;
         for (place, inside) in wanted {
             match self.provide(&place, &layers, &inside) {
