@@ -6,6 +6,7 @@
 //! on standard error that it was skipped.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 mod caller;
 pub mod probe;
 mod project;

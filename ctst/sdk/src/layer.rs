@@ -9,8 +9,8 @@ use crate::spec::ContainerSpec;
 /// A layer with more folders and files than this, all empty, is taken for one with data.
 const MAX_ENTRIES: usize = 10_000;
 
-/// Whether replacing or removing the container in `dir` loses data: its root was writable, and in its layer is anything
-/// but folders and the empty files that were made to mount on. What cannot be looked into counts as data, and so does
+/// Whether replacing or removing the container in `dir` loses data: it has volumes of its image, or its root was writable,
+/// and in its layer is anything but folders and the empty files that were made to mount on. What cannot be looked into counts as data, and so does
 /// everything of a container whose record cannot be read (`spec` is none), except empty files.
 pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
     let mut places: HashSet<PathBuf> = ["etc/hosts", "etc/hostname"].map(PathBuf::from).into();

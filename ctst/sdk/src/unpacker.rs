@@ -73,7 +73,14 @@ impl Unpacker {
         self.work(Work { name, target, arguments, writes, input }, &mut |out| {
             answer = Some(read_answer(BufReader::new(File::from(out)), progress));
         })?;
-        answer.unwrap_or_else(|| Err(failed("ask a worker", None)))
+        // It calls the folder by the name that this has in its container.
+        let inside = format!("`{}/", worker::TARGET);
+        let outside =
+            |text: String| text.replace(&inside, &format!("`{}/", target.display().to_string().escape_debug()));
+        answer.unwrap_or_else(|| Err(failed("ask a worker", None))).map_err(|error| match error {
+            Error::Worker { code, text, help } => Error::Worker { code, text: outside(text), help: help.map(outside) },
+            other => other,
+        })
     }
 
     /// Runs a worker to its end. `read` reads what it says; its error counts only where the worker ended as it should.
@@ -122,15 +129,19 @@ impl Unpacker {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).during(|| "make a pipe".to_owned());
         let ((out, out_end), (errors, errors_end)) = (pipe()?, pipe()?);
         let input = work.input.try_clone().during(|| "copy a descriptor".to_owned())?;
-        let mut workshop = self.workshop.borrow_mut();
-        let workshop = match &mut *workshop {
+        let mut slot = self.workshop.borrow_mut();
+        let mut workshop = match slot.take() {
             Some(workshop) => workshop,
-            none => none.insert(Workshop::start(&self.ids)?),
+            None => Workshop::start(&self.ids)?,
         };
         let job = workshop.launch(plan, [input, out_end, errors_end])?;
         read(out);
         let end = job.wait()?;
         drop(held);
+        // Whoever killed a container may have killed what it was in.
+        if matches!(end, End::Ended(_)) {
+            *slot = Some(workshop);
+        }
         let mut words = Vec::new();
         // A part of its words is better than none.
         File::from(errors).take(WORDS).read_to_end(&mut words).ok();
