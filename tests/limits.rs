@@ -290,6 +290,40 @@ fn what_cannot_hold_is_refused_and_the_rest_holds() {
 
 #[test]
 #[ignore = "needs cgroup v2 with its controllers: make test-vm"]
+fn limits_change_while_it_runs() {
+    let with = |limits: &str| format!("COMPONENT web {{ {SLEEP}, {limits} }}\nCOMPONENT free {{ {SLEEP} }}");
+    let project = Project::new(&caller(), &with("memory = 64MiB, pids = 9, io { \"/var/tmp\" { read = 9MiB } }"));
+    project.up();
+    let (place, pid) = (group(&project, "web"), project.status("web")["pid"].clone());
+    let read = |file: &str| fs::read_to_string(place.join(file)).unwrap();
+    let files = || ["memory.max", "pids.max", "cpu.max", "io.max"].map(|file| read(file).trim().to_owned());
+    let device = read("io.max").split(' ').next().unwrap().to_owned();
+    let rate = |read: &str| format!("{device} rbps={read} wbps=max riops=max wiops=max");
+    assert_eq!(files(), ["67108864", "10", "max 100000", &rate("9437184")]);
+    for (limits, wanted) in [
+        ("memory = 96MiB, cpus = 0.5", ["100663296", "max", "50000 100000", ""]),
+        ("pids = 20, io { \"/var/tmp\" { read = 1MiB } }", ["max", "21", "max 100000", &rate("1048576")]),
+        ("restart = \"never\"", ["max", "max", "max 100000", ""]),
+    ] {
+        project.write("stack.ctst", &with(limits));
+        let plan = project.ctst(["plan", "--format", "json"]).ok().json();
+        let step = plan["steps"].as_array().unwrap().iter().find(|step| step["component"] == "web").unwrap();
+        assert_eq!(step["action"], "update", "{step}");
+        project.ctst(["run", "-d", "--yes"]).ok();
+        assert_eq!(files(), wanted, "{limits}");
+        assert_eq!(project.status("web")["pid"], pid);
+        let again = project.ctst(["plan", "--detailed-exitcode"]);
+        assert_eq!(again.code, 0, "{again}");
+    }
+    // A device that is none leaves everything as it was.
+    project.write("stack.ctst", &with("pids = 5, io { \"/proc\" { read = 1MiB } }"));
+    project.ctst(["run", "-d", "--yes"]).fails(125, &["S0407"]);
+    assert_eq!(files(), ["max", "max", "max 100000", ""]);
+    stop(&project, &place);
+}
+
+#[test]
+#[ignore = "needs cgroup v2 with its controllers: make test-vm"]
 fn what_a_killed_supervisor_leaves_is_removed() {
     let project = Project::new(&caller(), &format!("COMPONENT web {{ {SLEEP}, memory = 64MiB }}"));
     project.up();

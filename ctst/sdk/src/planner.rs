@@ -74,7 +74,9 @@ impl Project {
             renewed: HashMap::new(),
             plan,
         };
-        planner.plan.notes.extend(limits_notes(composition, serving, self.folder())?);
+        // Who may not write may not look a supervisor in the face either: its records name it.
+        let named = || known.values().filter(|known| known.live).find_map(|known| Some(known.record()?.supervisor.pid));
+        planner.plan.notes.extend(limits_notes(composition, serving.or_else(named), self.folder())?);
         let by_name: HashMap<&str, &Component> =
             composition.components.iter().map(|component| (component.name.as_str(), component)).collect();
         let all: Vec<&Component> = composition.components.iter().collect();

@@ -182,6 +182,15 @@ impl Supervisor {
         let Some(container) = self.containers.get(&cid) else { return Ok(()) };
         let (spec, folder) = (&container.record.spec, self.project.folder());
         let mut unheld = cgroup::check(&outlook, &spec.name, limits, folder)?;
+        let groupless = container.live.as_ref().is_some_and(|live| live.group.is_none());
+        if groupless && outlook.holds_any(limits, folder) {
+            let name = &spec.name;
+            let problem = format!(
+                "limit it while it runs: it was started where no limit could hold; start it anew: ctst stop {name}, and \
+                 ctst run"
+            );
+            return Err(Error::Invalid { component: name.clone(), problem });
+        }
         if let Some(group) = container.live.as_ref().and_then(|live| live.group.as_ref()) {
             for one in group.set(limits, folder, true) {
                 if !unheld.iter().any(|other| other.limit == one.limit) {
