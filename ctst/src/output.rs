@@ -31,8 +31,13 @@ pub(crate) fn component_style(place: usize) -> Style {
 
 /// Writes text to standard output at once, without styles where they are not wanted.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut out = anstream::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    // Taken off first: the stream that does it writes each piece between two styles by itself.
+    let plain = match anstream::AutoStream::choice(&io::stdout()) {
+        anstream::ColorChoice::Never => Some(anstream::adapter::strip_str(text).to_string()),
+        _ => None,
+    };
+    let mut out = io::stdout().lock();
+    out.write_all(plain.as_deref().unwrap_or(text).as_bytes())?;
     Ok(out.flush()?)
 }
 

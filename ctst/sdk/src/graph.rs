@@ -53,6 +53,8 @@ impl GraphResolver {
             nodes.insert(component.name.clone(), graph.add_node(component.name.clone()));
         }
         for component in components.clone() {
+            let node = nodes[&component.name];
+            // Two edges for one dependency change nothing, and to look for the first takes long where many depend on one.
             for dependency in &component.after {
                 let Some(&on) = nodes.get(&dependency.on) else {
                     if dependency.optional {
@@ -61,7 +63,7 @@ impl GraphResolver {
                     let known = components.into_iter().map(|c| c.name.clone()).collect();
                     return Err(Error::UnknownComponent { name: dependency.on.clone(), known });
                 };
-                graph.update_edge(on, nodes[&component.name], ());
+                graph.add_edge(on, node, ());
             }
         }
         // toposort visits depth-first from the last node: the order must be the file's where the edges leave it open.
@@ -121,6 +123,7 @@ impl GraphResolver {
         let Some(&node) = self.nodes.get(name) else { return Vec::new() };
         let mut found: Vec<_> = self.graph.neighbors_directed(node, direction).collect();
         found.sort_unstable();
+        found.dedup();
         found.into_iter().map(|n| self.graph[n].as_str()).collect()
     }
 }

@@ -45,6 +45,7 @@ mod ipc;
 mod kernel;
 mod layer;
 mod listening;
+mod places;
 mod plan_file;
 mod planner;
 mod project;

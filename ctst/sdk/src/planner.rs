@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use containust_image::model::Image;
@@ -21,10 +21,11 @@ use crate::kernel;
 use crate::layer;
 use crate::listening::Listening;
 use crate::logs::escape;
+use crate::places::Places;
 use crate::plan::{Action, Cause, Drift, DriftKind, Grant, ImageState, Plan, Step};
 use crate::project::{Project, check_private};
 use crate::record::{self, Incarnation, Record, Stored};
-use crate::run::published;
+use crate::run::{PAUSE, published};
 use crate::secrets::{self, Values};
 use crate::spec::{self, ContainerSpec};
 use crate::status::{ContainerStatus, Health, Published, State};
@@ -65,7 +66,7 @@ impl Project {
         let mut planner = Planner {
             project: self,
             ids,
-            private: self.private_dirs(),
+            places: Places::new(self.private_dirs()),
             kept,
             serving,
             held,
@@ -112,15 +113,18 @@ impl Project {
         let mut missed = 0;
         for _ in 0..ATTEMPTS {
             let (known, serving) = self.read_known()?;
-            let missing = expected.iter().filter(|name| serving.is_some() && !known.contains_key(**name)).count();
-            if missing == missed && !known.values().any(|known| known.is_behind(serving)) {
+            let served = serving.is_some() || known.values().any(|known| known.live);
+            let missing = expected.iter().filter(|name| served && !known.contains_key(**name)).count();
+            if missing == missed && !known.values().any(|known| known.is_behind(served)) {
                 return Ok((known, serving));
             }
             missed = missing;
             // A container ended or is being made this moment. Its supervisor answers after having taken note of it; if it
-            // does not answer, it is gone too, and then the records say so.
-            if let Ok(Some(mut client)) = Client::connect(self) {
-                client.status().ok();
+            // does not answer, it is gone too, and then the records say so. Who has given up the right to write is not let
+            // near enough to other processes to trust one, and waits instead.
+            match Client::connect(self) {
+                Ok(Some(mut client)) => drop(client.status()),
+                _ => std::thread::sleep(PAUSE),
             }
         }
         self.read_known()
@@ -193,10 +197,10 @@ impl Known {
 
     /// Whether the record is not yet, or no longer, what the supervisor would say: it says that a process runs which does
     /// not, or is still to be written.
-    fn is_behind(&self, serving: Option<u32>) -> bool {
+    fn is_behind(&self, served: bool) -> bool {
         match &self.stored {
             Stored::Record(_) => self.is_gone(),
-            Stored::Unknown(why) => serving.is_some() && why == NO_RECORD,
+            Stored::Unknown(why) => served && why == NO_RECORD,
         }
     }
 
@@ -263,7 +267,7 @@ impl Known {
 struct Planner<'a> {
     project: &'a Project,
     ids: Ids,
-    private: Vec<PathBuf>,
+    places: Places,
     kept: bool,
     /// The supervisor that serves the project.
     serving: Option<u32>,
@@ -288,18 +292,22 @@ impl Planner<'_> {
         let (reference, image) = self.image(component)?;
         let folder = self.project.folder();
         let spec = match &image {
-            Some(image) => Some(spec::resolve(folder, component, &reference, image, &self.private)?),
+            Some(image) => Some(spec::resolve(folder, component, &reference, image, &self.places)?),
             None => None,
         };
         if let Some(spec) = &spec {
-            spec.check_size(&self.project.container_dir(name), &self.private, &Values::default())?;
+            spec.check_size(&self.project.container_dir(name), &self.places, &Values::default())?;
             self.ids
                 .alone(&spec.layers, &spec.user)
                 .map_err(|problem| Error::Invalid { component: name.clone(), problem })?;
         }
         let had = old.as_ref().and_then(Known::record);
         // A named volume is the project's own, not the host's.
-        for volume in spec::volumes(folder, component, &self.private)?.into_iter().filter(|volume| !volume.named) {
+        let volumes = match &spec {
+            Some(spec) => spec.volumes.clone(),
+            None => spec::volumes(folder, component, &self.places)?,
+        };
+        for volume in volumes.into_iter().filter(|volume| !volume.named) {
             let new = !had.is_some_and(|record| record.spec.volumes.contains(&volume));
             self.plan.grants.push(Grant::Mount {
                 component: name.clone(),

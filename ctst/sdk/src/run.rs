@@ -15,6 +15,7 @@ use crate::event::{Event, EventListener};
 use crate::graph::GraphResolver;
 use crate::images::{Images, Progress};
 use crate::ipc::{Connection, Incoming, Reply, Request};
+use crate::places::Places;
 use crate::plan::{Action, Plan};
 use crate::project::Project;
 use crate::secrets;
@@ -126,11 +127,11 @@ pub fn up(
     let mut link = Link::open(project, Some(composition.components.len()), &hidden, scoped)?;
     let mut wanted = Vec::with_capacity(chosen.len());
     let mut images = Images::new(project, plan)?;
-    let private = project.private_dirs();
+    let places = Places::new(project.private_dirs());
     for component in &chosen {
         let (reference, image) = images.ensure(component, progress)?;
         let published = published.get(component.name.as_str()).cloned().unwrap_or_default();
-        let spec = spec::resolve(project.folder(), component, &reference, &image, &private)?;
+        let spec = spec::resolve(project.folder(), component, &reference, &image, &places)?;
         let secrets = values.only(&spec.secret_names());
         wanted.push(Wanted { spec, published, secrets, file: project.file_name() });
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use containust_image::model::Image;
@@ -22,6 +21,7 @@ use crate::declared;
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::logs;
+use crate::places::Places;
 use crate::secrets::{self, Values};
 use crate::status::Published;
 
@@ -112,8 +112,8 @@ pub(crate) struct Wanted {
     pub(crate) file: String,
 }
 
-/// Looks a component's volumes up. None may lie within the `private` folders ([`crate::project::Project::private_dirs`]).
-pub(crate) fn volumes(folder: &Path, component: &Component, private: &[PathBuf]) -> Result<Vec<Bind>> {
+/// Looks a component's volumes up. None may lie within a private folder.
+pub(crate) fn volumes(folder: &Path, component: &Component, places: &Places) -> Result<Vec<Bind>> {
     component
         .volumes
         .iter()
@@ -123,7 +123,7 @@ pub(crate) fn volumes(folder: &Path, component: &Component, private: &[PathBuf])
                 return Ok(Bind { source: volume.source.clone().into(), target, readonly, named: true });
             }
             let path = folder.join(&volume.source);
-            let source = path.canonicalize().map_err(|source| Error::Source {
+            let source = places.canonical(&path).map_err(|source| Error::Source {
                 component: component.name.clone(),
                 path,
                 source,
@@ -132,33 +132,10 @@ pub(crate) fn volumes(folder: &Path, component: &Component, private: &[PathBuf])
                 let problem = format!("mount {}: its name is not UTF-8", source.display());
                 return Err(Error::Invalid { component: component.name.clone(), problem });
             }
-            shown(&component.name, &source, private)?;
+            places.shown(&component.name, &source)?;
             Ok(Bind { source, target, readonly, named: false })
         })
         .collect()
-}
-
-/// What a mount of `source` would show of the `private` folders, as paths below it.
-///
-/// Folders are compared by device and inode, because a bind mount of the host gives them other paths.
-fn shown(component: &str, source: &Path, private: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
-    let mut found = Vec::new();
-    for place in private {
-        let Some(it) = id(place) else { continue };
-        if source.ancestors().any(|above| id(above) == Some(it)) {
-            let (source, place) = (source.display(), place.display());
-            let problem = format!("mount {source}: {place} belongs to ctst itself; choose another folder");
-            return Err(Error::Invalid { component: component.to_owned(), problem });
-        }
-        let own = id(source);
-        if let Some(above) = place.ancestors().find(|above| own.is_some() && id(above) == own)
-            && let Ok(below) = place.strip_prefix(above)
-        {
-            found.push(below.to_owned());
-        }
-    }
-    Ok(found)
 }
 
 /// Joins a component with its image, as docker does: an entrypoint of the component's own drops the image's default
@@ -168,7 +145,7 @@ pub(crate) fn resolve(
     component: &Component,
     reference: &str,
     image: &Image,
-    private: &[PathBuf],
+    places: &Places,
 ) -> Result<ContainerSpec> {
     let config = &image.config;
     let invalid = |problem| Error::Invalid { component: component.name.clone(), problem };
@@ -202,7 +179,7 @@ pub(crate) fn resolve(
         user: component.user.clone().or_else(|| config.user.clone()).unwrap_or_default(),
         readonly: component.readonly,
         network: component.network,
-        volumes: volumes(folder, component, private)?,
+        volumes: volumes(folder, component, places)?,
         tmpfs: component.tmpfs.clone(),
         restart: component.restart,
         healthcheck: match &component.healthcheck {
@@ -278,13 +255,13 @@ impl ContainerSpec {
     }
 
     /// What C needs, and the descriptors that keep the inodes of its sources from being reused until it has started.
-    /// `alone`: as in [`crate::ids::Ids::alone`]. `private`: folders that volumes must not show.
+    /// `alone`: as in [`crate::ids::Ids::alone`]. `places`: folders that volumes must not show.
     pub(crate) fn plan(
         &self,
         dir: &Path,
         address: Option<Address>,
         alone: Option<(u32, u32)>,
-        private: &[PathBuf],
+        places: &Places,
         values: &Values,
     ) -> Result<(Plan, Vec<OwnedFd>)> {
         let mut held = Vec::new();
@@ -300,7 +277,7 @@ impl ContainerSpec {
             held.push(fd);
             Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: stat.st_dev, ino: stat.st_ino })
         };
-        let plan = self.plan_with(dir, address, alone, private, values, open)?;
+        let plan = self.plan_with(dir, address, alone, places, values, open)?;
         Ok((plan, held))
     }
 
@@ -309,7 +286,7 @@ impl ContainerSpec {
         dir: &Path,
         address: Option<Address>,
         alone: Option<(u32, u32)>,
-        private: &[PathBuf],
+        places: &Places,
         values: &Values,
         mut open: impl FnMut(&Path) -> Result<Source>,
     ) -> Result<Plan> {
@@ -343,7 +320,7 @@ impl ContainerSpec {
                 continue;
             }
             let bind = Mount::Bind { source: open(source)?, target: target.clone().into(), readonly: *readonly };
-            let covers = shown(&self.name, source, private)?.into_iter().map(|below| {
+            let covers = places.shown(&self.name, source)?.iter().map(|below| {
                 let target = [target.trim_end_matches('/').as_bytes(), below.as_os_str().as_bytes()].join(&b'/');
                 Mount::Tmpfs { target, size: COVER_SIZE, mode: 0 }
             });
@@ -387,12 +364,12 @@ impl ContainerSpec {
     }
 
     /// Whether C can be told of it: what it is made from, and a probe's command, must each fit one message.
-    pub(crate) fn check_size(&self, dir: &Path, private: &[PathBuf], values: &Values) -> Result<()> {
+    pub(crate) fn check_size(&self, dir: &Path, places: &Places, values: &Values) -> Result<()> {
         let unopened = |path: &Path| Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: 0, ino: 0 });
         // The longest that a container can get of what is not decided yet.
         let (address, alone) = (Address { ip: [0; 4], prefix: 0 }, self.user.len() < 21);
         let alone = alone.then_some((u32::MAX, u32::MAX));
-        let plan = self.plan_with(dir, Some(address), alone, private, values, unopened)?;
+        let plan = self.plan_with(dir, Some(address), alone, places, values, unopened)?;
         let probe = match self.healthcheck.as_ref().map(|check| &check.probe) {
             Some(Probe::Command(argv)) => {
                 Some(ToContainer::Exec { id: 0, process: self.process(argv.clone(), alone, values) })
@@ -498,7 +475,7 @@ mod tests {
     }
 
     fn resolved(builder: ContainerBuilder) -> ContainerSpec {
-        resolve(Path::new("/"), &builder.build().unwrap(), "file:///srv", &image(), &[]).unwrap()
+        resolve(Path::new("/"), &builder.build().unwrap(), "file:///srv", &image(), &Places::default()).unwrap()
     }
 
     #[test]
@@ -513,7 +490,7 @@ mod tests {
         assert_eq!(resolved(builder().workdir("/").user("0")).cwd, "");
         let mut empty = image();
         empty.config = Config::default();
-        assert!(resolve(Path::new("/"), &builder().build().unwrap(), "", &empty, &[]).is_err());
+        assert!(resolve(Path::new("/"), &builder().build().unwrap(), "", &empty, &Places::default()).is_err());
     }
 
     #[test]
@@ -534,13 +511,13 @@ mod tests {
                 .tmpfs("/tmp/", None)
                 .volume(&data, "/etc", true),
         );
-        let (plan, held) = spec.plan(&dir, None, None, &[], &Values::default()).unwrap();
+        let (plan, held) = spec.plan(&dir, None, None, &Places::default(), &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         assert_eq!(targets, ["/run", "/srv", "/tmp/", "/etc", "/etc/hosts", "/etc/hostname", "/var/tmp", "/srv/a/b"]);
         assert_eq!(held.len(), 7);
         std::fs::remove_dir(dir.join("data")).unwrap();
         assert!(
-            matches!(spec.plan(&dir, None, None, &[], &Values::default()), Err(Error::Source { path, .. }) if path == dir.join("data"))
+            matches!(spec.plan(&dir, None, None, &Places::default(), &Values::default()), Err(Error::Source { path, .. }) if path == dir.join("data"))
         );
     }
 
@@ -548,9 +525,10 @@ mod tests {
     fn refuses_what_no_message_holds() {
         let dir = Path::new("/p/.containust/containers/web");
         let half = "x".repeat(40_000);
-        resolved(builder().env("A", &half)).check_size(dir, &[], &Values::default()).unwrap();
-        let error =
-            resolved(builder().env("A", &half).env("B", &half)).check_size(dir, &[], &Values::default()).unwrap_err();
+        resolved(builder().env("A", &half)).check_size(dir, &Places::default(), &Values::default()).unwrap();
+        let error = resolved(builder().env("A", &half).env("B", &half))
+            .check_size(dir, &Places::default(), &Values::default())
+            .unwrap_err();
         let text = error.to_string();
         assert!(text.contains("component web") && text.contains("65536") && text.contains(" 80"), "{text}");
     }
@@ -568,7 +546,7 @@ mod tests {
         let private = [dir.join("p/.containust")];
         let (all, other) = (dir.to_str().unwrap(), dir.join("p/other").to_str().unwrap().to_owned());
         let spec = resolved(builder().volume(all, "/all/", true).volume(&other, "/all/p", false).readonly(false));
-        let (plan, _) = spec.plan(&dir, None, None, &private, &Values::default()).unwrap();
+        let (plan, _) = spec.plan(&dir, None, None, &Places::new(private.to_vec()), &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         // Right after its mount: what the author mounts above it is none of its business.
         assert_eq!(targets, ["/all/", "/all/p/.containust", "/etc/hosts", "/etc/hostname", "/all/p"]);
@@ -576,7 +554,7 @@ mod tests {
         for inside in ["p/.containust", "p/.containust/containers"] {
             let path = dir.join(inside).to_str().unwrap().to_owned();
             let component = builder().volume(&path, "/x", true).build().unwrap();
-            let refused = resolve(Path::new("/"), &component, "", &image(), &private);
+            let refused = resolve(Path::new("/"), &component, "", &image(), &Places::new(private.to_vec()));
             assert!(matches!(refused, Err(Error::Invalid { problem, .. }) if problem.contains("belongs to ctst")));
         }
     }

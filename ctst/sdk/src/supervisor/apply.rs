@@ -17,6 +17,7 @@ use crate::event::{Event, EventKind};
 use crate::ipc::Reply;
 use crate::kernel;
 use crate::layer;
+use crate::places::Places;
 use crate::project::now;
 use crate::record::{self, Record, Stored};
 use crate::spec::Wanted;
@@ -51,9 +52,9 @@ impl Supervisor {
             alone.map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         }
         self.check_limits(&wanted)?;
-        let private = self.project.private_dirs();
+        let places = Places::new(self.project.private_dirs());
         for Wanted { spec, secrets, .. } in &wanted {
-            spec.check_size(&self.project.container_dir(&spec.name), &private, secrets)?;
+            spec.check_size(&self.project.container_dir(&spec.name), &places, secrets)?;
         }
         let on_disk = record::list(&self.project.containers_dir())?;
         let mut stored = Vec::with_capacity(wanted.len());

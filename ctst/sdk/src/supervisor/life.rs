@@ -26,6 +26,7 @@ use crate::event::EventKind;
 use crate::ids::{Ids, Range};
 use crate::ipc::Reply;
 use crate::logs::{self, Stream};
+use crate::places::Places;
 use crate::project::now;
 use crate::secrets::write_configs;
 use crate::shim::{self, Channel, Received, describe};
@@ -205,7 +206,8 @@ impl Supervisor {
             .map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         // Root's own folders are closed to containers, whose ids are others; a cover might be out of their reach too.
         let private = if matches!(self.ids, Ids::Root(_)) { Vec::new() } else { self.project.private_dirs() };
-        let (mut plan, mut held) = spec.plan(&container.dir, address, container.alone, &private, &container.secrets)?;
+        let places = Places::new(private);
+        let (mut plan, mut held) = spec.plan(&container.dir, address, container.alone, &places, &container.secrets)?;
         let entry = match group {
             Some(group) => Some(limits::show(group, spec, &mut plan, &mut held)?),
             None => None,
