@@ -168,7 +168,8 @@ fn properties_and_ports_change_while_it_runs() {
     project.up();
     let first = pids(&project);
     let port = free_port();
-    let check = r#"restart = "on-failure" healthcheck { command = ["/bin/true"] interval = 90s }"#;
+    let check =
+        r#"restart = "on-failure" labels = { tier = "front" } healthcheck { command = ["/bin/true"] interval = 90s }"#;
     project.write("stack.ctst", &text(check, &format!("EXPOSE {port} -> web:80\n")));
     let changes = plan(&project);
     // With a health check, who needs it waits for its health.
@@ -176,13 +177,15 @@ fn properties_and_ports_change_while_it_runs() {
     assert!(causes(&changes, "user")[0].starts_with("connect.web: connect web changed"));
     assert_eq!(
         causes(&changes, "web").iter().map(|cause| cause.split(':').next().unwrap_or_default()).collect::<Vec<_>>(),
-        ["healthcheck", "restart", "ports"]
+        ["healthcheck", "labels.tier", "restart", "ports"]
     );
+    assert!(causes(&changes, "web").contains(&"labels.tier: labels tier added (- -> front)".to_owned()));
     assert!(causes(&changes, "web").contains(&"restart: restart changed (never -> on-failure)".to_owned()));
     let done = project.up();
-    assert!(done.stderr.contains("changed while it runs: healthcheck, restart"), "{done}");
+    assert!(done.stderr.contains("changed while it runs: healthcheck, labels.tier, restart"), "{done}");
     assert_eq!(pids(&project), first);
     assert_eq!(project.status("web")["health"], "healthy");
+    assert_eq!(project.status("web")["labels"]["tier"], "front");
     assert_eq!(project.status("web")["ports"][0]["host_port"], port);
     assert_eq!(actions(&plan(&project)), []);
 
@@ -204,6 +207,32 @@ fn properties_and_ports_change_while_it_runs() {
     // The policy of now counts: it was `never` when it started.
     project.ctst(["exec", "web", "sh", "-c", "kill -KILL $(pidof ctst-probe)"]);
     eventually("it was started again", || project.status("web")["restarts"] == 1);
+    project.stop();
+}
+
+#[test]
+fn a_job_runs_again_for_what_it_was_run_for() {
+    let text = |argument: &str| {
+        format!(
+            "COMPONENT db {{ image = \"file://ROOTFS\" command = [\"/bin/ctst-probe\", \"hold\", \"{argument}\"] }}\n\
+             JOB fill {{ image = \"file://ROOTFS\" command = [\"/bin/sh\", \"-c\", \"echo x >> /count/runs\"] volume = \"./count:/count\" }}\n\
+             CONNECT fill -> db\n"
+        )
+    };
+    let project = Project::new(&Caller::ordinary(), &text("a"));
+    project.make_folder("count");
+    let runs = || fs::read_to_string(project.folder().join("count/runs")).unwrap_or_default().lines().count();
+    project.up();
+    project.up();
+    assert_eq!(runs(), 1);
+    assert_eq!(actions(&plan(&project)), []);
+    project.write("stack.ctst", &text("b"));
+    let now = plan(&project);
+    assert_eq!(actions(&now), pairs(&[("db", "replace"), ("fill", "start")]));
+    assert_eq!(causes(&now, "fill"), ["dependency: db is replaced (- -> -)"]);
+    project.up();
+    assert_eq!(runs(), 2);
+    assert_eq!(actions(&plan(&project)), []);
     project.stop();
 }
 
