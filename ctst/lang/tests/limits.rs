@@ -165,3 +165,61 @@ fn nesting_does_not_take_the_stack() {
     });
     deep.expect("a thread").join().expect("no overflow");
 }
+
+#[test]
+fn crowds_in_lists() {
+    let numbered = |form: &str, count: usize| -> String {
+        (0..count).map(|number| form.replace('%', &number.to_string())).collect::<Vec<_>>().concat()
+    };
+    let groups = numbered("\"g%\",", 100_000);
+    let secrets = numbered("E% = \"${secret.s}\" ", 100_000);
+    let labels = numbered("\"l%=x\",", 100_000);
+    let source = format!(
+        "COMPONENT a {{ image = \"host:///bin/true\" groups = [{groups}] profiles = [{groups}] labels = [{labels}] env {{ {secrets} }} }}"
+    );
+    assert_eq!(
+        codes(&run(source.replace("profiles", "include").replace("include = [\"g", "include = [\"/g").as_bytes()))
+            .len(),
+        1001
+    );
+    let source = source.replace(&format!("profiles = [{groups}]"), "");
+    let composition = run(source.as_bytes()).composition.expect("a composition");
+    assert_eq!((composition.components[0].groups.len(), composition.components[0].labels.len()), (100_000, 100_000));
+    assert_eq!((composition.components[0].secret_env.len(), composition.secrets.len()), (100_000, 1));
+
+    let volumes = format!(
+        "{}COMPONENT a {{ image = \"host:///bin/true\" volumes = [{}] }}",
+        numbered("VOLUME v%\n", 50_000),
+        numbered("\"w%:/w%\",", 50_000)
+    );
+    assert!(run(volumes.as_bytes()).diagnostics.len() > 1000, "nothing mounts them");
+
+    let configs = format!(
+        "{}COMPONENT a {{ image = \"host:///bin/true\" configs = [{}] }}",
+        numbered("CONFIG v% = \"x\"\n", 50_000),
+        numbered("\"w%\",", 50_000)
+    );
+    assert!(run(configs.as_bytes()).diagnostics.len() > 1000);
+}
+
+#[test]
+fn replicas_of_replicas_have_an_end() {
+    let mut source = String::new();
+    for number in 0..40 {
+        writeln!(source, "COMPONENT r{number} {{ image = \"host:///bin/true\" replicas = 100 }}")
+            .expect("a string can be written to");
+    }
+    let few = source.clone() + "CONNECT r0 -> r1, r2, r3";
+    let composition = run(few.as_bytes()).composition.expect("a composition");
+    assert_eq!((composition.components.len(), composition.components[99].after.len()), (4000, 300));
+    for number in 0..10_000 {
+        writeln!(source, "COMPONENT c{number} {{ image = \"host:///bin/true\" }}").expect("a string can be written to");
+        let all: Vec<String> = (0..40).map(|replica| format!("r{replica}")).collect();
+        writeln!(source, "CONNECT c{number} -> {}", all.join(", ")).expect("a string can be written to");
+    }
+    assert!(codes(&run(source.as_bytes())).contains(&Code::TooLong));
+    let source: String = (0..50)
+        .map(|number| format!("COMPONENT r{number} {{ image = \"host:///bin/true\" replicas = 100 }}\n"))
+        .collect();
+    assert_eq!(codes(&run(source.as_bytes())), [Code::OutOfRange]);
+}

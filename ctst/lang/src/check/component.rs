@@ -97,6 +97,10 @@ impl<'a> Checker<'a, '_> {
         let hosts = self.hosts(settings, scope);
         let logs = self.logs(settings, scope);
         self.init(settings, scope);
+        let span = self.declared[index].span;
+        let replicas = edges.iter().filter_map(|&number| self.declared[self.edges[number].to].replicas);
+        let replicas = replicas.map(|count| count as usize * size_of::<Dependency>()).sum();
+        let edges = if replicas > 0 && !self.expands(span, replicas) { &[] } else { edges };
         let after = edges.iter().flat_map(|&number| self.dependencies(number)).collect();
         let declared = &mut self.declared[index];
         let image = declared.image.take()?;
@@ -179,17 +183,19 @@ impl<'a> Checker<'a, '_> {
             return;
         }
         let written = env.len();
-        let many: Option<HashSet<String>> = (written > 32).then(|| env.iter().map(|(name, _)| name.clone()).collect());
+        let secret = secret_env.iter().map(|variable| &variable.name);
+        let many: Option<HashSet<String>> = (written + secret_env.len() > 32)
+            .then(|| env.iter().map(|(name, _)| name.clone()).chain(secret.clone().cloned()).collect());
         let own = |env: &[(String, String)], name: &String| match &many {
             Some(names) => names.contains(name),
-            None => env[..written].iter().any(|(other, _)| other == name),
+            None => env[..written].iter().any(|(other, _)| other == name) || secret.clone().any(|other| other == name),
         };
         for &number in edges {
             let target = &self.declared[self.edges[number].to];
             let (prefix, host) = (prefix(&target.name), target.host());
             let wire = |env: &mut Vec<(String, String)>, field: &str, value: String| {
                 let name = [prefix.as_str(), field].concat();
-                if !own(env, &name) && !secret_env.iter().any(|secret| secret.name == name) {
+                if !own(env, &name) {
                     env.push((name, value));
                 }
             };

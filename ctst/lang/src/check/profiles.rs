@@ -71,6 +71,7 @@ impl<'a> Checker<'a, '_> {
     fn profiles_of(&mut self, scope: Scope, settings: &Settings<'a>) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         let Some(setting) = settings.get("profiles") else { return names };
+        let mut seen = HashSet::new();
         let good = |name: &str| {
             name.len() <= 63
                 && name.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -79,7 +80,7 @@ impl<'a> Checker<'a, '_> {
         for item in self.items(setting, scope).unwrap_or_default() {
             let Some(name) = self.filled((setting.property, item), scope) else { continue };
             let span = item.value.span;
-            if names.contains(&name) {
+            if !seen.insert(name.clone()) {
                 self.duplicate(span, "profiles");
             } else if !good(&name) {
                 let shown = self.shown(span);

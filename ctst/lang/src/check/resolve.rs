@@ -13,7 +13,7 @@ use super::{Checker, Role};
 /// Most bytes that placeholders may add to a file, so that a small file cannot become a huge one.
 const MOST_EXPANDED: usize = 16 << 20;
 /// Names compared for a spelling; beyond that the suggestion is left out.
-const MOST_COMPARED: usize = 1000;
+pub(super) const MOST_COMPARED: usize = 1000;
 const FIELDS: &[&str] = &["host", "port", "connection_string"];
 
 /// Who asks.

@@ -1,5 +1,6 @@
 //! How a component runs and ends, and what it is told about the world.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use crate::codes::Code;
@@ -72,6 +73,7 @@ impl<'a> Checker<'a, '_> {
     pub(super) fn groups(&mut self, settings: &Settings<'a>, scope: Scope) -> Vec<String> {
         let Some(setting) = settings.get("groups") else { return Vec::new() };
         let mut groups: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
         for item in self.items(setting, scope).unwrap_or_default() {
             let Some(group) = self.account((setting.property, item), scope) else { continue };
             let span = item.value.span;
@@ -81,7 +83,7 @@ impl<'a> Checker<'a, '_> {
                     .label("malformed group")
                     .expected("a name, or an id from 0 to 4294967294")
                     .help(format!("for example `{}`", setting.property.example));
-            } else if groups.contains(&group) {
+            } else if !seen.insert(group.clone()) {
                 self.duplicate(span, setting.property.name);
             } else {
                 groups.push(group);

@@ -14,7 +14,7 @@ use super::declare::well_formed;
 use super::inherit::Settings;
 use super::mounts::Targets;
 use super::properties::{CONTENT, MOUNTED, PARAMETER};
-use super::resolve::{Bound, Origin, Scope};
+use super::resolve::{Bound, MOST_COMPARED, Origin, Scope};
 use super::values::Read;
 
 /// Longest content of a CONFIG from a file. More is data, which belongs into a volume.
@@ -177,11 +177,13 @@ impl<'a> Checker<'a, '_> {
             }
             labels.insert(name, self.labels_of(file, body));
         }
+        // Each is compared with each, and a file may have any number of both.
+        let few = names.len().saturating_mul(labels.len()) <= MOST_COMPARED * MOST_COMPARED / 10;
         names
             .into_iter()
             .map(|name| {
                 let labels = labels.remove(name.as_str());
-                if labels.is_none() {
+                if labels.is_none() && few {
                     self.nearly_declared(&name);
                 }
                 NamedVolume { labels: labels.unwrap_or_default(), name }
@@ -340,7 +342,7 @@ impl<'a> Checker<'a, '_> {
 
     fn unknown_config(&mut self, span: Span, name: &str) {
         let names = || self.stores.configs.list.iter().map(|config| config.name.as_ref());
-        let meant = nearest(name, names()).map(|meant| format!("did you mean `{meant}`?"));
+        let meant = nearest(name, names().take(MOST_COMPARED)).map(|meant| format!("did you mean `{meant}`?"));
         let list = super::some_of(names());
         let expected =
             if list.is_empty() { "a CONFIG; the file has none".to_owned() } else { format!("one of {list}") };
