@@ -35,7 +35,7 @@ test-vm:
 	packages busybox-static
 	cargo build --quiet --workspace --bins
 	limits=$$(cargo test --no-run -p containust-tests --test limits 2>&1 | sed -n 's/.*(\(.*deps\/limits-.*\))/\1/p')
-	tests/vm/vmtest tests/vm/limits "$$PWD/$$limits" "$$user"
+	tests/vm/vmtest tests/vm/limits "$$(realpath "$$limits")" "$$user"
 
 # Ratios against bwrap, nsenter and a direct connection, all measured in the same run.
 bench:

@@ -20,10 +20,13 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// An ordinary user with subordinate ids, whether the tests run as root or not. None, and said so, without any.
+    /// An ordinary user with subordinate ids, whether the tests run as root or not. None, and said so, without any. For
+    /// root it is `ctst-test`, or who is named in CTST_TEST_USER.
     #[must_use]
     pub fn ranges() -> Option<Self> {
-        let caller = if is_root() { Self::named("ctst-test") } else { Self::myself() };
+        let name = std::env::var("CTST_TEST_USER");
+        let name = name.as_deref().unwrap_or("ctst-test");
+        let caller = if is_root() { Self::named(name) } else { Self::myself() };
         let found = caller.filter(|caller| caller.subordinate("/etc/subuid") && caller.subordinate("/etc/subgid"));
         if found.is_none() {
             skipped("a user with subordinate ids (make test makes one for root)");
