@@ -390,6 +390,71 @@ fn umask_of(folder: &Path) -> u32 {
     0o777 & !fs::metadata(folder).expect("look").permissions().mode() & 0o022
 }
 
+/// Names of users are looked up in files of the image, which may be anything.
+#[test]
+fn a_hostile_passwd_names_nobody_and_delays_nothing() {
+    let root = || Archive::new().folder("bin/").folder("etc/").folder("root/");
+    let busybox = fs::read("/bin/busybox").expect("read busybox");
+    let busybox = |archive: Archive| archive.entry(EntryType::Regular, "bin/true", 0o755, (0, 0), "", &busybox).end();
+    let host = "root:x:0:0::/root:/bin/sh\n";
+    let archives = [
+        ("a link to the host's", busybox(root().link("etc/passwd", "/proc/1/root/etc/passwd"))),
+        ("a link up", busybox(root().link("etc/passwd", "../../../../../../etc/passwd"))),
+        ("a FIFO", busybox(root().entry(EntryType::Fifo, "etc/passwd", 0o666, (0, 0), "", b""))),
+        ("a folder", busybox(root().folder("etc/passwd/"))),
+        ("far too long", busybox(root().file("etc/passwd", host.repeat(100_000)))),
+    ];
+    for caller in Caller::all() {
+        let stack = r#"COMPONENT a { image = "tar://./a.tar" command = ["/bin/true"] user = "ctst-test" }"#;
+        let project = Project::new(&caller, stack);
+        for (what, bytes) in &archives {
+            project.write_bytes("a.tar", bytes);
+            let start = Instant::now();
+            let done = project.ctst(["run", "--yes"]);
+            assert_eq!(done.code, 125, "{what}, by {}: {done}", caller.name);
+            assert!(done.stderr.contains("passwd"), "{what}, by {}: {done}", caller.name);
+            assert!(start.elapsed() < Duration::from_secs(60), "{what}: {:?}", start.elapsed());
+        }
+        project.assert_nothing_left();
+    }
+}
+
+#[test]
+fn an_archive_that_is_replaced_while_it_is_read_is_not_taken_for_either() {
+    let (first, second) = (xz(&large(300)), Archive::root().end());
+    let project =
+        Project::new(&Caller::ordinary(), r#"COMPONENT a { image = "tar://./a.tar" command = ["/bin/true"] }"#);
+    for in_place in [true, false] {
+        project.write_bytes("a.tar", &first);
+        project.write_bytes("b.tar", &second);
+        let build = project.start(["build"]);
+        let staging = project.folder().join(".containust/images/staging");
+        let own = format!("{}-0/unpacked/0", build.pid());
+        eventually("an import unpacks", || staging.join(&own).exists());
+        let place = project.folder().join("a.tar");
+        if in_place {
+            fs::write(&place, &second).expect("write over the archive");
+        } else {
+            fs::rename(project.folder().join("b.tar"), &place).expect("replace the archive");
+        }
+        let done = build.wait(Duration::from_secs(60));
+        let digest = |bytes: &[u8]| format!("sha256:{}", sha256(bytes));
+        if in_place {
+            assert_eq!(done.code, 125, "{done}");
+            assert_clean(&project);
+            assert_eq!(store(&project, "layers"), [""; 0]);
+        } else {
+            // All of what was opened, and so no longer what is there.
+            assert!(done.code == 125 || done.stdout.contains(&digest(&first)), "{done}");
+        }
+        let done = project.ctst(["build"]).ok();
+        assert!(done.stdout.contains(&digest(&second)), "{done}");
+        project.ctst(["images", "verify"]).ok();
+        project.ctst(["images", "rm", "tar://./a.tar"]).ok();
+    }
+    project.assert_nothing_left();
+}
+
 /// A root file system with these many files of 128 KiB that hold digits.
 fn large(files: u32) -> Vec<u8> {
     let mut seed = 1_u64;
