@@ -40,7 +40,7 @@ test-vm:
 # Ratios against bwrap, nsenter and a direct connection, all measured in the same run.
 bench:
 	. tests/setup.sh
-	packages uidmap busybox-static bubblewrap wrk python3 util-linux gcc libc6-dev
+	packages uidmap busybox-static bubblewrap wrk python3 util-linux zstd gcc libc6-dev
 	rust release
 	cargo build --quiet --release --bins -p ctst -p ctst-shim
 	ordinary_user ctst-test
