@@ -1,7 +1,11 @@
 //! Health checks of every kind, and who waits for them.
 #![forbid(unsafe_code)]
 
-use containust_tests::{Caller, Project, eventually};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use containust_tests::{Caller, Project, eventually, finish, programs};
 
 /// A component that is unwell until there is a file `/tmp/well`, with this health check.
 fn patient(check: &str) -> String {
@@ -113,5 +117,52 @@ fn one_that_is_ill_later_becomes_unhealthy_and_recovers() {
     eventually("it is unhealthy", || project.status("patient")["health"] == "unhealthy");
     project.ctst(["exec", "patient", "touch", "/tmp/well"]).ok();
     eventually("it is healthy", || project.status("patient")["health"] == "healthy");
+    project.stop();
+}
+
+/// An archive as `docker save` writes it, of the tests' root file system with this configuration.
+fn saved(project: &Project, name: &str, config: &str) {
+    let work = tempfile::tempdir().expect("make a folder");
+    let tar = |from: &Path, to: &Path, what: &[&str]| {
+        finish(Command::new("tar").arg("-C").arg(from).arg("-cf").arg(to).args(what)).ok();
+    };
+    tar(&programs().with_file_name("rootfs"), &work.path().join("layer.tar"), &["."]);
+    let sum = finish(Command::new("sha256sum").arg(work.path().join("layer.tar"))).ok().stdout;
+    let layer = sum.split(' ').next().unwrap_or_default();
+    let rootfs = format!(r#"{{"type":"layers","diff_ids":["sha256:{layer}"]}}"#);
+    let config = format!(r#"{{"architecture":"amd64","os":"linux","config":{config},"rootfs":{rootfs}}}"#);
+    fs::write(work.path().join("config.json"), config).expect("write");
+    let manifest = r#"[{"Config":"config.json","RepoTags":["saved:1"],"Layers":["layer.tar"]}]"#;
+    fs::write(work.path().join("manifest.json"), manifest).expect("write");
+    let archive = work.path().join("saved.tar");
+    tar(work.path(), &archive, &["manifest.json", "config.json", "layer.tar"]);
+    project.write_bytes(name, &fs::read(&archive).expect("read"));
+}
+
+#[test]
+fn a_check_that_the_image_brings_is_waited_for() {
+    let text = r#"
+COMPONENT patient { image = "tar://./saved.tar" }
+COMPONENT visitor { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
+CONNECT visitor -> patient
+"#;
+    let project = Project::new(&Caller::ordinary(), text);
+    let config = r#"{"Cmd":["/bin/ctst-probe","hold"],"Healthcheck":{"Test":["CMD","test","-e","/tmp/well"],"Interval":100000000,"StartPeriod":60000000000}}"#;
+    saved(&project, "saved.tar", config);
+    let run = project.start(["run", "-d", "--wait", "--yes"]);
+    eventually("patient runs", || {
+        project.ps().iter().any(|row| row["component"] == "patient" && row["state"] == "running")
+    });
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(project.status("visitor")["state"], "waiting");
+    project.ctst(["exec", "patient", "touch", "/tmp/well"]).ok();
+    run.wait(std::time::Duration::from_secs(60)).ok();
+    assert_eq!(project.status("visitor")["state"], "running");
+    project.stop();
+
+    // Nobody waits for a check that is switched off.
+    project.write("stack.ctst", &text.replace("saved.tar\"", "saved.tar\" healthcheck = \"none\""));
+    project.ctst(["run", "-d", "--wait", "--yes"]).ok();
+    assert_eq!(project.status("visitor")["state"], "running");
     project.stop();
 }

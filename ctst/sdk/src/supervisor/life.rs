@@ -68,7 +68,9 @@ impl Supervisor {
         let mut deadline = None;
         let mut waits = false;
         for dependency in container.record.spec.after.clone() {
-            match self.dependency(&dependency.on, dependency.when, dependency.timeout) {
+            // That waits for health only where there is a check after all.
+            let when = if dependency.implied { When::Healthy } else { dependency.when };
+            match self.dependency(&dependency.on, when, dependency.timeout) {
                 Dependency::Met => {}
                 Dependency::Failed(why) if dependency.optional => self.do_without(cid, dependency.on, why),
                 Dependency::Pending(until) => {
