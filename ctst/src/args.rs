@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Ps(Ps),
     /// Show what containers use of memory, processors, processes and disks
     Stats(Stats),
+    /// Show everything that is known of containers
+    Inspect(Inspect),
     /// Run a command in a running container
     Exec(Exec),
     /// Show what containers printed
@@ -46,6 +48,10 @@ pub(crate) enum Command {
     Pause(Pause),
     /// Let frozen containers go on
     Unpause(Pause),
+    /// Wait until containers have ended, print their exit codes, and exit with the first that is not 0
+    Wait(Wait),
+    /// End containers that run and start them again as they are, in the order of their dependencies
+    Restart(Stop),
     /// Stop containers, those that need others first
     Stop(Stop),
     /// Remove what stopped containers left: writable layers, logs, records
@@ -66,6 +72,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Show the JSON Schema of a checked composition
     Schema(Schema),
+    /// Print a script for a shell that completes commands and options
+    Completions(Completions),
     /// Examine what this host offers and say how to get what is missing
     Doctor(Doctor),
 }
@@ -269,6 +277,30 @@ pub(crate) struct Logs {
     /// Show when each line was printed
     #[arg(short, long)]
     pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Inspect {
+    /// Only these (all if none is named)
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) components: Vec<String>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Wait {
+    /// Which
+    #[arg(required = true, value_name = "COMPONENT")]
+    pub(crate) components: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Completions {
+    /// The shell: bash, zsh, fish
+    #[arg(value_parser = ["bash", "zsh", "fish"])]
+    pub(crate) shell: String,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -559,11 +591,14 @@ mod tests {
              plan FILE --set --params --profile --offline -a/--all -o/--out --detailed-exitcode --format\n\
              run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
              ps -a/--all --filter --format\n\
+             inspect COMPONENT --format\n\
              stats COMPONENT -w/--watch --format\n\
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
              logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
              pause COMPONENT\n\
              unpause COMPONENT\n\
+             wait COMPONENT\n\
+             restart COMPONENT -t/--time\n\
              stop COMPONENT -t/--time\n\
              rm COMPONENT\n\
              build FILE --set --params --profile --offline\n\
@@ -582,6 +617,7 @@ mod tests {
              fmt FILE --check\n\
              explain CODE\n\
              schema --grammar --plan\n\
+             completions SHELL\n\
              doctor --format\n"
         );
     }

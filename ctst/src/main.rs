@@ -45,11 +45,14 @@ fn run(args: Args) -> Outcome {
         Command::Plan(args) => commands::plan::run(&args, file),
         Command::Run(run) => commands::run::run(&run, args.file),
         Command::Ps(args) => commands::ps::run(&args, file),
+        Command::Inspect(args) => commands::inspect::run(&args, file),
         Command::Exec(args) => commands::exec::run(args, file),
         Command::Logs(args) => commands::logs::run(&args, file),
         Command::Stats(args) => commands::stats::run(&args, file),
         Command::Pause(args) => commands::pause::run(&args, file, true),
         Command::Unpause(args) => commands::pause::run(&args, file, false),
+        Command::Wait(args) => commands::wait::run(&args, file),
+        Command::Restart(args) => commands::restart::run(&args, file),
         Command::Stop(args) => commands::stop::run(&args, file),
         Command::Rm(args) => commands::rm::run(&args, file),
         Command::Build(args) => commands::build::run(&args, file),
@@ -59,6 +62,7 @@ fn run(args: Args) -> Outcome {
         Command::Fmt(args) => commands::fmt::run(&args, file),
         Command::Explain(args) => commands::explain::run(&args),
         Command::Schema(args) => commands::schema::run(&args),
+        Command::Completions(args) => commands::completions::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
     }
 }

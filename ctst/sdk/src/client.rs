@@ -12,7 +12,7 @@ use rustix::process::{PidfdFlags, getuid, pidfd_open};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::cgroup;
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Report, Result};
 use crate::event::Event;
 use crate::fdpass;
 use crate::ipc::{Connection, Hello, Incoming, Reply, Request, VERSION};
@@ -249,6 +249,30 @@ impl Client {
             }
         }
         self.wait_gone()
+    }
+
+    /// Ends components that run and starts them again as they are, in the order of their dependencies; no names: all that
+    /// run. Returns when they were started, with what failed.
+    ///
+    /// # Errors
+    /// [`Error::Reported`] for a name that does not run.
+    pub fn restart(
+        &mut self,
+        names: &[String],
+        grace: Option<Duration>,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> Result<Vec<(String, Report)>> {
+        self.connection.send(&Request::Restart { names: names.to_vec(), grace }, &[])?;
+        loop {
+            match self.connection.wait::<Reply>()? {
+                Some((Reply::Event(event), _)) => on_event(&event),
+                Some((Reply::Settled { failed }, _)) => return Ok(failed),
+                Some((Reply::Over { .. }, _)) => return Ok(Vec::new()),
+                Some((Reply::Refused(report), _)) => return Err(Error::Reported(report)),
+                Some((other, _)) => return Err(Error::protocol(format!("unexpected {other:?}"))),
+                None => return Err(lost(&self.project)),
+            }
+        }
     }
 
     /// Forgets containers that do not run and removes their writable layers, logs and records, also what belongs to

@@ -60,7 +60,7 @@ struct Needs {
 enum Command {
     Listen(u64, TcpListener),
     Unlisten(u64),
-    Target(u64, Option<SocketAddr>),
+    Target(u64, Vec<SocketAddr>),
     Supply(Vec<OwnedFd>),
     Stop,
 }
@@ -100,10 +100,10 @@ impl Forwarder {
         self.send(Command::Unlisten(id)).ok();
     }
 
-    /// Says where connections to `id` go from now on; none: the container is down. Connections to a former target go on
+    /// Says where connections to `id` go from now on, in turn where there are several; none: no container is up. Connections to a former target go on
     /// while they move bytes.
-    pub fn target(&self, id: u64, target: Option<SocketAddr>) {
-        self.send(Command::Target(id, target)).ok();
+    pub fn target(&self, id: u64, targets: impl IntoIterator<Item = SocketAddr>) {
+        self.send(Command::Target(id, targets.into_iter().collect())).ok();
     }
 
     /// Adds TCP sockets born in the project's network namespace, non-blocking and not connected. With an empty vector:
@@ -193,15 +193,44 @@ struct State {
 struct Port {
     caller_id: u64,
     listener: TcpListener,
-    target: Option<SocketAddr>,
-    /// Counts the changes of `target`: a container that is started again is another one at the same address.
+    targets: Vec<Target>,
+    /// Counts connections: which target is next.
+    turn: usize,
+    /// Counts targets that came: a container that is started again is another one at the same address.
     generation: u64,
+}
+
+/// An address, and when it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Target(SocketAddr, u64);
+
+impl Port {
+    /// Where the next connection goes.
+    fn next(&mut self) -> Option<Target> {
+        let target = self.targets.get(self.turn.checked_rem(self.targets.len())?).copied();
+        self.turn = self.turn.wrapping_add(1);
+        target
+    }
+
+    fn aim(&mut self, addresses: &[SocketAddr]) -> bool {
+        let known = |targets: &[Target], address| targets.iter().find(|target| target.0 == address).copied();
+        let mut targets = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            targets.push(known(&self.targets, *address).unwrap_or_else(|| {
+                self.generation += 1;
+                Target(*address, self.generation)
+            }));
+        }
+        let changed = targets != self.targets;
+        self.targets = targets;
+        changed
+    }
 }
 
 #[derive(Debug)]
 struct Connection {
     port: usize,
-    generation: u64,
+    target: Target,
     client: TcpStream,
     backend: Backend,
     up: Flow,
@@ -313,11 +342,9 @@ impl State {
             match command {
                 Command::Listen(caller_id, listener) => self.add_port(caller_id, listener),
                 Command::Unlisten(caller_id) => self.remove_port(caller_id),
-                Command::Target(caller_id, target) => {
+                Command::Target(caller_id, targets) => {
                     let port = self.ports.values_mut().find(|p| p.caller_id == caller_id);
-                    if let Some(port) = port.filter(|p| p.target != target) {
-                        port.target = target;
-                        port.generation += 1;
+                    if port.is_some_and(|port| port.aim(&targets)) {
                         self.sweep_soon();
                     }
                 }
@@ -345,7 +372,7 @@ impl State {
         let id = self.next_id;
         // Only a full epoll limit of the user refuses; the port is closed then, so that clients see it.
         if self.poll.registry().register(&mut listener, Token(4 * id + LISTENER), Interest::READABLE).is_ok() {
-            self.ports.insert(id, Port { caller_id, listener, target: None, generation: 0 });
+            self.ports.insert(id, Port { caller_id, listener, targets: Vec::new(), turn: 0, generation: 0 });
         }
     }
 
@@ -427,18 +454,17 @@ impl State {
                     return;
                 }
             };
-            let generation = port.generation;
-            if port.target.is_none() {
+            let Some(target) = port.next() else {
                 abort(&client);
                 continue;
-            }
+            };
             self.next_id += 1;
             let new = self.next_id;
             match prepare(client, self.poll.registry(), Token(4 * new + CLIENT)) {
                 Ok(client) => {
                     let connection = Connection {
                         port: id,
-                        generation,
+                        target,
                         client,
                         backend: Backend::Waiting,
                         up: Flow::default(),
@@ -460,12 +486,16 @@ impl State {
         while !self.waiting.is_empty() && !self.pool.is_empty() {
             let Some(id) = self.waiting.pop_front() else { return };
             let Some(connection) = self.connections.get_mut(&id) else { continue };
-            let port = self.ports.get(&connection.port).filter(|p| p.generation == connection.generation);
-            let (Some(target), Some(socket)) = (port.and_then(|p| p.target), self.pool.pop()) else {
+            let current = self.ports.get_mut(&connection.port).and_then(|port| {
+                // Another does as well, where the one that it was meant for has gone meanwhile.
+                if port.targets.contains(&connection.target) { Some(connection.target) } else { port.next() }
+            });
+            let (Some(target), Some(socket)) = (current, self.pool.pop()) else {
                 self.reset(id);
                 continue;
             };
-            match connect(socket, target, self.poll.registry(), Token(4 * id + BACKEND)) {
+            connection.target = target;
+            match connect(socket, target.0, self.poll.registry(), Token(4 * id + BACKEND)) {
                 // Even if it is connected at once, the first event says so.
                 Ok(stream) => connection.backend = Backend::Connecting(stream),
                 Err(_) => self.reset(id),
@@ -500,7 +530,7 @@ impl State {
     fn sweep(&mut self) {
         let mut dead = Vec::new();
         for (id, connection) in &mut self.connections {
-            if self.ports.get(&connection.port).is_some_and(|p| p.generation == connection.generation) {
+            if self.ports.get(&connection.port).is_some_and(|port| port.targets.contains(&connection.target)) {
                 continue;
             }
             if std::mem::take(&mut connection.moved) {

@@ -67,6 +67,13 @@ pub(crate) enum Request {
         /// From asking to SIGKILL, instead of what each component says.
         grace: Option<Duration>,
     },
+    /// End those that run and start them again as they are, in the order of their dependencies. Empty: all that run.
+    /// Answered by events and `Settled`, or `Refused`.
+    Restart {
+        names: Vec<String>,
+        /// As of `Stop`.
+        grace: Option<Duration>,
+    },
     /// Forget containers that do not run, with all that is on disk of them. Empty: all of those. Answered by `Done` or
     /// `Over`, or `Refused`.
     Remove {

@@ -73,6 +73,7 @@ pub use images::Progress;
 pub use imports::Fetching;
 pub use plan::{Action, Cause, Drift, DriftKind, Grant, ImageState, Plan, Step, plan_schema};
 pub use plan_file::SavedPlan;
+pub use planner::Inspection;
 pub use project::{Identity, Loaded, Project};
 pub use run::{ExecRequest, Notice, Options, Polled, Session};
 pub use status::{ContainerStatus, Health, Measured, Published, State, Stats};

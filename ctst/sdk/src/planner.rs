@@ -9,6 +9,8 @@ use containust_image::model::Image;
 use containust_lang::model::{Component, Composition};
 use sha2::{Digest as _, Sha256};
 
+use serde::Serialize;
+
 use crate::builder;
 use crate::cgroup::{self, Outlook};
 use crate::client::{self, Client};
@@ -29,6 +31,21 @@ use crate::run::{PAUSE, published};
 use crate::secrets::{self, Values};
 use crate::spec::{self, ContainerSpec};
 use crate::status::{ContainerStatus, Health, Published, State};
+
+/// Everything that is known of a container.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// What `ctst ps` tells.
+    #[serde(flatten)]
+    pub status: ContainerStatus,
+    /// The `.ctst` file that it comes from.
+    pub file: Option<String>,
+    /// Its folder on the host: record, log, writable layer.
+    pub folder: PathBuf,
+    /// What it was made from, every default filled in; none where its record cannot be read. What a secret stands in is
+    /// shown with the secret's name.
+    pub spec: Option<serde_json::Value>,
+}
 
 /// How often records are read that change while they are read.
 const ATTEMPTS: u32 = 5;
@@ -105,6 +122,26 @@ impl Project {
     pub fn status(&self) -> Result<Vec<ContainerStatus>> {
         let (known, _) = self.known(&[])?;
         Ok(known.into_iter().map(|(name, known)| known.status(name)).collect())
+    }
+
+    /// Everything that is known of the project's containers, alphabetically. Of secrets the names only, of which nothing more
+    /// is on any disk.
+    ///
+    /// # Errors
+    /// As [`Project::status`].
+    pub fn inspect(&self) -> Result<Vec<Inspection>> {
+        let (known, _) = self.known(&[])?;
+        let inspection = |(name, known): (String, Known)| {
+            let record = known.record();
+            let spec = record.map(|record| serde_json::to_value(&record.spec)).transpose();
+            Ok(Inspection {
+                file: record.map(|record| record.file.clone()),
+                folder: self.container_dir(&name),
+                spec: spec.map_err(|error| Error::protocol(error.to_string()))?,
+                status: known.status(name),
+            })
+        };
+        known.into_iter().map(inspection).collect()
     }
 
     /// What is known of the project's containers, as true as it was when this was called, and the pid of the supervisor
@@ -251,6 +288,7 @@ impl Known {
                 ids: String::new(),
                 notes: Vec::new(),
                 usage: None,
+                replica_of: None,
                 labels: BTreeMap::new(),
                 failure: Some(Report {
                     code: "S0107".to_owned(),

@@ -152,6 +152,7 @@ impl Record {
             address: self.address,
             ports: self.published.clone(),
             ids: self.ids.clone(),
+            replica_of: self.spec.replica.as_ref().map(|replica| replica.of.clone()),
             labels: self.spec.labels.iter().cloned().collect(),
             notes: self.notes.clone(),
             usage: None,

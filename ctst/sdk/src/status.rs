@@ -124,6 +124,9 @@ pub struct ContainerStatus {
     /// How user ids are mapped, such as `range (65536 ids from 100000)` or
     /// `single (newuidmap not found; install uidmap)`.
     pub ids: String,
+    /// The component that it is a replica of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_of: Option<String>,
     /// Its labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -5,14 +5,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use containust_sdk::{Client, ContainerStatus, Error, ExecRequest, ExecSession, Project};
+use containust_sdk::{Client, ContainerStatus, Error, ExecRequest, ExecSession, Project, State};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 use rustix::termios::isatty;
 
-use super::not_running;
+use super::{expand, not_running};
 use crate::args::Exec;
 use crate::failure::{Failure, Outcome};
 use crate::output::one_output;
@@ -38,7 +38,13 @@ const STDERR: &str = "standard error";
 pub(crate) fn run(args: Exec, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
     let mut words = args.words.into_iter();
-    let component = words.next().unwrap_or_default();
+    let mut component = words.next().unwrap_or_default();
+    // Where there is no such component it may be one that has replicas: any that runs will do.
+    if !project.log_dir(&component).exists() {
+        let status = project.status()?;
+        let running = expand(&component, &status).into_iter().find(|status| status.state == State::Running);
+        component = running.map_or(component, |status| status.component.clone());
+    }
     let request = ExecRequest {
         argv: words.collect(),
         env: args.env.iter().filter_map(|entry| variable(entry).transpose()).collect::<Result<_, _>>()?,

@@ -13,22 +13,26 @@ use crate::output::{talk, tame};
 
 pub(crate) mod build;
 pub(crate) mod check;
+pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod fmt;
 pub(crate) mod images;
+pub(crate) mod inspect;
 pub(crate) mod lock;
 pub(crate) mod logs;
 pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod ps;
+pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod volumes;
+pub(crate) mod wait;
 
 /// The project that is meant, with its checked composition. Warnings and errors of the file are shown.
 fn load(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Project, Composition), Failure> {
@@ -114,10 +118,27 @@ fn select(
     status: &[ContainerStatus],
 ) -> Result<Vec<String>, Failure> {
     let known: Vec<String> = status.iter().map(|s| s.component.clone()).collect();
-    match named.iter().find(|name| !known.contains(name)) {
-        Some(name) => Err(not_running(project, file, name, known)),
-        None if named.is_empty() => Ok(known),
-        None => Ok(named.to_vec()),
+    if named.is_empty() {
+        return Ok(known);
+    }
+    let mut meant = Vec::new();
+    for name in named {
+        let found = expand(name, status);
+        if found.is_empty() {
+            return Err(not_running(project, file, name, known));
+        }
+        meant.extend(found.into_iter().map(|status| status.component.clone()));
+    }
+    let mut seen = std::collections::HashSet::new();
+    meant.retain(|name| seen.insert(name.clone()));
+    Ok(meant)
+}
+
+/// What a name stands for: a component, or all replicas of one.
+fn expand<'a>(name: &str, status: &'a [ContainerStatus]) -> Vec<&'a ContainerStatus> {
+    match status.iter().find(|s| s.component == name) {
+        Some(one) => vec![one],
+        None => status.iter().filter(|s| s.replica_of.as_deref() == Some(name)).collect(),
     }
 }
 

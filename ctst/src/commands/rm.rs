@@ -11,10 +11,12 @@ use crate::failure::Outcome;
 
 pub(crate) fn run(args: &Rm, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
-    if select(&project, file, &args.components, &project.status()?)?.is_empty() {
+    let meant = select(&project, file, &args.components, &project.status()?)?;
+    if meant.is_empty() {
         talk!("nothing is left of any container");
         return Ok(0);
     }
-    Client::remove(&project, &args.components, &mut |event| events::show(event))?;
+    let meant = if args.components.is_empty() { Vec::new() } else { meant };
+    Client::remove(&project, &meant, &mut |event| events::show(event))?;
     Ok(0)
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use containust_sdk::lang::model::Composition;
+use containust_sdk::lang::model::{Component, Composition};
 use containust_sdk::logs::POLL;
 use containust_sdk::run::{self, Options};
 use containust_sdk::{
@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
 
 /// Does what the plan says, for these components and what they need, or for all.
 fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Plan, only: Vec<String>) -> Outcome {
+    let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
     let chosen: HashSet<String> = if only.is_empty() {
         composition.components.iter().map(|c| c.name.clone()).collect()
     } else {
@@ -74,6 +75,13 @@ fn done<'a>(plan: &'a Plan, chosen: &HashSet<String>, all: bool) -> impl Iterato
         Action::Remove => all,
         _ => chosen.contains(&step.component),
     })
+}
+
+/// The components that a name stands for: all replicas of one, or itself.
+fn replicas(composition: &Composition, name: String) -> Vec<String> {
+    let of = |component: &&Component| component.replica.as_ref().is_some_and(|replica| replica.of == name);
+    let found: Vec<String> = composition.components.iter().filter(of).map(|component| component.name.clone()).collect();
+    if found.is_empty() { vec![name] } else { found }
 }
 
 /// The plan in short: what changes and why, and what it is newly given of the host.

@@ -13,14 +13,15 @@ use crate::failure::Outcome;
 pub(crate) fn run(args: &Stop, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
     // A name that does not exist is an error even if nothing runs.
-    select(&project, file, &args.components, &project.status()?)?;
+    let meant = select(&project, file, &args.components, &project.status()?)?;
+    let meant = if args.components.is_empty() { Vec::new() } else { meant };
     match Client::connect(&project)? {
         None => {
             project.tidy();
             talk!("nothing is running");
         }
         Some(mut client) => {
-            client.stop(&args.components, args.time.map(Duration::from_secs), &mut |event| events::show(event))?;
+            client.stop(&meant, args.time.map(Duration::from_secs), &mut |event| events::show(event))?;
         }
     }
     Ok(0)

@@ -10,7 +10,7 @@ use containust_shared::{exit, names};
 
 use super::container::{Container, Then};
 use super::poller::Cid;
-use super::{Port, Supervisor};
+use super::{Owner, Port, Supervisor};
 use crate::compare::{self, Verdict};
 use crate::error::{During, Error, Report, Result};
 use crate::event::{Event, EventKind};
@@ -289,6 +289,7 @@ impl Supervisor {
     /// layer, log and record that may be there.
     pub(super) fn adopt(&mut self, cid: Cid, wanted: Wanted, anew: bool) -> Result<()> {
         let Wanted { spec, published, secrets, file } = wanted;
+        let group = spec.replica.as_ref().map(|replica| replica.of.clone());
         let (name, bridged, after) = (spec.name.clone(), spec.bridged(), spec.after.clone());
         let dir = self.project.container_dir(&name);
         let old = self.containers.remove(&cid);
@@ -315,7 +316,7 @@ impl Supervisor {
             let problem = "give it an address: the project's network is full; stop the project to get a larger one";
             return Err(Error::Invalid { component: name, problem: problem.to_owned() });
         }
-        self.publish(cid, &name, &published)?;
+        self.publish(cid, &name, group.as_deref(), &published)?;
         let on: Vec<String> = after.into_iter().map(|d| d.on).filter(|on| !self.is_up(on)).collect();
         if !on.is_empty() {
             self.event(cid, EventKind::Waiting { on });
@@ -332,8 +333,8 @@ impl Supervisor {
     /// Takes the ports of all that are wanted, or none of them.
     fn publish_all(&mut self, cids: &[Cid], wanted: &[Wanted]) -> Result<()> {
         let before: HashSet<_> = self.ports.keys().copied().collect();
-        for (cid, wanted) in cids.iter().zip(wanted) {
-            if let Err(error) = self.listen(*cid, &wanted.spec.name, &wanted.published) {
+        for wanted in wanted {
+            if let Err(error) = self.listen(&wanted.spec.name, &wanted.published) {
                 let new: Vec<_> = self.ports.keys().filter(|key| !before.contains(key)).copied().collect();
                 for key in new {
                     self.unlisten(key);
@@ -343,24 +344,27 @@ impl Supervisor {
         }
         // What is no longer wanted of them, or belongs to another now.
         for (cid, wanted) in cids.iter().zip(wanted) {
-            self.publish(*cid, &wanted.spec.name, &wanted.published)?;
+            let group = wanted.spec.replica.as_ref().map(|replica| replica.of.as_str());
+            self.publish(*cid, &wanted.spec.name, group, &wanted.published)?;
         }
         Ok(())
     }
 
-    /// Makes `published` the container's ports.
-    fn publish(&mut self, cid: Cid, name: &str, published: &[Published]) -> Result<()> {
-        self.listen(cid, name, published)?;
+    /// Makes `published` the container's ports, which it shares with replicas of the same `group`.
+    fn publish(&mut self, cid: Cid, name: &str, group: Option<&str>, published: &[Published]) -> Result<()> {
+        self.listen(name, published)?;
         for wanted in published {
             if let Some(port) = self.ports.get_mut(&(wanted.address, wanted.host_port)) {
-                (port.owner, port.port) = (cid, wanted.port);
+                port.owners.retain(|owner| owner.cid != cid && group.is_some() && owner.group.as_deref() == group);
+                port.owners.push(Owner { cid, group: group.map(str::to_owned), port: wanted.port });
+                port.owners.sort_by_key(|owner| owner.cid);
             }
         }
         let wanted = |key: &(std::net::IpAddr, u16)| published.iter().any(|p| (p.address, p.host_port) == *key);
         let surplus: Vec<_> =
-            self.ports.iter().filter(|(key, port)| port.owner == cid && !wanted(key)).map(|(key, _)| *key).collect();
+            self.ports.iter().filter(|(key, port)| port.is_of(cid) && !wanted(key)).map(|(key, _)| *key).collect();
         for key in surplus {
-            self.unlisten(key);
+            self.disown(key, cid);
         }
         if let Some(container) = self.containers.get_mut(&cid)
             && container.record.published != published
@@ -373,7 +377,7 @@ impl Supervisor {
     }
 
     /// Takes ports that are not taken for the project yet.
-    fn listen(&mut self, cid: Cid, name: &str, published: &[Published]) -> Result<()> {
+    fn listen(&mut self, name: &str, published: &[Published]) -> Result<()> {
         for wanted in published {
             let key = (wanted.address, wanted.host_port);
             if self.ports.contains_key(&key) {
@@ -385,9 +389,29 @@ impl Supervisor {
             self.forwarder()?
                 .listen(id, address)
                 .map_err(|error| Error::Reported(port_report(name, address, &error)))?;
-            self.ports.insert(key, Port { id, owner: cid, port: wanted.port });
+            self.ports.insert(key, Port { id, owners: Vec::new() });
         }
         Ok(())
+    }
+
+    /// Ends publishing a port for a container, and for all where it was the last that had it.
+    pub(super) fn disown(&mut self, key: (std::net::IpAddr, u16), cid: Cid) {
+        let Some(port) = self.ports.get_mut(&key) else { return };
+        port.owners.retain(|owner| owner.cid != cid);
+        if port.owners.is_empty() {
+            return self.unlisten(key);
+        }
+        self.aim(key);
+    }
+
+    /// Points a published port to the containers of it that run.
+    pub(super) fn aim(&self, key: (std::net::IpAddr, u16)) {
+        let (Some(port), Some(forwarder)) = (self.ports.get(&key), &self.forwarder) else { return };
+        let target = |owner: &Owner| {
+            let container = self.containers.get(&owner.cid).filter(|container| container.is_running())?;
+            Some(SocketAddr::from((container.record.address?, owner.port)))
+        };
+        forwarder.target(port.id, port.owners.iter().filter_map(target));
     }
 
     fn unlisten(&mut self, key: (std::net::IpAddr, u16)) {
@@ -414,6 +438,39 @@ impl Supervisor {
         }
         for &cid in &cids {
             self.request_stop(cid, grace, Then::Rest);
+        }
+        Ok(cids)
+    }
+
+    /// Ends the named containers, or all that run, and starts them again as they are. Returns whom the client waits for.
+    pub(super) fn restart_named(&mut self, names: &[String], grace: Option<Duration>) -> Result<Vec<Cid>> {
+        let mut cids: Vec<Cid> =
+            self.containers.iter().filter(|(_, c)| c.live.is_some()).map(|(cid, _)| *cid).collect();
+        if !names.is_empty() {
+            let live = std::mem::take(&mut cids);
+            for name in names {
+                match self.names.get(name).filter(|cid| live.contains(cid)) {
+                    Some(cid) => cids.push(*cid),
+                    None => {
+                        let problem = format!("start it again: it does not run; start it: ctst run -d {name}");
+                        return Err(Error::Invalid { component: name.clone(), problem });
+                    }
+                }
+            }
+        }
+        for &cid in &cids {
+            let Some(container) = self.containers.get(&cid) else { continue };
+            let record = &container.record;
+            let wanted = Wanted {
+                spec: record.spec.clone(),
+                published: record.published.clone(),
+                secrets: container.secrets.clone(),
+                file: record.file.clone(),
+            };
+            // What another run wants instead is what it becomes.
+            if container.stop.as_ref().is_none_or(|stop| matches!(stop.then, Then::Rest)) {
+                self.request_stop(cid, grace, Then::Start { wanted: Box::new(wanted), anew: false });
+            }
         }
         Ok(cids)
     }

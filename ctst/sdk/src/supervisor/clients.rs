@@ -141,6 +141,13 @@ impl Supervisor {
                 Ok(cids) => self.with(id, |client| client.stopping = Some(cids)),
                 Err(error) => self.refuse(id, &error),
             },
+            Request::Restart { names, grace } => {
+                client.attached = true;
+                match self.restart_named(&names, grace) {
+                    Ok(cids) => self.with(id, |client| client.settling = Some((cids, false))),
+                    Err(error) => self.refuse(id, &error),
+                }
+            }
             Request::Remove { names } => {
                 (client.expected, client.attached) = (false, true);
                 match self.remove_named(&names) {

@@ -2,7 +2,6 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
@@ -10,6 +9,7 @@ use std::time::Instant;
 
 use containust_lang::model::{Restart, When};
 use containust_shared::exit;
+use containust_shared::names::host_name;
 use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, ToContainer};
 use mio::Token;
 use rustix::fs::OFlags;
@@ -266,7 +266,8 @@ impl Supervisor {
         let changed = self.hosts.is_none();
         let bridged = self.containers.values().filter_map(|c| {
             let spec = &c.record.spec;
-            c.host.map(|host| (self.subnet.ip(host), spec.name.as_str(), spec.hostname.as_str()))
+            let group = spec.replica.as_ref().map(|replica| host_name(&replica.of));
+            c.host.map(|host| (self.subnet.ip(host), spec.name.as_str(), spec.hostname.as_str(), group))
         });
         let shared = self.hosts.get_or_insert_with(|| network::hosts(None, bridged));
         for (id, container) in &self.containers {
@@ -715,23 +716,17 @@ impl Supervisor {
 
     /// Points the container's published ports to where it is now, or nowhere.
     pub(super) fn retarget(&mut self, cid: Cid) {
-        let Some(container) = self.containers.get(&cid) else { return };
-        let Some(forwarder) = &self.forwarder else { return };
-        let running = container.is_running();
-        for port in self.ports.values().filter(|port| port.owner == cid) {
-            let address = container.record.address.filter(|_| running);
-            forwarder.target(port.id, address.map(|ip| SocketAddr::from((ip, port.port))));
+        for key in self.ports.iter().filter(|(_, port)| port.is_of(cid)).map(|(key, _)| *key) {
+            self.aim(key);
         }
     }
 
     /// Ends publishing the container's ports.
     pub(super) fn withdraw(&mut self, cid: Cid) {
-        if let Some(forwarder) = &self.forwarder {
-            for port in self.ports.values().filter(|port| port.owner == cid) {
-                forwarder.unlisten(port.id);
-            }
+        let keys: Vec<_> = self.ports.iter().filter(|(_, port)| port.is_of(cid)).map(|(key, _)| *key).collect();
+        for key in keys {
+            self.disown(key, cid);
         }
-        self.ports.retain(|_, port| port.owner != cid);
         if let Some(container) = self.containers.get_mut(&cid) {
             container.record.published.clear();
         }

@@ -289,9 +289,23 @@ fn raise_limit() {
 struct Port {
     /// The forwarder's name for it.
     id: u64,
-    owner: Cid,
+    /// One container, or replicas of one component, that share it.
+    owners: Vec<Owner>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    cid: Cid,
+    /// The component that it is a replica of.
+    group: Option<String>,
     /// Of the container.
     port: u16,
+}
+
+impl Port {
+    fn is_of(&self, cid: Cid) -> bool {
+        self.owners.iter().any(|owner| owner.cid == cid)
+    }
 }
 
 struct Supervisor {

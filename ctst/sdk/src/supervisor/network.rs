@@ -56,18 +56,21 @@ impl Subnet {
 }
 
 /// `/etc/hosts` of a container.
-pub(super) fn hosts<'a>(own: Option<&str>, others: impl Iterator<Item = (Ipv4Addr, &'a str, &'a str)>) -> String {
+///
+/// Of the others: address, name, host name, and the host name that it shares with other replicas.
+pub(super) fn hosts<'a>(
+    own: Option<&str>,
+    others: impl Iterator<Item = (Ipv4Addr, &'a str, &'a str, Option<String>)>,
+) -> String {
     let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
     // Writing into a String cannot fail.
     if let Some(own) = own {
         writeln!(text, "127.0.1.1 {own}").ok();
     }
-    for (ip, name, hostname) in others {
-        if name == hostname {
-            writeln!(text, "{ip} {name}").ok();
-        } else {
-            writeln!(text, "{ip} {name} {hostname}").ok();
-        }
+    for (ip, name, hostname, group) in others {
+        let hostname = if name == hostname { String::new() } else { format!(" {hostname}") };
+        let group = group.map_or_else(String::new, |group| format!(" {group}"));
+        writeln!(text, "{ip} {name}{hostname}{group}").ok();
     }
     text
 }
@@ -106,8 +109,15 @@ mod tests {
     #[test]
     fn writes_hosts() {
         let ip = Ipv4Addr::new(10, 89, 0, 2);
-        let text = hosts(None, [(ip, "my_db", "my-db"), (ip, "web", "web")].into_iter());
-        assert!(text.ends_with("::1 localhost\n10.89.0.2 my_db my-db\n10.89.0.2 web\n"), "{text}");
+        let text = hosts(
+            None,
+            [(ip, "my_db", "my-db", None), (ip, "web", "web", None), (ip, "a_b-1", "a-b-1", Some("a-b".into()))]
+                .into_iter(),
+        );
+        assert!(
+            text.ends_with("::1 localhost\n10.89.0.2 my_db my-db\n10.89.0.2 web\n10.89.0.2 a_b-1 a-b-1 a-b\n"),
+            "{text}"
+        );
         assert!(hosts(Some("x"), std::iter::empty()).ends_with("127.0.1.1 x\n"));
     }
 }

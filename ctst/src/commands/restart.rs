@@ -1,0 +1,31 @@
+//! `ctst restart`
+
+use std::path::Path;
+use std::time::Duration;
+
+use containust_sdk::{Client, Project};
+
+use super::select;
+use crate::args::Stop;
+use crate::events;
+use crate::failure::{self, Outcome, TOOL};
+
+pub(crate) fn run(args: &Stop, file: Option<&Path>) -> Outcome {
+    let project = Project::locate(file)?;
+    let meant = select(&project, file, &args.components, &project.status()?)?;
+    let meant = if args.components.is_empty() { Vec::new() } else { meant };
+    let Some(mut client) = Client::connect(&project)? else {
+        return Err(containust_sdk::Error::NotRunning { project: project.folder().to_owned() }.into());
+    };
+    let mut told = Vec::new();
+    let failed = client.restart(&meant, args.time.map(Duration::from_secs), &mut |event| {
+        if matches!(event.kind, containust_sdk::EventKind::Failed(_)) {
+            told.push(event.component.clone());
+        }
+        events::show(event);
+    })?;
+    for (component, report) in failed.iter().filter(|(component, _)| !told.contains(component)) {
+        failure::tell(report, component);
+    }
+    Ok(failed.first().map_or(0, |(_, report)| if report.exit == 0 { TOOL } else { report.exit }))
+}
