@@ -591,8 +591,8 @@ mod tests {
              plan FILE --set --params --profile --offline -a/--all -o/--out --detailed-exitcode --format\n\
              run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
              ps -a/--all --filter --format\n\
-             inspect COMPONENT --format\n\
              stats COMPONENT -w/--watch --format\n\
+             inspect COMPONENT --format\n\
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
              logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
              pause COMPONENT\n\

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containust_image::model::Image;
 use containust_lang::model::{Component, Composition};
-use sha2::{Digest as _, Sha256};
-
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::builder;
 use crate::cgroup::{self, Outlook};

@@ -1,0 +1,119 @@
+//! `inspect`, `wait`, `restart` and `completions`, as a person uses them.
+
+use std::time::Duration;
+
+use containust_tests::{Caller, Project, eventually};
+
+const TWO: &str = r#"
+COMPONENT db { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
+COMPONENT app {
+  image   = "file://ROOTFS"
+  command = ["/bin/sh", "-c", "echo started; exec ctst-probe hold"]
+  env     { COLOUR = "red", TOKEN = "${secret.token}" }
+  labels  { tier = "front" }
+}
+CONNECT app -> db
+"#;
+
+fn with_secret(caller: &Caller, text: &str) -> Project {
+    let project = Project::new(caller, text);
+    for folder in [".containust", ".containust/secrets"] {
+        project.make_folder(folder);
+        std::fs::set_permissions(project.folder().join(folder), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .expect("set a mode");
+    }
+    project.write(".containust/secrets/token", "hunter2");
+    std::fs::set_permissions(
+        project.folder().join(".containust/secrets/token"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .expect("set a mode");
+    project
+}
+
+#[test]
+fn inspect_shows_all_but_secrets() {
+    let project = with_secret(&Caller::ordinary(), TWO);
+    project.ctst(["inspect", "app"]).fails(125, &["app"]);
+    project.up();
+    let rows = project.ctst(["inspect", "app", "--format", "json"]).ok().json();
+    assert_eq!(rows.as_array().map(Vec::len), Some(1));
+    let row = &rows[0];
+    assert_eq!((row["component"].as_str(), row["state"].as_str()), (Some("app"), Some("running")));
+    assert_eq!((row["file"].as_str(), row["spec"]["labels"][0][1].as_str()), (Some("stack.ctst"), Some("front")));
+    assert!(row["spec"]["env"].as_array().is_some_and(|env| env.iter().any(|entry| entry == "COLOUR=red")));
+    assert_eq!(row["spec"]["secret_env"][0]["parts"][0]["secret"], "token");
+    let text = project.ctst(["inspect"]).ok().stdout;
+    for word in ["db", "app", "COLOUR=red", "secret: token"] {
+        assert!(text.contains(word), "no {word} in {text}");
+    }
+    assert!(!text.contains("hunter2") && !row.to_string().contains("hunter2"));
+    project.ctst(["inspect", "nobody"]).fails(125, &["nobody"]);
+    project.stop();
+    assert_eq!(project.ctst(["inspect", "app", "--format", "json"]).ok().json()[0]["state"], "stopped");
+}
+
+#[test]
+fn wait_gives_the_exit_codes() {
+    let text = r#"
+COMPONENT three { image = "file://ROOTFS" command = ["/bin/sh", "-c", "sleep 1; exit 3"] }
+JOB zero { image = "file://ROOTFS" command = ["/bin/sh", "-c", "sleep 0.5"] }
+COMPONENT none { image = "file://ROOTFS" command = ["/bin/nothing"] }
+COMPONENT holds { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
+"#;
+    let project = Project::new(&Caller::ordinary(), text);
+    project.ctst(["wait", "three"]).fails(125, &["three"]);
+    project.ctst(["run", "-d", "--yes"]).fails(127, &[]);
+    assert_eq!(project.ctst(["wait", "zero"]).ok().stdout, "0\n");
+    assert_eq!(project.ctst(["wait", "zero", "three"]).fails(3, &[]).stdout, "0\n3\n");
+    assert_eq!(project.ctst(["wait", "none"]).fails(127, &[]).stdout, "127\n");
+    let waiting = project.start(["wait", "holds"]);
+    std::thread::sleep(Duration::from_millis(200));
+    project.ctst(["stop"]).ok();
+    let done = waiting.wait(Duration::from_secs(20));
+    assert_eq!((done.code, done.stdout.as_str()), (143, "143\n"), "{done}");
+    assert_eq!(project.ctst(["wait", "three"]).fails(3, &[]).stdout, "3\n");
+}
+
+#[test]
+fn restart_keeps_what_there_is_and_the_order() {
+    let project = with_secret(&Caller::ordinary(), &TWO.replace("labels ", "readonly = false\n  labels "));
+    project.ctst(["restart"]).fails(125, &["nothing of"]);
+    project.up();
+    let pids = || ["db", "app"].map(|name| project.status(name)["pid"].as_u64());
+    let before = pids();
+    project.ctst(["exec", "app", "/bin/sh", "-c", "echo kept > /srv/kept"]).ok();
+    let done = project.ctst(["restart"]).ok();
+    let order = ["app stopping", "db stopping", "db started", "app started"];
+    let places: Vec<_> =
+        order.iter().map(|line| done.stderr.find(line).unwrap_or_else(|| panic!("{line}: {done}"))).collect();
+    assert!(places[2] < places[3], "{done}");
+    assert!(before.iter().zip(pids()).all(|(old, new)| new.is_some() && *old != new));
+    assert_eq!(
+        project.ctst(["exec", "app", "/bin/sh", "-c", "cat /srv/kept; echo $TOKEN"]).ok().stdout,
+        "kept\nhunter2\n"
+    );
+    eventually("the log goes on", || project.logs("app").matches("started").count() == 2);
+    let before = pids();
+    project.ctst(["restart", "-t", "1", "app"]).ok();
+    assert_eq!(pids()[0], before[0]);
+    assert_ne!(pids()[1], before[1]);
+    project.ctst(["stop", "app"]).ok();
+    project.ctst(["restart", "app"]).fails(125, &["component app", "does not run", "ctst run -d app"]);
+    project.ctst(["restart", "nobody"]).fails(125, &["nobody"]);
+    project.stop();
+}
+
+#[test]
+fn completions_are_scripts() {
+    let project = Project::new(&Caller::ordinary(), "");
+    for (shell, word) in [("bash", "complete -F"), ("zsh", "#compdef ctst"), ("fish", "complete -c ctst")] {
+        let script = project.ctst(["completions", shell]).ok().stdout;
+        assert!(script.contains(word) && script.contains("restart"), "{shell}");
+    }
+    project.ctst(["completions", "tcsh"]).fails(125, &["bash"]);
+    let script = project.ctst(["completions", "bash"]).ok().stdout;
+    project.write("completions", &script);
+    let checked = std::process::Command::new("bash").arg("-n").arg(project.folder().join("completions")).status();
+    assert!(checked.is_ok_and(|status| status.success()));
+}
