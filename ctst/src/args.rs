@@ -39,6 +39,11 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Run a command in a running container
     Exec(Exec),
+    /// Copy files into or out of a container that runs
+    ///
+    /// Into a folder that is there, or under the new name. `-` is a tar stream, from standard input into a folder of the
+    /// container or to standard output. Links stay links; inside, files belong to root, and here to the caller.
+    Cp(Cp),
     /// Show what containers printed
     ///
     /// What they wrote to standard error goes to standard error. Where that is the same file as standard output, as on a
@@ -277,6 +282,16 @@ pub(crate) struct Logs {
     /// Show when each line was printed
     #[arg(short, long)]
     pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Cp {
+    /// What to copy: a path, COMPONENT:PATH or -
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// Where to: COMPONENT:PATH, a path or -
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: String,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -594,6 +609,7 @@ mod tests {
              stats COMPONENT -w/--watch --format\n\
              inspect COMPONENT --format\n\
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
+             cp SOURCE TARGET\n\
              logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
              pause COMPONENT\n\
              unpause COMPONENT\n\

@@ -46,6 +46,7 @@ fn run(args: Args) -> Outcome {
         Command::Run(run) => commands::run::run(&run, args.file),
         Command::Ps(args) => commands::ps::run(&args, file),
         Command::Inspect(args) => commands::inspect::run(&args, file),
+        Command::Cp(args) => commands::cp::run(&args, file),
         Command::Exec(args) => commands::exec::run(args, file),
         Command::Logs(args) => commands::logs::run(&args, file),
         Command::Stats(args) => commands::stats::run(&args, file),

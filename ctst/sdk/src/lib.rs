@@ -55,6 +55,7 @@ mod shim;
 mod spec;
 mod stock;
 mod supervisor;
+pub mod transfer;
 mod unpacker;
 mod users;
 mod volumes;

@@ -69,11 +69,14 @@ pub(crate) fn spawn_on((a, b): (OwnedFd, OwnedFd)) -> Result<(Child, Channel)> {
 /// A copy of the program in memory that nobody can change, where the file itself is not safe: its processes serve
 /// containers, whose root is the file's owner and finds it at `/proc/PID/exe`.
 fn sealed(path: &Path) -> Result<Option<OwnedFd>> {
+    let meta = path.metadata().during(|| format!("copy {}", path.display()))?;
+    if getuid().is_root() || meta.uid() == 0 { Ok(None) } else { in_memory(path).map(Some) }
+}
+
+/// A copy of a program in memory that nobody can change.
+pub(crate) fn in_memory(path: &Path) -> Result<OwnedFd> {
     let what = || format!("copy {}", path.display());
     let mut program = File::open(path).during(what)?;
-    if getuid().is_root() || program.metadata().during(what)?.uid() == 0 {
-        return Ok(None);
-    }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = match memfd_create("ctst-shim", flags | MemfdFlags::EXEC) {
         // Before Linux 6.3 every such file is executable.
@@ -89,7 +92,7 @@ fn sealed(path: &Path) -> Result<Option<OwnedFd>> {
     let mut copy = File::from(memory);
     io::copy(&mut program, &mut copy).during(what)?;
     fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).during(what)?;
-    Ok(Some(copy.into()))
+    Ok(copy.into())
 }
 
 /// A pair of which each end takes the longest message.

@@ -11,6 +11,7 @@ use containust_shared::protocol::{Mount, Plan, Process, Source};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use crate::error::{During, Result};
+use crate::transfer;
 
 /// The hidden verb of this executable.
 pub(crate) const VERB: &str = "worker";
@@ -97,6 +98,9 @@ pub(crate) fn source(path: &Path) -> Result<(Source, OwnedFd)> {
 
 /// Runs inside the container. Returns the exit code.
 pub(crate) fn main(arguments: &[OsString]) -> i32 {
+    if let Some(result) = transfer::inside(arguments) {
+        return finish(result);
+    }
     match arguments {
         [verb, folder] if verb == "remove" => finish(empty(Path::new(folder))),
         [verb, from, to] if verb == "fill" => {
