@@ -144,6 +144,7 @@ COMPONENT stubborn {
 #[test]
 fn labels_are_shown_and_chosen_by() {
     let text = r#"
+STACK "shop" { labels { owner = "me", tier = "any" } }
 COMPONENT one { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] labels { tier = "front", team = "a b" } }
 COMPONENT two { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] labels { tier = "back" } }
 "#;
@@ -159,6 +160,8 @@ COMPONENT two { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] la
     assert_eq!(filtered(&["label=tier"]), ["one", "two"]);
     assert_eq!(filtered(&["label=tier=back"]), ["two"]);
     assert_eq!(filtered(&["label=tier", "label=team=a b"]), ["one"]);
+    // The project's own are everybody's, unless they say something else.
+    assert_eq!(filtered(&["label=owner=me"]), ["one", "two"]);
     assert_eq!(filtered(&["label=none"]), [""; 0]);
     project.ctst(["ps", "--filter", "name=one"]).fails(125, &["label="]);
     project.stop();

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use containust_lang::model::Composition;
 use containust_lang::{Inputs, Loader, Outcome};
 use containust_shared::names;
 use rustix::process::getuid;
@@ -192,7 +193,10 @@ impl Project {
         let files = Files { folder: &self.folder, remote: &remote };
         let inputs = Inputs { params, profiles, loader: Some(&files) };
         let variable = |name: &str| std::env::var(name).ok();
-        let outcome = containust_lang::check_with(&name, &source, &self.default_name(), &variable, &inputs);
+        let mut outcome = containust_lang::check_with(&name, &source, &self.default_name(), &variable, &inputs);
+        if let Some(composition) = &mut outcome.composition {
+            label(composition);
+        }
         let locked = remote.save()?;
         Ok(Loaded { name, source, outcome, locked })
     }
@@ -304,6 +308,15 @@ fn default_file(folder: &Path) -> Result<PathBuf> {
             folder: folder.to_owned(),
             names: many.iter().map(|p| p.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect(),
         }),
+    }
+}
+
+/// Gives every component the labels of the project that it does not set itself: that is where they are looked for.
+fn label(composition: &mut Composition) {
+    for component in &mut composition.components {
+        let own: Vec<_> = component.labels.iter().map(|(name, _)| name.clone()).collect();
+        component.labels.extend(composition.labels.iter().filter(|(name, _)| !own.contains(name)).cloned());
+        component.labels.sort();
     }
 }
 
