@@ -793,7 +793,7 @@ impl Parser<'_, '_> {
         }
     }
 
-    fn list(&mut self) -> Parsed<Vec<Value>> {
+    fn list(&mut self) -> Parsed<Box<[Value]>> {
         self.nested(|parser| {
             let (start, _) = parser.take(char('[')).ok_or_else(|| parser.missing("`[`"))?;
             parser.open += 1;

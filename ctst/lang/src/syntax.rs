@@ -332,7 +332,7 @@ pub enum ValueKind {
     /// `true`, `false`
     Bool(bool),
     /// `[ … ]`
-    List(Vec<Value>),
+    List(Box<[Value]>),
     /// `{ … }`
     Body(Box<Body>),
     /// `name` or `name.field`, not in quotes.

@@ -183,6 +183,7 @@ impl<'a> Checker<'a, '_> {
             return;
         }
         let written = env.len();
+        env.reserve_exact(3 * edges.len());
         let secret = secret_env.iter().map(|variable| &variable.name);
         let many: Option<HashSet<String>> = (written + secret_env.len() > 32)
             .then(|| env.iter().map(|(name, _)| name.clone()).chain(secret.clone().cloned()).collect());
