@@ -51,6 +51,18 @@ fn files_and_folders_go_in_and_come_out() {
         child.child().stdin.take().expect("a pipe").write_all(stream.as_bytes()).expect("write");
         child.wait(Duration::from_secs(20)).ok();
         assert_eq!(inside(&project, "one", "cat /tmp/copy/inner/file"), "text\n");
+        // Of a folder that nobody may write, and of what has no size.
+        inside(&project, "one", "mkdir -p /srv/ro/in; echo text > /srv/ro/in/file; chmod 555 /srv/ro/in /srv/ro");
+        project.ctst(["cp", "one:/srv/ro", "ro"]).ok();
+        let ro = project.folder().join("ro");
+        assert_eq!(fs::read_to_string(ro.join("in/file")).expect("read"), "text\n");
+        for folder in [ro.join("in"), ro] {
+            assert_eq!(folder.metadata().expect("look").mode() & 0o7777, 0o555);
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("a mode");
+        }
+        project.ctst(["cp", "one:/proc/version", "version"]).ok();
+        let version = fs::read_to_string("/proc/version").expect("read");
+        assert_eq!(fs::read_to_string(project.folder().join("version")).expect("read"), version);
         project.stop();
     }
 }
