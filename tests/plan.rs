@@ -6,6 +6,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use containust_tests::{Caller, Project, eventually, free_port};
 use serde_json::Value;
@@ -651,4 +652,14 @@ fn planning_cannot_write_and_does_not_try() {
         project.stop();
         all("1 to remove");
     }
+}
+
+#[test]
+fn a_plan_does_not_wait_for_the_reader_of_a_fifo() {
+    let project =
+        Project::new(&Caller::ordinary(), r#"COMPONENT one { image = "file://ROOTFS" command = ["/bin/true"] }"#);
+    let fifo = project.folder().join("fifo");
+    let made = std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&fifo).status().expect("run mkfifo");
+    assert!(made.success());
+    project.start(["plan", "-o", "fifo"]).wait(Duration::from_secs(10)).fails(125, &["open fifo"]);
 }

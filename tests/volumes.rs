@@ -8,7 +8,7 @@ use containust_tests::{Caller, Project};
 
 /// An image with content where the volume goes, some of it another user's inside.
 const STACK: &str = r#"
-VOLUME data { labels { kept = "yes" } }
+VOLUME data { labels { kept = "yes", bell = "\u{1b}]0;x\u{7}" } }
 COMPONENT db {
   image   = "file://./root"
   command = ["/bin/busybox", "sh", "-c", "cat /srv/data/first; echo more >> /srv/data/list; sleep 1000"]
@@ -84,7 +84,8 @@ fn volumes_are_listed_and_removed_by_name_only() {
         let rows = project.ctst(["volumes", "ls", "--format", "json"]).ok().json();
         assert_eq!((rows[0]["name"].as_str(), rows[0]["labels"]["kept"].as_str()), (Some("data"), Some("yes")));
         assert_eq!(rows[0]["used_by"], serde_json::json!(["db", "reader"]));
-        assert!(project.ctst(["volumes"]).ok().stdout.contains("db, reader"));
+        let shown = project.ctst(["volumes"]).ok().stdout;
+        assert!(shown.contains("db, reader") && shown.contains(r"bell=\x1b]0;x\x07"), "{shown}");
         project.ctst(["volumes", "rm", "data"]).fails(125, &["db, reader has it", "ctst rm db reader"]);
         project.stop();
         project.ctst(["volumes", "rm", "data"]).fails(125, &["has it"]);

@@ -9,6 +9,7 @@ use std::path::Path;
 use anstyle::Style;
 use containust_sdk::logs::escape;
 use containust_sdk::{Action, Cause, Drift, Fetching, Grant, ImageState, Plan, Step};
+use rustix::fs::OFlags;
 
 use super::{one_file, read};
 use crate::args::{self, Format};
@@ -61,6 +62,8 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
 /// A file for the caller alone: the environment of every component stands in it.
 fn create(path: &Path) -> std::io::Result<File> {
     let mut options = File::options();
+    // A FIFO would wait for a reader.
+    options.custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed());
     let file = options.create(true).truncate(false).write(true).mode(0o600).open(path)?;
     if file.metadata()?.is_file() {
         file.set_permissions(Permissions::from_mode(0o600))?;
@@ -70,7 +73,7 @@ fn create(path: &Path) -> std::io::Result<File> {
 
 /// The whole plan; what stays as it is only if `all`.
 pub(crate) fn text(plan: &Plan, folder: &Path, all: bool) -> String {
-    let mut text = format!("{BOLD}project {}{BOLD:#} {DIM}(ids: {}){DIM:#}\n", plan.project, safe(&plan.ids));
+    let mut text = format!("{BOLD}project {}{BOLD:#} {DIM}(ids: {}){DIM:#}\n", safe(&plan.project), safe(&plan.ids));
     let shown: Vec<&Step> = plan.steps.iter().filter(|step| all || step.action != Action::Unchanged).collect();
     let rows: Vec<[Cell; 4]> = shown.iter().map(|step| row(step, folder)).collect();
     let lines = table(["", "COMPONENT", "ACTION", "IMAGE"], &rows);
@@ -219,7 +222,7 @@ mod tests {
     #[test]
     fn a_plan_as_text() {
         let plan = json!({
-            "project": "shop",
+            "project": "sh\u{1b}[2Jop",
             "ids": "single",
             "notes": ["files of other owners became yours"],
             "drift": [{ "component": "web", "kind": "unhealthy", "message": "its health check fails" }],
@@ -241,7 +244,7 @@ mod tests {
         let plain = |all| anstream::adapter::strip_str(&text(&plan, Path::new("/srv"), all)).to_string();
         assert_eq!(
             plain(false),
-            "project shop (ids: single)\n\
+            "project sh\\x1b[2Jop (ids: single)\n\
              \n\
              \x20   +  web          create   host:///bin/true, will be imported\n\
              \x20 -/+  application  replace\n\

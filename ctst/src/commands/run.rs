@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use containust_sdk::lang::model::{Component, Composition};
 use containust_sdk::logs::POLL;
+use containust_sdk::logs::escape;
 use containust_sdk::run::{self, Options};
 use containust_sdk::{
     Action, Drift, Error, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled, Project, Report, SavedPlan,
@@ -87,7 +88,8 @@ fn replicas(composition: &Composition, name: String) -> Vec<String> {
 /// The plan in short: what changes and why, and what it is newly given of the host.
 fn introduce(plan: &Plan, chosen: &HashSet<String>, all: bool) {
     let steps: Vec<Step> = done(plan, chosen, all).cloned().collect();
-    talk!("{BOLD}{}{BOLD:#}: {}", plan.project, plan::summary(&steps));
+    // From a plan's file it may be anything.
+    talk!("{BOLD}{}{BOLD:#}: {}", escape(plan.project.as_bytes()), plan::summary(&steps));
     for step in steps.iter().filter(|step| step.action != Action::Unchanged) {
         let causes: Vec<String> = step.causes.iter().map(plan::because).collect();
         let causes = if causes.is_empty() { String::new() } else { format!(" {DIM}({}){DIM:#}", causes.join("; ")) };

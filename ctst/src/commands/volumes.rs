@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use containust_sdk::logs::escape;
 use containust_sdk::{Client, Project};
 
 use crate::args::{Format, Volumes, VolumesAction};
@@ -34,7 +35,7 @@ fn list(project: &Project, format: Format) -> Outcome {
                         Cell(volume.name.clone(), BOLD),
                         volume.used_by.join(", ").into(),
                         volume.created.map(|at| span(now.saturating_sub(at))).unwrap_or_default().into(),
-                        labels.collect::<Vec<_>>().join(", ").into(),
+                        escape(labels.collect::<Vec<_>>().join(", ").as_bytes()).into(),
                     ]
                 })
                 .collect();
