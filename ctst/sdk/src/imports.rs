@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use ureq::tls::{RootCerts, TlsConfig};
 
 use crate::error::{During, Error, Result};
-use crate::project::Project;
+use crate::project::{Project, read_bounded};
 
 /// Version of [`Lock`]. An older one would be read here; a newer one is refused.
 const VERSION: u64 = 1;
@@ -158,13 +158,14 @@ fn own(entry: (&String, &String)) -> (String, String) {
 }
 
 fn read_lock(path: &Path) -> Result<Lock> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    let bytes = match read_bounded(path) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Ok(Lock { version: VERSION, imports: BTreeMap::new() });
         }
-        Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
+        other => other?,
     };
+    let text = String::from_utf8(bytes)
+        .map_err(|error| Error::io(format!("read {}", path.display()), io::Error::other(error)))?;
     let broken = |problem: String| Error::Lock { path: path.to_owned(), problem };
     #[derive(Deserialize)]
     struct Version {
@@ -240,6 +241,8 @@ mod tests {
     #[test]
     fn the_lock_file_is_read_strictly() {
         assert_eq!(read_lock(Path::new("/nowhere/at-all")).unwrap().imports.len(), 0);
+        // A repository may hold a link to anything.
+        assert!(read_lock(Path::new("/dev/zero")).unwrap_err().to_string().contains("not a regular file"));
         let digest = "0123456789abcdef".repeat(4);
         let good = format!("version = 1\n[imports]\n\"https://a.example/b\" = \"{digest}\"\n");
         assert_eq!(lock(&good).unwrap().imports["https://a.example/b"], digest);

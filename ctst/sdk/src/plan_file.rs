@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::client::BUILD;
 use crate::error::{During, Error, Result};
 use crate::plan::Plan;
-use crate::project::{Identity, Loaded, Project};
+use crate::project::{Identity, Loaded, Project, read_bounded};
 
 /// Version of [`SavedPlan`]. A newer one is refused.
 const SCHEMA: u64 = 1;
@@ -136,7 +136,7 @@ impl SavedPlan {
     pub fn hold(&self, project: &Project) -> Result<Plan> {
         for (name, digest) in self.sources.iter().filter(|(name, _)| !name.contains("://")) {
             let path = project.folder().join(name);
-            if std::fs::read(&path).ok().is_none_or(|bytes| hex(&bytes) != *digest) {
+            if read_bounded(&path).ok().is_none_or(|bytes| hex(&bytes) != *digest) {
                 return Err(stale(format!("{name} has changed")));
             }
         }

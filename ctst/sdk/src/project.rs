@@ -81,8 +81,8 @@ impl Loader for Files<'_> {
     }
 }
 
-/// Reads a `.ctst` file: a regular one, of a size that a person could have written or a program may have.
-fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+/// Reads a file of the project's author: a regular one, of a size that a person could have written or a program may have.
+pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let what = || format!("read {}", path.display());
     // Opening a FIFO would wait for a writer.
     let meta = path.metadata().during(what)?;
