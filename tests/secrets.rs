@@ -103,6 +103,11 @@ fn a_secret_is_where_it_belongs_and_nowhere_else() {
             // The component's own programs have it there.
             if name.starts_with("ctst") && !name.contains("probe") {
                 assert!(!contains(&file("environ")), "{name}");
+                let limits = String::from_utf8(file("limits")).expect("text");
+                let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a limit");
+                let core: Vec<&str> = core.split_whitespace().collect();
+                // The rest is not dumpable.
+                assert!(name != "ctst" || core[0] == "1" || core[1] == "0", "{core:?}");
                 ours += 1;
             }
         }

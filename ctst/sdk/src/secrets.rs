@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use containust_lang::model::{Component, ConfigFile, Part, Secret, SecretFile, SecretSource, SecretVariable};
 use rustix::fs::OFlags;
-use rustix::process::getuid;
+use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -81,11 +81,20 @@ enum Place {
     Command(String),
 }
 
+/// Keeps what is in this process's memory out of core files, for all that follows.
+pub(crate) fn no_core() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Core);
+    // With 0 the kernel still feeds a program that core_pattern names; 1 stops that, and is too little for a file.
+    // The hard limit is what containers may have for themselves.
+    setrlimit(Resource::Core, Rlimit { current: Some(maximum.map_or(1, |hard| hard.min(1))), maximum }).ok();
+}
+
 /// Looks up what these components refer to. Commands run here.
 ///
 /// # Errors
 /// [`Error::Secrets`], which names all that cannot be had.
 pub(crate) fn look_up(project: &Project, components: &[&Component], declared: &[Secret]) -> Result<Values> {
+    no_core();
     let mut values = Values::default();
     let mut problems = Vec::new();
     for (name, place) in places(project, components, declared) {

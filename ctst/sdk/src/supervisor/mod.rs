@@ -46,6 +46,7 @@ use crate::ids::Ids;
 use crate::ipc::{Connection, Hello, Reply, Request, VERSION};
 use crate::project::{Project, check_private, now};
 use crate::record::Incarnation;
+use crate::secrets;
 use crate::shim;
 
 /// The hidden verb of this executable.
@@ -61,6 +62,7 @@ const MAX_LOG: u64 = 1 << 20;
 ///
 /// `scoped`: it was started in a scope of systemd's for its limits.
 pub(crate) fn main(file: &Path, scoped: bool) -> i32 {
+    secrets::no_core();
     // First of all, for the number that its descriptors get.
     let pair = shim::seqpacket();
     let (mut connection, pair) = match take_channel().and_then(|connection| Ok((connection, pair?))) {
