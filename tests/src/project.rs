@@ -507,7 +507,8 @@ fn mentions(process: &Path, marks: &[String]) -> bool {
     let link = |path: PathBuf| fs::read_link(path).map(|path| path.display().to_string()).unwrap_or_default();
     has(&read("cmdline"))
         || ["cwd", "root"].iter().any(|name| has(&link(process.join(name))))
-        || has(&read("mountinfo"))
+        // A mount that everybody sees says nothing about who sees it.
+        || (link(process.join("ns/mnt")) != link("/proc/self/ns/mnt".into()) && has(&read("mountinfo")))
         || fs::read_dir(process.join("fd")).into_iter().flatten().flatten().any(|entry| has(&link(entry.path())))
 }
 
