@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use containust_tests::{Caller, Project};
+use containust_tests::{Caller, Project, eventually};
 
 /// An image with content where the volume goes, some of it another user's inside.
 const STACK: &str = r#"
@@ -72,6 +72,29 @@ fn a_volume_begins_with_the_image_and_outlives_its_containers() {
             .collect();
         assert_eq!(left, [""; 0]);
         project.stop();
+    }
+}
+
+/// As databases do: the folder itself belongs to the user that the image gives it.
+#[test]
+fn a_volume_that_belongs_to_another_id_is_removed() {
+    let text = r#"
+COMPONENT db {
+  image   = "file://ROOTFS"
+  command = ["/bin/sh", "-c", "chown 1000:1000 /data; chmod 700 /data; touch /data/x; exec sleep 1000"]
+  volume  = "data:/data"
+}
+"#;
+    for caller in [Caller::ranges(), Caller::root()].into_iter().flatten() {
+        let project = Project::new(&caller, text);
+        project.up();
+        eventually("it is given away", || volume(&project).metadata().is_ok_and(|meta| meta.uid() != caller.uid));
+        project.stop();
+        project.ctst(["rm"]).ok();
+        project.ctst(["volumes", "rm", "data"]).ok();
+        assert!(!volume(&project).exists());
+        let left = fs::read_dir(project.folder().join(".containust/volumes")).expect("a folder");
+        assert_eq!(left.count(), 0, "{}", caller.name);
     }
 }
 

@@ -56,15 +56,17 @@ impl Worker {
 }
 
 impl Supervisor {
-    /// A name among the containers for what nobody misses: a supervisor that finds it removes it.
-    pub(super) fn retired(&mut self) -> PathBuf {
-        self.project.containers_dir().join(format!("{RETIRED}{}", self.new_id()))
+    /// A name in a folder of containers or volumes for what nobody misses: a supervisor that finds it removes it.
+    pub(super) fn retired(&mut self, parent: &Path) -> PathBuf {
+        parent.join(format!("{RETIRED}{}", self.new_id()))
     }
 
     /// Takes a container's folder out of the way and removes it in the background; one that is not there is fine.
     pub(super) fn retire(&mut self, dir: &Path) -> Result<()> {
+        let parent = dir.parent().unwrap_or(dir);
         loop {
-            let aside = self.retired();
+            // Beside it: a folder that belongs to another id cannot be moved to another parent, because that writes its `..`.
+            let aside = self.retired(parent);
             match std::fs::rename(dir, &aside) {
                 Ok(()) => {
                     self.remove(aside, false);
@@ -83,11 +85,12 @@ impl Supervisor {
         if std::mem::replace(&mut self.swept, true) {
             return;
         }
-        let parent = self.project.containers_dir();
-        let Ok(entries) = std::fs::read_dir(&parent) else { return };
-        for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(RETIRED) {
-                self.remove(entry.path(), false);
+        for parent in [self.project.containers_dir(), self.project.volumes_dir()] {
+            let Ok(entries) = std::fs::read_dir(&parent) else { continue };
+            for entry in entries.flatten() {
+                if entry.file_name().to_string_lossy().starts_with(RETIRED) {
+                    self.remove(entry.path(), false);
+                }
             }
         }
     }
@@ -104,7 +107,9 @@ impl Supervisor {
         let sender = self.removals.clone();
         let place = path.clone();
         let spawned = std::thread::Builder::new().name("remove".into()).spawn(move || {
-            let result = containust_image::remove_tree(&path);
+            // What a worker has emptied may be closed to us, who are still allowed to remove it.
+            let emptied = worked && std::fs::remove_dir(&path).is_ok();
+            let result = if emptied { Ok(()) } else { containust_image::remove_tree(&path) };
             // The receiver lives as long as the supervisor; after it there is nobody to tell.
             sender.send(Removed { path, result, worked }).ok();
             waker.wake().ok();

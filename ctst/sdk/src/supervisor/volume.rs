@@ -123,7 +123,7 @@ impl Supervisor {
 
     fn scratch(&mut self) -> Result<PathBuf> {
         loop {
-            let path = self.retired();
+            let path = self.retired(&self.project.containers_dir());
             match std::fs::create_dir(&path) {
                 Ok(()) => return Ok(path),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
