@@ -67,7 +67,7 @@ impl Supervisor {
         if !destroy {
             self.check_loss(&wanted, &stored, &tasks, prune, &on_disk)?;
         }
-        let cids: Vec<Cid> = wanted.iter().map(|w| self.number(&w.spec.name)).collect();
+        let mut cids: Vec<Cid> = wanted.iter().map(|w| self.number(&w.spec.name)).collect();
         if let Err(error) = self.publish_all(&cids, &wanted) {
             self.names.retain(|_, cid| self.containers.contains_key(cid));
             return Err(error);
@@ -83,9 +83,11 @@ impl Supervisor {
             let of_file = |cid: &Cid| self.containers.get(cid).is_some_and(|c| c.record.file == file);
             let surplus: Vec<Cid> =
                 self.names.iter().filter(|(n, cid)| !keep.contains(*n) && of_file(cid)).map(|(_, cid)| *cid).collect();
-            for cid in surplus {
+            for &cid in &surplus {
                 self.request_stop(cid, None, Then::Remove);
             }
+            // Who waits for what is wanted waits for the end of what is not: until then the run is not done.
+            cids.extend(surplus);
             for name in on_disk {
                 if keep.contains(&name) || self.names.contains_key(&name) {
                     continue;
