@@ -100,6 +100,8 @@ pub enum Error {
     Secrets {
         /// Their names, and why not.
         problems: Vec<(String, String)>,
+        /// Those of them that no SECRET gives a source and that are at none of the usual places.
+        absent: Vec<String>,
     },
     /// A volume that does not exist.
     #[error("find volume {name}: the project has {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
@@ -328,8 +330,9 @@ impl Error {
             Self::OtherVersion { .. } => {
                 Some("stop the project with the ctst that started it, then run it again".to_owned())
             }
-            Self::Secrets { problems } => problems.first().map(|(name, _)| {
-                format!("give it: (umask 077; mkdir -p .containust/secrets; cat > .containust/secrets/{name})")
+            Self::Secrets { absent, .. } => (!absent.is_empty()).then(|| {
+                let given: String = absent.iter().map(|name| format!("; cat > .containust/secrets/{name}")).collect();
+                format!("give {}: (umask 077; mkdir -p .containust/secrets{given})", absent.join(", "))
             }),
             Self::VolumeInUse { by, .. } if !by.is_empty() => {
                 Some(format!("remove them first: ctst stop {0} && ctst rm {0}", by.join(" ")))

@@ -131,7 +131,20 @@ pub(crate) fn variables(declared: &[Secret]) -> Vec<&str> {
 }
 
 fn refuse(problems: Vec<(String, String)>) -> Result<()> {
-    if problems.is_empty() { Ok(()) } else { Err(Error::Secrets { problems }) }
+    let absent = problems.iter().filter(|(name, problem)| *problem == nowhere(name)).map(|(name, _)| name.clone());
+    let absent = absent.collect();
+    if problems.is_empty() { Ok(()) } else { Err(Error::Secrets { problems, absent }) }
+}
+
+/// Where a secret of which nothing is said may be told.
+fn variable(name: &str) -> String {
+    format!("{PREFIX}{}", name.to_uppercase().replace('-', "_"))
+}
+
+/// What is wrong with one that is at none of the usual places.
+fn nowhere(name: &str) -> String {
+    let variable = variable(name);
+    format!("neither {variable} nor .containust/secrets/{name} nor /run/containust/secrets/{name} is there")
 }
 
 fn places(project: &Project, components: &[&Component], declared: &[Secret]) -> Vec<(String, Result<Place, String>)> {
@@ -159,7 +172,7 @@ fn places(project: &Project, components: &[&Component], declared: &[Secret]) -> 
 
 /// Of a secret of which nothing is said.
 fn usual(project: &Project, name: &str) -> Result<Place, String> {
-    let variable = format!("{PREFIX}{}", name.to_uppercase().replace('-', "_"));
+    let variable = variable(name);
     if std::env::var_os(&variable).is_some() {
         return Ok(Place::Variable(variable));
     }
@@ -170,7 +183,7 @@ fn usual(project: &Project, name: &str) -> Result<Place, String> {
             return Ok(Place::File(path, file));
         }
     }
-    Err(format!("neither {variable} nor .containust/secrets/{name} nor /run/containust/secrets/{name} is there"))
+    Err(nowhere(name))
 }
 
 /// Opens a file that nobody but the caller can have written or read; `None`: it is not there. `own`: it must be his.
