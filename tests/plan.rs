@@ -27,6 +27,9 @@ CONNECT app -> db
 "#;
 
 /// The plan as JSON.
+/// One component that does nothing.
+const IDLE: &str = "COMPONENT idle { image = \"file://ROOTFS\", command = [\"/bin/ctst-probe\", \"hold\"] }\n";
+
 fn plan(project: &Project) -> Value {
     project.ctst(["plan", "--format", "json"]).ok().json()
 }
@@ -477,6 +480,37 @@ fn a_kept_plan_is_carried_out_as_it_stands() {
         project.ctst(["run", "-d", "--yes", "plan.json"]).fails(125, &["S0604", "plan again"]);
         keep(&project);
         assert!(project.ctst(["run", "-d", "--wait", "--yes", "plan.json"]).ok().stderr.contains("nothing to do"));
+        project.stop();
+    }
+}
+
+#[test]
+fn a_plan_is_kept_under_a_name_that_run_knows() {
+    let project = Project::new(&Caller::ordinary(), IDLE);
+    project.ctst(["plan", "-o", "plan.txt"]).fails(125, &["plan.txt", ".json"]);
+    assert!(!project.folder().join("plan.txt").exists());
+    let said = project.ctst(["plan", "-o", "plan.json"]).ok().stderr;
+    assert!(said.contains("ctst run plan.json"), "{said}");
+}
+
+/// Who waits for a run finds what it was to remove removed.
+#[test]
+fn a_run_is_not_done_before_what_it_removes_is_gone() {
+    let slow = r#"
+COMPONENT slow {
+  image   = "file://ROOTFS"
+  command = ["/bin/sh", "-c", "trap 'sleep 2; exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1; done"]
+  healthcheck { command = ["/bin/test", "-e", "/tmp/ready"], interval = 100ms }
+}
+"#;
+    for caller in Caller::all() {
+        let project = Project::new(&caller, &format!("{IDLE}{slow}"));
+        project.up();
+        project.write("stack.ctst", IDLE);
+        let said = project.ctst(["run", "-d"]).ok().stderr;
+        assert!(said.contains("slow removed"), "{said}");
+        assert_eq!(project.ps().len(), 1);
+        project.ctst(["plan", "--detailed-exitcode"]).ok();
         project.stop();
     }
 }

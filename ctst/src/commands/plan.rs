@@ -11,7 +11,7 @@ use containust_sdk::logs::escape;
 use containust_sdk::{Action, Cause, Drift, Fetching, Grant, ImageState, Plan, Step};
 use rustix::fs::OFlags;
 
-use super::{one_file, read};
+use super::{command_line, one_file, read};
 use crate::args::{self, Format};
 use crate::failure::{Failure, Outcome, TOOL};
 use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, short_reference, table};
@@ -37,6 +37,13 @@ pub(crate) fn run(args: &args::Plan, file: Option<&Path>) -> Outcome {
 }
 
 fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
+    if let Some(path) = args.out.as_deref()
+        && path.extension().is_none_or(|extension| extension != "json")
+        && !path.metadata().is_ok_and(|meta| !meta.is_file())
+    {
+        let problem = format!("keep the plan in {}: `ctst run` knows a plan by its name in .json", path.display());
+        return Err(Failure::new(problem, format!("name it {}.json", path.display())));
+    }
     // The only thing that is written to, opened while that is allowed. An earlier plan in it stays until there is another.
     let out = args.out.as_deref().map(|path| create(path).map_err(|e| (path, e))).transpose();
     let mut out = out.map_err(|(path, e)| Failure::io(&format!("open {}", path.display()), e))?;
@@ -55,6 +62,10 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
     match args.format {
         Format::Json => output::json(&plan)?,
         Format::Text => output::print(&text(&plan, project.folder(), args.all))?,
+    }
+    if let Some(path) = &args.out {
+        let path = path.to_string_lossy();
+        talk!("kept; to carry it out: {}", command_line(["run", &path].into_iter()));
     }
     Ok(plan.changes())
 }
