@@ -306,6 +306,58 @@ fn what_was_written_since_the_plan_is_not_lost_either() {
 }
 
 #[test]
+fn a_source_that_was_touched_replaces_nothing_unless_its_content_changed() {
+    let text = r#"
+COMPONENT one { image = "file://./root" readonly = false command = ["/bin/busybox", "sleep", "100000"] port = 80 }
+COMPONENT two { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
+CONNECT two -> one
+"#;
+    let project = Project::new(&Caller::ordinary(), text);
+    project.make_folder("root");
+    project.make_folder("root/bin");
+    let busybox = project.folder().join("root/bin/busybox");
+    fs::copy("/bin/busybox", &busybox).expect("copy busybox");
+    project.up();
+    project.ctst(["exec", "one", "/bin/busybox", "touch", "/written"]).ok();
+    let written = || project.ctst(["exec", "one", "/bin/busybox", "test", "-e", "/written"]).code == 0;
+    let pids = || ["one", "two"].map(|name| project.status(name)["pid"].clone());
+    let before = pids();
+    let touch = || {
+        let file = fs::File::options().write(true).open(&busybox).expect("open busybox");
+        file.set_modified(std::time::SystemTime::now()).expect("touch busybox");
+    };
+    let open = pairs(&[("one", "unknown"), ("two", "unknown")]);
+
+    touch();
+    let now = plan(&project);
+    assert_eq!((actions(&now), &now["steps"][0]["data_loss"]), (open.clone(), &Value::Bool(false)), "{now}");
+    assert_eq!(causes(&now, "two"), ["dependency: one may be replaced (- -> -)"]);
+    let shown = project.ctst(["plan"]).ok().stdout;
+    assert!(shown.contains("2 unknown until import") && !shown.contains("--allow-destroy"), "{shown}");
+    let done = project.ctst(["run", "-d"]).ok();
+    assert!(done.stderr.contains("nothing to do"), "{done}");
+    assert_eq!((pids(), written()), (before.clone(), true));
+    assert_eq!(actions(&plan(&project)), []);
+
+    touch();
+    project.ctst(["plan", "-o", "kept.json"]).ok();
+    project.ctst(["run", "-d", "kept.json"]).ok();
+    assert_eq!((pids(), written()), (before.clone(), true));
+
+    project.write("root/new", "a file");
+    assert_eq!(actions(&plan(&project)), open);
+    project.ctst(["run", "-d"]).fails(125, &["S0602", "one would lose"]);
+    assert_eq!((pids(), written()), (before, true));
+    let now = plan(&project);
+    assert_eq!(actions(&now), pairs(&[("one", "replace"), ("two", "restart")]), "{now}");
+    assert_eq!(now["steps"][0]["data_loss"], true);
+    project.ctst(["run", "-d", "--allow-destroy"]).ok();
+    project.ctst(["exec", "one", "/bin/busybox", "test", "-e", "/new"]).ok();
+    assert!(!written());
+    project.stop();
+}
+
+#[test]
 fn drift_is_shown() {
     let text = r#"
 COMPONENT ends { image = "file://ROOTFS" command = ["/bin/sh", "-c", "exit 3"] }
@@ -330,7 +382,10 @@ EXPOSE PORT -> stays:80
     project.write("root/new", "a file");
     let now = plan(&project);
     assert!(drift(&now).contains(&("stays".to_owned(), "image".to_owned())), "{now}");
-    assert_eq!(causes(&now, "stays"), ["image: its image is imported anew (- -> -)"]);
+    assert_eq!(
+        causes(&now, "stays"),
+        ["image: its image has to be imported: it is replaced if the content is another (- -> -)"]
+    );
     fs::remove_file(project.folder().join("root/new")).expect("remove");
 
     // Whoever kills the supervisor kills everything.

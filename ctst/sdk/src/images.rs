@@ -1,5 +1,6 @@
 //! Components' images, from the project's store.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use containust_image::model::Image;
@@ -8,7 +9,7 @@ use containust_lang::model::{Component, Composition, Image as Reference};
 
 use crate::error::{Error, Result};
 use crate::ids::Ids;
-use crate::plan::Plan;
+use crate::plan::{Action, Plan};
 use crate::project::Project;
 use crate::unpacker::Unpacker;
 
@@ -165,6 +166,37 @@ impl Project {
         composition: &Composition,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<(String, String, Image)>> {
+        self.import_of(&composition.components.iter().collect::<Vec<_>>(), progress)
+    }
+
+    /// Decides what [`Action::Unknown`] leaves open in `plan` of these components: imports their images, by which nothing is
+    /// lost, and gives the plan made anew; `None` where nothing was open. A source that is touched again meanwhile is
+    /// unknown still.
+    ///
+    /// # Errors
+    /// As [`Project::import`] and [`Project::plan`].
+    pub fn settle(
+        &self,
+        composition: &Composition,
+        plan: &Plan,
+        chosen: &HashSet<String>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Option<Plan>> {
+        let unknown = plan.steps.iter().filter(|s| s.action == Action::Unknown && chosen.contains(&s.component));
+        let unknown: HashSet<&str> = unknown.map(|step| step.component.as_str()).collect();
+        if unknown.is_empty() {
+            return Ok(None);
+        }
+        let components = composition.components.iter().filter(|component| unknown.contains(component.name.as_str()));
+        self.import_of(&components.collect::<Vec<_>>(), progress)?;
+        self.plan(composition).map(Some)
+    }
+
+    fn import_of(
+        &self,
+        components: &[&Component],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<(String, String, Image)>> {
         self.create_state_dir()?;
         let ids = Ids::detect()?;
         let unpacker = Unpacker::new(&ids);
@@ -176,6 +208,6 @@ impl Project {
             };
             Ok((component.name.clone(), reference, image))
         };
-        composition.components.iter().map(have).collect()
+        components.iter().copied().map(have).collect()
     }
 }

@@ -54,7 +54,7 @@ pub struct Step {
     pub action: Action,
     /// Why; empty for what is made for the first time or stays as it is.
     pub causes: Vec<Cause>,
-    /// Whether its writable layer holds files that would be gone afterwards.
+    /// Whether its writable layer holds files that would be gone afterwards; not told of [`Action::Unknown`].
     pub data_loss: bool,
     /// Its image; none for a removal.
     pub image: Option<ImageState>,
@@ -102,6 +102,9 @@ pub enum Action {
     Unchanged,
     /// Stopped and removed, because the file no longer has it.
     Remove,
+    /// Known once its image, or that of what it depends on, is imported: whether the content is another than what it was
+    /// made from.
+    Unknown,
 }
 
 impl Action {
@@ -116,6 +119,7 @@ impl Action {
             Self::Update => "update",
             Self::Unchanged => "unchanged",
             Self::Remove => "remove",
+            Self::Unknown => "unknown",
         }
     }
 

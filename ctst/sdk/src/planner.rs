@@ -366,15 +366,23 @@ impl Planner<'_> {
         }
         let hash = spec.as_ref().filter(|_| self.kept || had.is_some()).map(ContainerSpec::hash).unwrap_or_default();
         let (mut action, mut causes) = decide(spec.as_ref(), &hash, old.as_ref(), ports);
-        let renewed = component.after.iter().find_map(|d| Some((&d.on, *self.renewed.get(&d.on)?)));
-        if let Some((on, how)) = renewed
+        let renewed = component.after.iter().filter_map(|d| Some((&d.on, *self.renewed.get(&d.on)?)));
+        // What is certain first.
+        if let Some((on, how)) = renewed.min_by_key(|(_, how)| *how == Action::Unknown)
             && matches!(action, Action::Unchanged | Action::Update)
         {
-            action = if old.as_ref().is_some_and(|known| known.live) { Action::Restart } else { Action::Start };
-            let how = if how == Action::Replace { "replaced" } else { "restarted" };
-            causes.push(Cause::of("dependency", format!("{on} is {how}")));
+            let live = old.as_ref().is_some_and(|known| known.live);
+            let (now, how) = match how {
+                Action::Unknown => (Action::Unknown, "may be replaced"),
+                Action::Replace if live => (Action::Restart, "is replaced"),
+                Action::Replace => (Action::Start, "is replaced"),
+                _ if live => (Action::Restart, "is restarted"),
+                _ => (Action::Start, "is restarted"),
+            };
+            action = now;
+            causes.push(Cause::of("dependency", format!("{on} {how}")));
         }
-        if action.renews() {
+        if action.renews() || action == Action::Unknown {
             self.renewed.insert(name.clone(), action);
         }
         if let Some(known) = &old {
@@ -471,7 +479,7 @@ impl Planner<'_> {
         if !in_store && record.spec.image == reference {
             let whole = record.spec.layers.iter().all(|layer| layer.is_dir());
             let message = if whole {
-                "the source of its image has changed since it was imported"
+                "the source of its image was touched since it was imported"
             } else {
                 "the store no longer has its image"
             };
@@ -509,7 +517,8 @@ fn decide(spec: Option<&ContainerSpec>, hash: &str, old: Option<&Known>, ports: 
         Some(known @ Known { stored: Stored::Record(record), .. }) => (known, record),
     };
     let Some(spec) = spec else {
-        return (Action::Replace, vec![Cause::of("image", "its image is imported anew")]);
+        let cause = "its image has to be imported: it is replaced if the content is another";
+        return (Action::Unknown, vec![Cause::of("image", cause)]);
     };
     let mut causes = match compare::judge(spec, hash, record) {
         Verdict::Replace(causes) => return (Action::Replace, causes),
@@ -585,7 +594,7 @@ mod tests {
         other.argv.pop();
         assert_eq!(decide(Some(&other), Some(known(State::Running, true)), &[]).0, Action::Update);
         assert_eq!(decide(Some(&other), Some(known(State::Stopped, false)), &[]).0, Action::Start);
-        assert_eq!(decide(None, Some(known(State::Running, true)), &[]).0, Action::Replace);
+        assert_eq!(decide(None, Some(known(State::Running, true)), &[]).0, Action::Unknown);
         assert_eq!(decide(same, Some(known(State::Completed, false)), &[]).0, Action::Unchanged);
         let mut gone = known(State::Running, true);
         if let Stored::Record(record) = &mut gone.stored {

@@ -131,6 +131,7 @@ fn symbol(action: Action) -> (&'static str, Style) {
         Action::Create | Action::Start => ("+", GOOD),
         Action::Update | Action::Restart => ("~", WARN),
         Action::Replace => ("-/+", WARN),
+        Action::Unknown => ("?", WARN),
         Action::Unchanged => ("=", DIM),
         Action::Remove => ("-", BAD),
     }
@@ -202,12 +203,17 @@ pub(crate) fn summary(steps: &[Step]) -> String {
         Action::Restart,
         Action::Update,
         Action::Remove,
+        Action::Unknown,
         Action::Unchanged,
     ];
     let counts = order.iter().filter_map(|action| {
         let count = steps.iter().filter(|step| step.action == *action).count();
         let name = action.name();
-        let text = if *action == Action::Unchanged { name.to_owned() } else { format!("to {name}") };
+        let text = match action {
+            Action::Unchanged => name.to_owned(),
+            Action::Unknown => "unknown until import".to_owned(),
+            _ => format!("to {name}"),
+        };
         (count > 0).then(|| format!("{count} {text}"))
     });
     counts.collect::<Vec<_>>().join(", ")

@@ -50,6 +50,11 @@ fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Pl
     } else {
         GraphResolver::new(composition)?.closure(&only)?.into_iter().map(str::to_owned).collect()
     };
+    let mut progress = Progress::new(project.folder());
+    let settled = project.settle(composition, plan, &chosen, &mut |step| progress.show(&step));
+    progress.clear();
+    let settled = settled?;
+    let plan = settled.as_ref().unwrap_or(plan);
     introduce(plan, &chosen, only.is_empty());
     spare_data(plan, &chosen, only.is_empty(), args.allow_destroy)?;
     consent(plan, &chosen, args.yes)?;
@@ -60,7 +65,6 @@ fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Pl
     // Opened before anything starts, so that nothing is missed and nothing old is shown.
     let mut printer = if detached { None } else { Some(printer(project, composition, &shown)?) };
     let options = Options { wait: args.wait, only, allow_destroy: args.allow_destroy };
-    let mut progress = Progress::new(project.folder());
     let session = run::up(project, composition, plan, &options, &mut |step| progress.show(&step));
     progress.clear();
     let mut session = session?;
