@@ -117,3 +117,45 @@ fn completions_are_scripts() {
     let checked = std::process::Command::new("bash").arg("-n").arg(project.folder().join("completions")).status();
     assert!(checked.is_ok_and(|status| status.success()));
 }
+
+#[test]
+fn without_names_only_the_components_of_the_file_are_meant() {
+    let hold = |name: &str| {
+        format!("COMPONENT {name} {{ image = \"file://ROOTFS\" command = [\"/bin/ctst-probe\", \"hold\"] }}\n")
+    };
+    let project = Project::new(&Caller::ordinary(), &hold("mine"));
+    project.write("b.ctst", &hold("other"));
+    project.up();
+    project.ctst(["-f", "b.ctst", "run", "-d"]).ok();
+    let state = |name: &str| project.status(name)["state"].clone();
+    let pid = |name: &str| project.status(name)["pid"].clone();
+    let (mine, other) = (pid("mine"), pid("other"));
+
+    project.ctst(["restart"]).ok();
+    assert_ne!(pid("mine"), mine);
+    project.ctst(["stop"]).ok();
+    assert_eq!((state("mine"), state("other")), ("stopped".into(), "running".into()));
+    project.ctst(["stop"]).fails(0, &["nothing of this file is running"]);
+    project.ctst(["restart"]).fails(125, &["S0301"]);
+    project.ctst(["pause"]).ok();
+    project.ctst(["rm"]).ok();
+    let left: Vec<_> = project.ps().iter().map(|row| row["component"].clone()).collect();
+    assert_eq!((left, pid("other")), (vec!["other".into()], other.clone()));
+    project.ctst(["rm"]).fails(0, &["nothing is left"]);
+
+    // A name is one of the folder, whatever file it comes from.
+    project.up();
+    project.ctst(["restart", "other"]).ok();
+    assert_ne!(pid("other"), other);
+    project.ctst(["-f", "b.ctst", "stop", "mine"]).ok();
+    project.ctst(["-f", "b.ctst", "stop"]).ok();
+    project.assert_nothing_left();
+    project.ctst(["rm"]).ok();
+    assert_eq!(state("other"), "stopped");
+    project.ctst(["rm"]).fails(0, &["nothing is left"]);
+    // Nobody knows which file this is of.
+    let record = project.folder().join(".containust/containers/other/record.json");
+    std::fs::write(&record, "{").expect("damage a record");
+    project.ctst(["rm"]).ok();
+    assert_eq!(project.ps().len(), 0);
+}

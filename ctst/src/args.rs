@@ -238,7 +238,7 @@ pub(crate) struct Stats {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Pause {
-    /// Only these (all that run if none is named)
+    /// Only these (all of the file that run if none is named)
     #[arg(value_name = "COMPONENT")]
     pub(crate) components: Vec<String>,
 }
@@ -320,14 +320,14 @@ pub(crate) struct Completions {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Rm {
-    /// Only these, which must not run (all that do not run if none is named)
+    /// Only these, which must not run (all of the file that do not run if none is named)
     #[arg(value_name = "COMPONENT")]
     pub(crate) components: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Stop {
-    /// Only these (all if none is named)
+    /// Only these (all of the file if none is named)
     #[arg(value_name = "COMPONENT")]
     pub(crate) components: Vec<String>,
     /// Kill what has not ended after this many seconds, whatever its `stop { grace }` says (10 if it says nothing)

@@ -231,18 +231,18 @@ impl Client {
     }
 
     /// Stops components, dependents first, and returns when they are gone: the stop signal of each, and SIGKILL after its
-    /// own grace, or after `grace`. No names: all, and the supervisor too.
+    /// own grace, or after `grace`. No names: all of the project's file. With the last container the supervisor goes too.
     ///
     /// # Errors
     /// [`Error::Reported`] for a name that does not run.
     pub fn stop(&mut self, names: &[String], grace: Option<Duration>, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
         self.connection.send(&Request::Attach, &[])?;
-        self.connection.send(&Request::Stop { names: names.to_vec(), grace }, &[])?;
+        self.connection
+            .send(&Request::Stop { names: names.to_vec(), file: Some(self.project.file_name()), grace }, &[])?;
         loop {
             match self.connection.wait::<Reply>()? {
                 Some((Reply::Event(event), _)) => on_event(&event),
-                Some((Reply::Done, _)) if !names.is_empty() => return Ok(()),
-                Some((Reply::Done, _)) => {}
+                Some((Reply::Done, _)) => return Ok(()),
                 Some((Reply::Over { .. }, _)) | None => break,
                 Some((Reply::Refused(report), _)) => return Err(Error::Reported(report)),
                 Some((other, _)) => return Err(Error::protocol(format!("unexpected {other:?}"))),
@@ -251,8 +251,8 @@ impl Client {
         self.wait_gone()
     }
 
-    /// Ends components that run and starts them again as they are, in the order of their dependencies; no names: all that
-    /// run. Returns when they were started, with what failed.
+    /// Ends components that run and starts them again as they are, in the order of their dependencies; no names: all of
+    /// the project's file that run. Returns when they were started, with what failed.
     ///
     /// # Errors
     /// [`Error::Reported`] for a name that does not run.
@@ -262,7 +262,8 @@ impl Client {
         grace: Option<Duration>,
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<Vec<(String, Report)>> {
-        self.connection.send(&Request::Restart { names: names.to_vec(), grace }, &[])?;
+        self.connection
+            .send(&Request::Restart { names: names.to_vec(), file: self.project.file_name(), grace }, &[])?;
         loop {
             match self.connection.wait::<Reply>()? {
                 Some((Reply::Event(event), _)) => on_event(&event),
@@ -276,12 +277,12 @@ impl Client {
     }
 
     /// Forgets containers that do not run and removes their writable layers, logs and records, also what belongs to
-    /// subordinate ids. No names: all that do not run. Starts a supervisor for it where there is none.
+    /// subordinate ids. No names: all of the project's file that do not run. Starts a supervisor for it where there is none.
     ///
     /// # Errors
     /// [`Error::Reported`] for a name that is unknown or runs, and for what could not be removed.
     pub fn remove(project: &Project, names: &[String], on_event: &mut dyn FnMut(&Event)) -> Result<()> {
-        Self::remove_by(project, &Request::Remove { names: names.to_vec() }, on_event)
+        Self::remove_by(project, &Request::Remove { names: names.to_vec(), file: project.file_name() }, on_event)
     }
 
     /// Removes named volumes and all that is in them, whoever owns it inside. Starts a supervisor for it where there is

@@ -61,23 +61,26 @@ pub(crate) enum Request {
     },
     /// Send events from now on, and `Over` at the end.
     Attach,
-    /// Empty: all. Answered by `Done`, or by `Over` where nothing is left.
+    /// Empty: all, or all of this file. Answered by `Done`, or by `Over` where nothing is left.
     Stop {
         names: Vec<String>,
+        file: Option<String>,
         /// From asking to SIGKILL, instead of what each component says.
         grace: Option<Duration>,
     },
-    /// End those that run and start them again as they are, in the order of their dependencies. Empty: all that run.
-    /// Answered by events and `Settled`, or `Refused`.
+    /// End those that run and start them again as they are, in the order of their dependencies. Empty: all of this file
+    /// that run. Answered by events and `Settled`, or `Refused`.
     Restart {
         names: Vec<String>,
+        file: String,
         /// As of `Stop`.
         grace: Option<Duration>,
     },
-    /// Forget containers that do not run, with all that is on disk of them. Empty: all of those. Answered by `Done` or
-    /// `Over`, or `Refused`.
+    /// Forget containers that do not run, with all that is on disk of them. Empty: all of those that are of
+    /// this file. Answered by `Done` or `Over`, or `Refused`.
     Remove {
         names: Vec<String>,
+        file: String,
     },
     /// Remove volumes that no container has. Answered as `Remove`.
     RemoveVolumes {

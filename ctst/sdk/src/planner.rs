@@ -123,6 +123,18 @@ impl Project {
         Ok(known.into_iter().map(|(name, known)| known.status(name)).collect())
     }
 
+    /// As [`Project::status`], of the containers that come from this project's file. One whose record cannot be read is of
+    /// every file.
+    ///
+    /// # Errors
+    /// As [`Project::status`].
+    pub fn own_status(&self) -> Result<Vec<ContainerStatus>> {
+        let (mut known, _) = self.known(&[])?;
+        let file = self.file_name();
+        known.retain(|_, known| known.record().is_none_or(|record| record.file == file));
+        Ok(known.into_iter().map(|(name, known)| known.status(name)).collect())
+    }
+
     /// Everything that is known of the project's containers, alphabetically. Of secrets the names only, of which nothing more
     /// is on any disk.
     ///

@@ -277,7 +277,7 @@ impl Session {
     /// # Errors
     /// [`Error::Io`] where the supervisor is gone.
     pub fn stop(&mut self, grace: Option<Duration>) -> Result<()> {
-        self.link.send(&Request::Stop { names: self.own.clone(), grace }, &[])
+        self.link.send(&Request::Stop { names: self.own.clone(), file: None, grace }, &[])
     }
 
     /// The same without grace.

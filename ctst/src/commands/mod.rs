@@ -111,6 +111,11 @@ fn one_file<'a>(option: Option<&'a Path>, positional: Option<&'a Path>) -> Resul
     }
 }
 
+/// The containers among which those are that are meant: all of the project, or where none is named those of its file.
+fn within(project: &Project, named: &[String]) -> Result<Vec<ContainerStatus>, Error> {
+    if named.is_empty() { project.own_status() } else { project.status() }
+}
+
 /// The components that are meant: those named, of which something must be there, or all.
 fn select(
     project: &Project,

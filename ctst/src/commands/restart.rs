@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use containust_sdk::{Client, Project};
 
-use super::select;
+use super::{select, within};
 use crate::args::Stop;
 use crate::events;
 use crate::failure::{self, Outcome, TOOL};
 
 pub(crate) fn run(args: &Stop, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
-    let meant = select(&project, file, &args.components, &project.status()?)?;
+    let status = within(&project, &args.components)?;
+    let none = !status.iter().any(|status| status.state.is_live());
+    let meant = select(&project, file, &args.components, &status)?;
     let meant = if args.components.is_empty() { Vec::new() } else { meant };
-    let Some(mut client) = Client::connect(&project)? else {
+    let client = Client::connect(&project)?.filter(|_| !none || !meant.is_empty());
+    let Some(mut client) = client else {
         return Err(containust_sdk::Error::NotRunning { project: project.folder().to_owned() }.into());
     };
     let mut told = Vec::new();

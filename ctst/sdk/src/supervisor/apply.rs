@@ -423,7 +423,12 @@ impl Supervisor {
     }
 
     /// Asks the named containers to stop, or all. Returns whom the client waits for.
-    pub(super) fn stop_named(&mut self, names: &[String], grace: Option<Duration>) -> Result<Vec<Cid>> {
+    pub(super) fn stop_named(
+        &mut self,
+        names: &[String],
+        file: Option<&str>,
+        grace: Option<Duration>,
+    ) -> Result<Vec<Cid>> {
         let mut cids = Vec::new();
         for name in names {
             match self.names.get(name) {
@@ -436,7 +441,8 @@ impl Supervisor {
             }
         }
         if names.is_empty() {
-            cids = self.containers.keys().copied().collect();
+            let of_file = |container: &Container| file.is_none_or(|file| container.record.file == file);
+            cids = self.containers.iter().filter(|(_, c)| of_file(c)).map(|(cid, _)| *cid).collect();
         }
         for &cid in &cids {
             self.request_stop(cid, grace, Then::Rest);
@@ -444,11 +450,13 @@ impl Supervisor {
         Ok(cids)
     }
 
-    /// Ends the named containers, or all that run, and starts them again as they are. Returns whom the client waits for.
-    pub(super) fn restart_named(&mut self, names: &[String], grace: Option<Duration>) -> Result<Vec<Cid>> {
+    /// Ends the named containers, or all of this file that run, and starts them again as they are. Returns whom the client waits for.
+    pub(super) fn restart_named(&mut self, names: &[String], file: &str, grace: Option<Duration>) -> Result<Vec<Cid>> {
         let mut cids: Vec<Cid> =
             self.containers.iter().filter(|(_, c)| c.live.is_some()).map(|(cid, _)| *cid).collect();
-        if !names.is_empty() {
+        if names.is_empty() {
+            cids.retain(|cid| self.containers.get(cid).is_some_and(|container| container.record.file == file));
+        } else {
             let live = std::mem::take(&mut cids);
             for name in names {
                 match self.names.get(name).filter(|cid| live.contains(cid)) {
@@ -488,8 +496,9 @@ impl Supervisor {
         }
     }
 
-    /// Forgets the named containers, which must not run, or all that do not.
-    pub(super) fn remove_named(&mut self, names: &[String]) -> Result<()> {
+    /// Forgets the named containers, which must not run, or all of this file that do not. A record that cannot be read is
+    /// of every file.
+    pub(super) fn remove_named(&mut self, names: &[String], file: &str) -> Result<()> {
         self.sweep();
         let on_disk = record::list(&self.project.containers_dir())?;
         let active = |name: &str| {
@@ -503,8 +512,20 @@ impl Supervisor {
             let problem = format!("remove it while it runs; first: ctst stop {name}");
             return Err(Error::Invalid { component: name.clone(), problem });
         }
-        let wanted = |name: &String| if names.is_empty() { !active(name) } else { names.contains(name) };
-        let chosen: Vec<String> = on_disk.into_iter().filter(wanted).collect();
+        let of_file = |name: &str| -> Result<bool> {
+            if let Some(container) = self.names.get(name).and_then(|cid| self.containers.get(cid)) {
+                return Ok(container.record.file == file);
+            }
+            let stored = record::read(&self.project.container_dir(name), self.project.identity())?;
+            Ok(!matches!(stored, Some(Stored::Record(record)) if record.file != file))
+        };
+        let mut chosen = Vec::new();
+        for name in on_disk {
+            let wanted = if names.is_empty() { !active(&name) && of_file(&name)? } else { names.contains(&name) };
+            if wanted {
+                chosen.push(name);
+            }
+        }
         for name in chosen {
             match self.names.get(&name) {
                 Some(&cid) => self.discard(cid),

@@ -37,8 +37,8 @@ pub(super) struct Client {
     settling: Option<(Vec<Cid>, bool)>,
     /// What its run is about, if not all: when they have ended, so has the run.
     own: Vec<Cid>,
-    /// What its stop wanted, until that is gone.
-    stopping: Option<Vec<Cid>>,
+    /// What its stop wanted, until that is gone; and whether it named nothing.
+    stopping: Option<(Vec<Cid>, bool)>,
     /// It waits until all removals are done.
     removing: bool,
     /// Its process: container, launch, exec.
@@ -137,20 +137,20 @@ impl Supervisor {
                 }
             }
             Request::Attach => client.attached = true,
-            Request::Stop { names, grace } => match self.stop_named(&names, grace) {
-                Ok(cids) => self.with(id, |client| client.stopping = Some(cids)),
+            Request::Stop { names, file, grace } => match self.stop_named(&names, file.as_deref(), grace) {
+                Ok(cids) => self.with(id, |client| client.stopping = Some((cids, names.is_empty()))),
                 Err(error) => self.refuse(id, &error),
             },
-            Request::Restart { names, grace } => {
+            Request::Restart { names, file, grace } => {
                 client.attached = true;
-                match self.restart_named(&names, grace) {
+                match self.restart_named(&names, &file, grace) {
                     Ok(cids) => self.with(id, |client| client.settling = Some((cids, false))),
                     Err(error) => self.refuse(id, &error),
                 }
             }
-            Request::Remove { names } => {
+            Request::Remove { names, file } => {
                 (client.expected, client.attached) = (false, true);
-                match self.remove_named(&names) {
+                match self.remove_named(&names, &file) {
                     Ok(()) => self.with(id, |client| client.removing = true),
                     Err(error) => self.refuse(id, &error),
                 }
@@ -387,8 +387,10 @@ impl Supervisor {
                 }
             }
             let Some(client) = self.clients.get(&id) else { continue };
-            if let Some(cids) = &client.stopping
+            if let Some((cids, all)) = &client.stopping
                 && !self.ending
+                // Where nothing is left the end is near, and who stops all wants to hear of that.
+                && (!all || self.containers.values().any(super::Container::is_active))
                 && !cids.iter().any(|cid| self.containers.get(cid).is_some_and(|c| c.live.is_some()))
             {
                 self.with(id, |client| client.stopping = None);
