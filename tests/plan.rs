@@ -119,7 +119,7 @@ fn every_change_is_named_with_its_cause() {
     );
     assert_eq!(causes(&plan, "app"), ["dependency: db is replaced (- -> -)"]);
     assert_eq!(causes(&plan, "web"), ["dependency: app is restarted (- -> -)"]);
-    assert_eq!(causes(&plan, "lone"), ["file: the file no longer has it (- -> -)"]);
+    assert_eq!(causes(&plan, "lone"), ["file: the file no longer deploys it (- -> -)"]);
     let text = project.ctst(["plan"]).ok().stdout;
     for words in ["-/+  db", "~  app", "+  other", "-  lone", "db is replaced", "env CAME added"] {
         assert!(text.contains(words), "no {words:?} in\n{text}");
@@ -406,7 +406,7 @@ EXPOSE PORT -> stays:80
     let now = plan(&project);
     assert!(drift(&now).contains(&("stays".to_owned(), "record".to_owned())), "{now}");
     assert!(actions(&now).contains(&("stays".to_owned(), "replace".to_owned())), "{now}");
-    assert!(project.ctst(["plan"]).ok().stdout.contains("otherwise than the last run left it"));
+    assert!(project.ctst(["plan"]).ok().stdout.contains("to look at"));
     project.assert_nothing_left();
 }
 

@@ -21,7 +21,7 @@ use rustix::process::getuid;
 
 use crate::error::{Error, Result};
 use crate::record::Incarnation;
-use crate::status::{Measured, Stats};
+use crate::status::{Measured, Stats, UNHELD};
 
 /// The group that the supervisor itself is in, below one that it divides.
 const SUPERVISOR: &str = "supervisor";
@@ -60,7 +60,13 @@ pub(crate) struct Unheld {
 impl Unheld {
     /// For a person who asked for no more than what can be had.
     pub(crate) fn note(&self) -> String {
-        format!("its limit `{}` does not hold: {}", self.limit, self.lack.problem)
+        format!("{UNHELD}{}` does not hold: {}", self.limit, self.lack.problem)
+    }
+
+    /// Why, in words that are the same for every controller that lacks for the same reason.
+    pub(crate) fn reason(&self) -> String {
+        let generic = |text: String, c: &str| text.replace(&format!("the {c} controller"), "its controller");
+        CONTROLLERS.into_iter().fold(self.lack.problem.clone(), generic)
     }
 
     /// The refusal where it has to hold; none where nothing is missing.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::builder;
-use crate::cgroup::{self, Outlook};
+use crate::cgroup::{self, Outlook, Unheld};
 use crate::client::{self, Client};
 use crate::compare::{self, Verdict};
 use crate::error::{Error, Report, Result};
@@ -93,7 +93,7 @@ impl Project {
         };
         // Who may not write may not look a supervisor in the face either: its records name it.
         let named = || known.values().filter(|known| known.live).find_map(|known| Some(known.record()?.supervisor.pid));
-        planner.plan.notes.extend(limits_notes(composition, serving.or_else(named), self.folder())?);
+        let unheld = limits_notes(composition, serving.or_else(named), self.folder())?;
         let by_name: HashMap<&str, &Component> =
             composition.components.iter().map(|component| (component.name.as_str(), component)).collect();
         let all: Vec<&Component> = composition.components.iter().collect();
@@ -110,6 +110,10 @@ impl Project {
         }
         for (component, known) in known {
             planner.surplus(component, &known);
+        }
+        // Where nothing starts, it was said when it did.
+        if planner.plan.changes() {
+            planner.plan.notes.extend(unheld);
         }
         Ok(planner.plan)
     }
@@ -220,19 +224,28 @@ struct Known {
     live: bool,
 }
 
-/// What of the limits does not hold here, where their authors are content with that.
+/// What of the limits does not hold here, where their authors are content with that: one note for each reason.
 fn limits_notes(composition: &Composition, supervisor: Option<u32>, folder: &Path) -> Result<Vec<String>> {
     let mut limited = composition.components.iter().filter(|c| cgroup::any(&c.limits)).peekable();
     if limited.peek().is_none() {
         return Ok(Vec::new());
     }
     let outlook = Outlook::new(supervisor);
-    let mut notes = Vec::new();
+    let mut reasons: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for component in limited {
-        let unheld = cgroup::check(&outlook, &component.name, &component.limits, folder)?;
-        notes.extend(unheld.iter().map(|one| format!("{}: {}", component.name, one.note())));
+        for unheld in cgroup::check(&outlook, &component.name, &component.limits, folder)? {
+            let Unheld { limit, .. } = unheld;
+            let components = reasons.entry(unheld.reason()).or_default().entry(limit).or_default();
+            if components.last() != Some(&component.name.as_str()) {
+                components.push(&component.name);
+            }
+        }
     }
-    Ok(notes)
+    let note = |(reason, limits): (String, BTreeMap<&str, Vec<&str>>)| {
+        let limits = limits.iter().map(|(limit, components)| format!("{limit} ({})", components.join(", ")));
+        format!("limits that do not hold here: {}: {reason}", limits.collect::<Vec<_>>().join(", "))
+    };
+    Ok(reasons.into_iter().map(note).collect())
 }
 
 impl Known {
@@ -449,7 +462,7 @@ impl Planner<'_> {
         if self.kept {
             self.plan.state.insert(component.clone(), digits(&format!("{} {data_loss}", known.fingerprint())));
         }
-        let causes = vec![Cause::of("file", "the file no longer has it")];
+        let causes = vec![Cause::of("file", "the file no longer deploys it")];
         self.plan.steps.push(Step { component, action: Action::Remove, causes, data_loss, image: None });
     }
 

@@ -7,6 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Report;
 
+/// How a note begins that tells of a limit that does not hold.
+pub(crate) const UNHELD: &str = "its limit `";
+
+/// Whether a note of [`ContainerStatus::notes`] tells of a limit that does not hold here, and so of nothing that happened.
+#[must_use]
+pub fn is_unheld(note: &str) -> bool {
+    note.starts_with(UNHELD)
+}
+
 /// Where a container is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -99,7 +108,7 @@ pub struct ContainerStatus {
     pub state: State,
     /// What its health check says; none without a check or when it does not run.
     pub health: Option<Health>,
-    /// Output or error of the last probe that failed.
+    /// Output or error of the last probe that failed; none where the one after it succeeded.
     pub last_probe: Option<String>,
     /// Process id of the container's pid 1 on the host, while it runs.
     pub pid: Option<u32>,

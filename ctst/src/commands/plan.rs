@@ -106,10 +106,13 @@ pub(crate) fn text(plan: &Plan, folder: &Path, all: bool) -> String {
         write!(text, "\nof this host it is given\n{}", self::grants(grants.into_iter())).ok();
     }
     if !plan.drift.is_empty() {
-        write!(text, "\notherwise than the last run left it\n{}", drift(&plan.drift)).ok();
+        write!(text, "\nto look at\n{}", drift(&plan.drift)).ok();
+    }
+    if !plan.notes.is_empty() {
+        text.push('\n');
     }
     for note in &plan.notes {
-        write!(text, "\n{WARN}note{WARN:#}: {}\n", safe(note)).ok();
+        writeln!(text, "{WARN}note{WARN:#}: {}", safe(note)).ok();
     }
     writeln!(text, "\n{}", summary(&plan.steps)).ok();
     text
@@ -273,7 +276,7 @@ mod tests {
              of this host it is given\n\
              \x20 web: port 127.0.0.1:8080 to 80, for this host only (new)\n\
              \n\
-             otherwise than the last run left it\n\
+             to look at\n\
              \x20 web: its health check fails\n\
              \n\
              note: files of other owners became yours\n\

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use containust_sdk::logs::escape;
+use containust_sdk::status::is_unheld;
 use containust_sdk::{ContainerStatus, Health, Project, State};
 
 use crate::args::{Format, Ps};
@@ -24,7 +25,8 @@ pub(crate) fn run(args: &Ps, file: Option<&Path>) -> Outcome {
             let rows: Vec<_> = status.iter().map(|s| row(s, now, project.folder())).collect();
             output::print(&table(["NAME", "STATE", "HEALTH", "FOR", "MEMORY", "PORTS", "ADDRESS", "IMAGE"], &rows))?;
             for s in &status {
-                for note in &s.notes {
+                // What does not hold is said when it starts, and stands in `ctst inspect`.
+                for note in s.notes.iter().filter(|note| !is_unheld(note)) {
                     talk!("{BOLD}{}{BOLD:#} {WARN}note{WARN:#}: {}", s.component, escape(note.as_bytes()));
                 }
                 if let Some(failure) = &s.failure {

@@ -10,8 +10,8 @@ use containust_sdk::logs::POLL;
 use containust_sdk::logs::escape;
 use containust_sdk::run::{self, Options};
 use containust_sdk::{
-    Action, Drift, Error, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled, Project, Report, SavedPlan,
-    Session, Step,
+    Action, Drift, Error, Event, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled, Project, Report,
+    SavedPlan, Session, Step,
 };
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -69,8 +69,8 @@ fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Pl
     progress.clear();
     let mut session = session?;
     match &mut printer {
-        None => detach(&mut session, args.wait_timeout.map(Duration::from_secs)),
-        Some(printer) => foreground(&mut session, printer),
+        None => detach(&mut session, args.wait_timeout.map(Duration::from_secs), &plan.notes),
+        Some(printer) => foreground(&mut session, printer, &plan.notes),
     }
 }
 
@@ -105,7 +105,7 @@ fn introduce(plan: &Plan, chosen: &HashSet<String>, all: bool) {
     }
     let drift: Vec<Drift> = plan.drift.iter().filter(|drift| chosen.contains(&drift.component)).cloned().collect();
     if !drift.is_empty() {
-        talk(&format!("otherwise than the last run left it\n{}", plan::drift(&drift)));
+        talk(&format!("to look at\n{}", plan::drift(&drift)));
     }
     for note in &plan.notes {
         talk!("{WARN}note{WARN:#}: {}", containust_sdk::logs::escape(note.as_bytes()));
@@ -153,7 +153,7 @@ fn printer(project: &Project, composition: &Composition, shown: &[String]) -> Re
 }
 
 /// Until everything is started, or with `--wait` healthy; then everything goes on without us.
-fn detach(session: &mut Session, limit: Option<Duration>) -> Outcome {
+fn detach(session: &mut Session, limit: Option<Duration>, notes: &[String]) -> Outcome {
     let end = limit.map(|limit| Instant::now() + limit);
     let mut told = HashSet::new();
     loop {
@@ -162,7 +162,9 @@ fn detach(session: &mut Session, limit: Option<Duration>) -> Outcome {
                 if matches!(event.kind, EventKind::Failed(_) | EventKind::Unchanged(_)) {
                     told.insert(event.component.clone());
                 }
-                events::show(&event);
+                if !is_noted(&event, notes) {
+                    events::show(&event);
+                }
             }
             Polled::Notice(Notice::Settled { failed }) => return Ok(settled(&failed, &told)),
             Polled::Notice(Notice::Over { code }) => return Ok(code),
@@ -180,6 +182,16 @@ fn detach(session: &mut Session, limit: Option<Duration>) -> Outcome {
     }
 }
 
+/// Whether the plan's notes say already that a limit does not hold: `memory (db, web): …`.
+fn is_noted(event: &Event, notes: &[String]) -> bool {
+    let EventKind::Unheld { limit, .. } = &event.kind else { return false };
+    let named = |note: &String| {
+        let list = note.split_once(&format!(" {limit} (")).and_then(|(_, rest)| rest.split_once(')'));
+        list.is_some_and(|(list, _)| list.split(", ").any(|component| component == event.component))
+    };
+    notes.iter().any(named)
+}
+
 /// Tells of what was not told by an event, and gives the exit code.
 fn settled(failed: &[(String, Report)], told: &HashSet<String>) -> i32 {
     for (component, report) in failed.iter().filter(|(component, _)| !told.contains(component)) {
@@ -191,7 +203,7 @@ fn settled(failed: &[(String, Report)], told: &HashSet<String>) -> i32 {
 /// Shows logs and events until everything is over. Ctrl-C stops, a second one kills.
 ///
 /// Containers that run in our foreground are not to be left alone by us: what cannot be shown stops them, too.
-fn foreground(session: &mut Session, printer: &mut Printer) -> Outcome {
+fn foreground(session: &mut Session, printer: &mut Printer, notes: &[String]) -> Outcome {
     let signals = Signals::take(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     let (mut stopping, mut hung_up) = (false, false);
     let mut shown = Ok(());
@@ -199,6 +211,7 @@ fn foreground(session: &mut Session, printer: &mut Printer) -> Outcome {
         match session.poll_event()? {
             Polled::Notice(Notice::Over { code }) => break code,
             Polled::End => break 0,
+            Polled::Notice(Notice::Event(event)) if is_noted(&event, notes) => continue,
             Polled::Notice(Notice::Event(event)) => {
                 // What it printed before belongs before, and an unfinished line must not be gone on with by ours.
                 shown = shown.and_then(|()| printer.drain()).and_then(|()| printer.finish());

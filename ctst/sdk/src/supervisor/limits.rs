@@ -232,10 +232,8 @@ impl Supervisor {
                 return Err(invalid(format!("{verb} it: it is {}", container.record.state.name())));
             }
             if container.live.as_ref().is_none_or(|live| live.group.is_none()) {
-                return Err(invalid(format!(
-                    "{verb} it: it has no cgroup to be frozen in, because no limit of it holds; give it one, such as \
-                     `pids = 4096`"
-                )));
+                let why = self.no_group(&container.record.spec.limits);
+                return Err(invalid(format!("{verb} it: it has no cgroup to be frozen in: {why}")));
             }
             cids.push(*cid);
         }
@@ -251,6 +249,19 @@ impl Supervisor {
             self.on_paused(cid, to);
         }
         Ok(())
+    }
+
+    /// Why a running container has no group, and what would give it one.
+    fn no_group(&self, limits: &Limits) -> String {
+        if !cgroup::any(limits) {
+            return "it has no limit; give it one, such as `pids = 4096`".to_owned();
+        }
+        match self.outlook().unheld(limits, self.project.folder()).into_iter().next() {
+            Some(Unheld { limit, lack }) => {
+                format!("no limit of it holds; `{limit}`: {}; {}", lack.problem, lack.fix)
+            }
+            None => "no limit of it could hold when it started; start it anew: ctst restart".to_owned(),
+        }
     }
 
     fn freeze(&self, cid: Cid, frozen: bool) -> Result<()> {
