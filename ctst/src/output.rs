@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Color, Style};
 use containust_sdk::logs::escape;
+use jiff::Timestamp;
 use rustix::fs::fstat;
 use serde::Serialize;
 
@@ -132,6 +133,17 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// `1 layer`, `2 layers`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Milliseconds since 1970 as RFC 3339 writes them, in UTC.
+pub(crate) fn moment(millis: u64) -> String {
+    let time = i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    time.map_or_else(|| millis.to_string(), |time| time.to_string())
+}
+
 /// Milliseconds since 1970.
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -180,6 +192,12 @@ mod tests {
         assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "517.3 MB", "18.4 EB"]);
         let spans = [0, 59_999, 60_000, 3_599_000, 12_000_000, 90_000_000, 705_600_000].map(span);
         assert_eq!(spans, ["0s", "59s", "1m", "59m", "3h 20m", "1d 1h", "8d 4h"]);
+    }
+
+    #[test]
+    fn moments() {
+        assert_eq!(moment(1_795_549_128_040), "2026-11-24T19:38:48.04Z");
+        assert_eq!(moment(u64::MAX), u64::MAX.to_string());
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub use format::format;
 pub use parse::MAX_DEPTH;
 pub use render::{render, render_sources};
 pub use schema::{grammar, model_schema};
+pub use units::shown as shown_size;
 
 use std::fmt;
 

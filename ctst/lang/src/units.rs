@@ -42,8 +42,9 @@ const SIZES: &[(&str, u64)] = &[
 /// The units of sizes, for messages.
 pub(crate) const KNOWN_SIZES: &str = "a number with B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, k, m or g";
 
-/// A number of bytes for a message, in the largest unit that it is a whole number of.
-pub(crate) fn shown(bytes: u64) -> String {
+/// A number of bytes for a message, in the largest unit that it is a whole number of: `64MiB`.
+#[must_use]
+pub fn shown(bytes: u64) -> String {
     let units = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match units.into_iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor)) {
         Some((unit, factor)) => format!("{}{unit}", bytes / factor),

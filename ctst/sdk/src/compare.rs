@@ -10,6 +10,7 @@ use crate::cgroup;
 use crate::plan::Cause;
 use crate::record::Record;
 use crate::spec::ContainerSpec;
+use containust_lang::shown_size;
 
 /// Fields of [`ContainerSpec`] that change while the container runs: the supervisor acts by them, or writes them to the
 /// container's cgroup. Everything else went into namespaces, mounts and the program's memory when it was made.
@@ -117,8 +118,12 @@ impl Differ<'_> {
             (_, true) => "removed",
             _ => "changed",
         };
-        let message = format!("{} {what}", field.replacen('.', " ", 1));
-        let text = |value: Option<&Value>| value.filter(|value| self.shown && !none(Some(value))).map(shown);
+        let words = field.replacen('.', " ", 1);
+        // Of lists the one entry that is meant.
+        let words = words.strip_prefix("volumes ").map_or(words.clone(), |target| format!("volume {target}"));
+        let message = format!("{words} {what}");
+        let text =
+            |value: Option<&Value>| value.filter(|value| self.shown && !none(Some(value))).map(|v| told(&field, v));
         let (old, new) = (text(old), text(new));
         self.causes.push(Cause { field, message, old, new, in_place: self.in_place });
     }
@@ -133,6 +138,11 @@ impl Differ<'_> {
         for (name, value) in new_map {
             let was = old_map.get(name).unwrap_or(&Value::Null);
             if was != value {
+                let name = match (field, name.as_str()) {
+                    ("limits", "cpu_millis") => "cpus",
+                    ("limits", "cpu_weight") => "cpu",
+                    (_, name) => name,
+                };
                 self.push(format!("{field}.{name}"), Some(was), Some(value));
             }
         }
@@ -161,6 +171,20 @@ fn duration(map: &Map<String, Value>) -> Option<Duration> {
     (map.len() == 2 && map.contains_key("secs")).then(|| Duration::deserialize(Value::Object(map.clone())).ok())?
 }
 
+/// A field's value as a person writes it.
+fn told(field: &str, value: &Value) -> String {
+    match (field, value.as_u64()) {
+        ("limits.memory" | "limits.memory_high" | "limits.swap", Some(bytes)) => shown_size(bytes),
+        ("limits.cpus", Some(millis)) => format!("{}", millis as f64 / 1000.0),
+        _ if field.starts_with("volumes.") => {
+            let source = value.get("source").and_then(Value::as_str).unwrap_or_default();
+            let how = if value.get("readonly") == Some(&Value::Bool(true)) { ", read-only" } else { "" };
+            format!("{source}{how}")
+        }
+        _ => shown(value),
+    }
+}
+
 /// A value as a person reads it.
 fn shown(value: &Value) -> String {
     let text = match value {
@@ -186,6 +210,7 @@ mod tests {
 
     use super::*;
     use crate::record::tests::spec;
+    use crate::spec::Bind;
 
     fn told(change: impl FnOnce(&mut ContainerSpec)) -> Vec<String> {
         let old = spec("web");
@@ -215,7 +240,13 @@ mod tests {
         assert_eq!(told(|s| s.layers.push("/x".into())), ["image: its files belong to other ids (- -> -)"]);
         assert_eq!(told(|s| s.image = "file:///new".into()), ["~image: image changed (file:///srv -> file:///new)"]);
         assert_eq!(told(|s| s.restart = Restart::Always), ["~restart: restart changed (never -> always)"]);
-        assert_eq!(told(|s| s.limits.memory = Some(5)), ["limits.memory: limits memory added (- -> 5)"]);
+        assert_eq!(told(|s| s.limits.memory = Some(5 << 20)), ["limits.memory: limits memory added (- -> 5MiB)"]);
+        assert_eq!(told(|s| s.limits.cpu_millis = Some(1500)), ["limits.cpus: limits cpus added (- -> 1.5)"]);
+        let volume = |readonly| Bind { source: "cache".into(), target: "/cache".into(), readonly, named: true };
+        assert_eq!(
+            told(|s| s.volumes = vec![volume(true)]),
+            ["volumes./cache: volume /cache added (- -> cache, read-only)"]
+        );
         assert_eq!(told(|s| s.stop.grace = Some(Duration::from_secs(3))), ["~stop.grace: stop grace added (- -> 3s)"]);
         let labels = told(|s| s.labels = vec![("a".into(), "1".into())]);
         assert_eq!(labels, ["~labels.a: labels a added (- -> 1)"]);

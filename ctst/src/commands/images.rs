@@ -7,7 +7,7 @@ use containust_sdk::{Progress as Step, Project, Removed};
 
 use crate::args::{Export, Format, Images, ImagesCommand, Import, List, Prune, RmImages, Verify};
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, BAD, Cell, DIM, GOOD, WARN, now, short_digest, short_reference, size, span, table};
+use crate::output::{self, BAD, Cell, DIM, GOOD, WARN, counted, now, short_digest, short_reference, size, span, table};
 use crate::progress::Progress;
 
 /// An image differs from what was imported.
@@ -123,9 +123,9 @@ fn df(args: &List, project: &Project) -> Outcome {
     output::print(&table(["REFERENCE", "SIZE", "SHARED", "OWN"], &rows))?;
     let unused = match usage.unused {
         0 => String::new(),
-        count => format!(", and {count} layers that no image has: ctst images prune"),
+        count => format!(", and {} that no image has: ctst images prune", counted(count, "layer")),
     };
-    output::print(&format!("{DIM}{} layers, {}{unused}{DIM:#}\n", usage.layers, size(usage.bytes)))?;
+    output::print(&format!("{DIM}{}, {}{unused}{DIM:#}\n", counted(usage.layers, "layer"), size(usage.bytes)))?;
     Ok(0)
 }
 
@@ -147,7 +147,8 @@ fn tell(removed: &Removed, project: &Project) {
     for reference in &removed.images {
         talk!("{} removed", short_reference(reference, project.folder()));
     }
-    talk!("{} images and {} layers were removed", removed.images.len(), removed.layers.len());
+    let (images, layers) = (counted(removed.images.len(), "image"), counted(removed.layers.len(), "layer"));
+    talk!("{images} and {layers} removed");
     for note in &removed.notes {
         talk!("  {WARN}note{WARN:#}: {}", output::plain(note));
     }

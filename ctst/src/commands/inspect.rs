@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use containust_sdk::logs::escape;
 use containust_sdk::{Inspection, Project};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::select;
 use crate::args::{Format, Inspect};
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, BOLD};
+use crate::output::{self, BOLD, moment};
 
 pub(crate) fn run(args: &Inspect, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
@@ -29,7 +30,11 @@ pub(crate) fn run(args: &Inspect, file: Option<&Path>) -> Outcome {
 }
 
 fn text(inspection: &Inspection) -> Result<String, Failure> {
-    let value = serde_json::to_value(inspection).map_err(|e| Failure::new(e.to_string(), None))?;
+    let mut value = serde_json::to_value(inspection).map_err(|e| Failure::new(e.to_string(), None))?;
+    // What it was made from says again what it is.
+    if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.retain(|name, _| !matches!(name.as_str(), "name" | "image" | "digest" | "labels"));
+    }
     let mut out = format!("{BOLD}{}{BOLD:#}\n", escape(inspection.status.component.as_bytes()));
     write_fields(&mut out, &value, 1);
     Ok(out)
@@ -45,6 +50,10 @@ fn write_fields(out: &mut String, value: &Value, depth: usize) {
     };
     for (name, value) in entries {
         // Writing into a String cannot fail.
+        if let Some(text) = written(&name, value) {
+            writeln!(out, "{indent}{name} {}", escape(text.as_bytes())).ok();
+            continue;
+        }
         match value {
             Value::Null => {}
             Value::Object(map) if map.is_empty() => {}
@@ -57,5 +66,23 @@ fn write_fields(out: &mut String, value: &Value, depth: usize) {
             Value::String(text) => drop(writeln!(out, "{indent}{name} {}", escape(text.as_bytes()))),
             other => drop(writeln!(out, "{indent}{name} {other}")),
         }
+    }
+}
+
+/// What people write in one word: times, durations, pairs.
+fn written(name: &str, value: &Value) -> Option<String> {
+    match value {
+        Value::Number(number) if matches!(name, "started:" | "finished:") => Some(moment(number.as_u64()?)),
+        Value::Object(map) if map.len() == 2 && map.contains_key("secs") && map.contains_key("nanos") => {
+            let seconds = map["secs"].as_u64()?;
+            let nanos = u32::try_from(map["nanos"].as_u64()?).ok()?;
+            let duration = Duration::new(seconds, nanos);
+            Some(if duration.is_zero() { "0s".to_owned() } else { format!("{duration:?}") })
+        }
+        Value::Object(map) if name == "labels:" && !map.is_empty() => {
+            let pairs = map.iter().filter_map(|(label, value)| Some(format!("{label}={}", value.as_str()?)));
+            Some(pairs.collect::<Vec<_>>().join(", "))
+        }
+        _ => None,
     }
 }

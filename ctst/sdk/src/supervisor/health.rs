@@ -299,6 +299,8 @@ impl Supervisor {
             Ok(_) => {
                 container.check.failures = 0;
                 container.record.health = Some(Health::Healthy);
+                // What failed before is no news of who is healthy.
+                container.record.last_probe = None;
                 EventKind::Healthy
             }
             Err(output) => {
