@@ -79,6 +79,7 @@ COMPONENT holds { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] 
 fn restart_keeps_what_there_is_and_the_order() {
     let project = with_secret(&Caller::ordinary(), &TWO.replace("labels ", "readonly = false\n  labels "));
     project.ctst(["restart"]).fails(125, &["nothing of"]);
+    project.ctst(["restart", "app"]).fails(125, &["component app: not running", "ctst run -d app"]);
     project.up();
     let pids = || ["db", "app"].map(|name| project.status(name)["pid"].as_u64());
     let before = pids();
@@ -99,7 +100,7 @@ fn restart_keeps_what_there_is_and_the_order() {
     assert_eq!(pids()[0], before[0]);
     assert_ne!(pids()[1], before[1]);
     project.ctst(["stop", "app"]).ok();
-    project.ctst(["restart", "app"]).fails(125, &["component app", "does not run", "ctst run -d app"]);
+    project.ctst(["restart", "app"]).fails(125, &["component app", "not running", "ctst run -d app"]);
     project.ctst(["restart", "nobody"]).fails(125, &["nobody"]);
     project.stop();
 }

@@ -152,7 +152,8 @@ fn expand<'a>(name: &str, status: &'a [ContainerStatus]) -> Vec<&'a ContainerSta
 fn not_running(project: &Project, file: Option<&Path>, name: &str, mut known: Vec<String>) -> Failure {
     // A file that cannot be read or has errors names nothing; what is asked here is not about them.
     let composition = project.load().ok().and_then(|loaded| loaded.outcome.composition);
-    known.extend(composition.into_iter().flat_map(|composition| composition.components).map(|c| c.name));
+    let components = composition.into_iter().flat_map(|composition| composition.components);
+    known.extend(components.flat_map(|c| std::iter::once(c.name).chain(c.replica.map(|replica| replica.of))));
     known.sort();
     known.dedup();
     let name = name.to_owned();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use containust_sdk::{Client, Project};
 
-use super::{select, within};
+use super::{not_running, select, within};
 use crate::args::Stop;
 use crate::events;
 use crate::failure::{self, Outcome, TOOL};
@@ -15,6 +15,13 @@ pub(crate) fn run(args: &Stop, file: Option<&Path>) -> Outcome {
     let status = within(&project, &args.components)?;
     let none = !status.iter().any(|status| status.state.is_live());
     let meant = select(&project, file, &args.components, &status)?;
+    // Of several replicas all, or none.
+    let runs = |name: &&String| status.iter().any(|s| s.component == **name && s.state.is_live());
+    if !args.components.is_empty()
+        && let Some(name) = meant.iter().find(|name| !runs(name))
+    {
+        return Err(not_running(&project, file, name, vec![name.clone()]));
+    }
     let meant = if args.components.is_empty() { Vec::new() } else { meant };
     let client = Client::connect(&project)?.filter(|_| !none || !meant.is_empty());
     let Some(mut client) = client else {

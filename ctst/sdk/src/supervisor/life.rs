@@ -811,14 +811,20 @@ fn start_failure(name: &str, code: i32, failure: &Failure) -> Report {
             exit::NOT_EXECUTABLE => {
                 Some("make it executable in the image (chmod +x), and see that its interpreter is there".to_owned())
             }
-            _ => None,
+            _ => stranger_help(failure),
         },
         exit: code,
     }
 }
 
 fn exec_failure(code: i32, failure: &Failure) -> Report {
-    Report { code: failure_code(code), message: describe(failure), help: None, exit: code }
+    Report { code: failure_code(code), message: describe(failure), help: stranger_help(failure), exit: code }
+}
+
+/// Where the container's files do not know a user or a group.
+fn stranger_help(failure: &Failure) -> Option<String> {
+    let file = ["/etc/passwd", "/etc/group"].into_iter().find(|file| failure.step.contains(file))?;
+    Some(format!("add it to {file} of the image, or name its number, such as 1000:1000"))
 }
 
 fn failure_code(code: i32) -> String {
