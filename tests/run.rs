@@ -342,6 +342,7 @@ fn files_are_brought_into_the_one_layout_and_codes_are_explained() {
     let done = project.ctst(["fmt", "bad.ctst", "stack.ctst"]).fails(125, &["bad.ctst: 1 error"]);
     let code = done.stderr.split(['[', ']']).nth(1).expect("a code").to_owned();
     assert!(project.ctst(["explain", &code]).ok().stdout.starts_with(&code));
+    assert!(project.ctst(["explain", "S0210"]).ok().stdout.contains(".containust/secrets/NAME"));
     project.ctst(["explain", "E9999"]).fails(125, &["E9999"]);
     assert!(project.ctst(["schema"]).ok().json().is_object());
 }

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod codes;
 pub mod doctor;
 pub mod error;
 pub mod event;
