@@ -161,7 +161,10 @@ impl<'a> Checker<'a, '_> {
                 self.finding(Code::MissingParameter, span, format!("the parameter {} has no value", shown(&name)))
                     .label(label)
                     .expected(kind.wants())
-                    .help(format!("give it one, or a default here: `PARAM {} = …`", shown(&name).trim_matches('`')));
+                    .help(format!(
+                        "give it one: `--set {0}=…`, or a default here: `PARAM {0} = …`",
+                        shown(&name).trim_matches('`')
+                    ));
                 None
             }
         };

@@ -374,6 +374,8 @@ pub(super) fn comes_later(name: &str) -> bool {
 impl Checker<'_, '_> {
     pub(super) fn unknown_property(&mut self, span: Span, key: &str, kind: &Kind) {
         let lower = key.to_ascii_lowercase();
+        let test =
+            (lower == "test" && std::ptr::eq(kind, &raw const HEALTHCHECK)).then(|| "here it is `command`".to_owned());
         let compose = COMPOSE.iter().find(|(word, _)| *word == lower).map(|(_, ours)| format!("here it is {ours}"));
         let Kind { name: owner, known, .. } = kind;
         let names = known.iter().map(|property| property.name);
@@ -387,7 +389,7 @@ impl Checker<'_, '_> {
             .label("unknown property")
             .expected(format!("one of {list}"))
             .help("remove it, or see LANGUAGE.md for the properties there are")
-            .help_if(compose.or_else(spelling));
+            .help_if(test.or(compose).or_else(spelling));
     }
 }
 

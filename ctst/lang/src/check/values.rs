@@ -36,6 +36,11 @@ impl<'a> Checker<'a, '_> {
         let source = value.span.text(self.source);
         let quoted = match value.kind {
             ValueKind::Path if source.len() < 60 => {
+                // An address goes on where a bare word ends.
+                let rest = self.source.get(value.span.start as usize..).unwrap_or_default();
+                let address = rest.split(|c: char| c.is_whitespace() || "}],#".contains(c)).next().unwrap_or_default();
+                let whole = address.strip_prefix(source).is_some_and(|more| more.starts_with("://"));
+                let source = if whole && address.len() < 200 { address } else { source };
                 let (head, field) = source.split_once('.').unwrap_or((source, ""));
                 let text = if field.is_empty() || !self.by_name[0].contains_key(head) {
                     source.to_owned()
