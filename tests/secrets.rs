@@ -216,12 +216,15 @@ COMPONENT one { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] se
 "#;
     let project = Project::new(&Caller::ordinary(), text);
     keep(&project, "kept", "", 0o600);
-    project.ctst(["plan"]).ok();
+    assert!(project.ctst(["plan"]).ok().stdout.contains("touch ran"));
     project.ctst(["check"]).ok();
+    // Whoever can write the file would run what he likes as the caller.
+    project.ctst(["run", "-d"]).fails(125, &["the secret made from a command", "touch ran", "--yes"]);
     assert!(!project.folder().join("ran").exists());
     assert!(!project.folder().join(".containust/.gitignore").exists(), "a plan writes nothing");
     project.up();
     assert!(project.folder().join("ran").exists());
+    project.ctst(["run", "-d"]).fails(125, &["--yes"]);
     assert_eq!(fs::read_to_string(project.folder().join(".containust/.gitignore")).expect("read"), "*\n");
     assert_eq!(project.ctst(["exec", "one", "cat", "/run/secrets/kept"]).ok().stdout, "");
     project.stop();

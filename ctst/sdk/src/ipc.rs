@@ -23,7 +23,7 @@ use crate::status::{ContainerStatus, Stats};
 
 /// Version of these messages. [`Hello`] and [`Reply::Hello`] never change their shape, so that another version can be
 /// told so.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// The largest body. A composition of ten thousand components takes about a third.
 pub(crate) const MAX_BODY: usize = 16 << 20;
 /// What a peer that does not read may leave in our memory before it is dropped.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use containust_image::model::Image;
+use containust_lang::model::SecretSource;
 use serde::{Deserialize, Serialize};
 
 /// A JSON Schema (draft 2020-12) of [`Plan`] as it is serialised.
@@ -212,6 +213,17 @@ pub enum Grant {
         /// Whether it is not published yet.
         new: bool,
     },
+    /// A secret that comes from the caller's files or environment, or from a command that is run on the host as the caller.
+    Secret {
+        /// The component.
+        component: String,
+        /// The secret's name.
+        secret: String,
+        /// Where SECRET says that it comes from.
+        source: SecretSource,
+        /// Whether the component is made for the first time; of a command: always, because every run runs it.
+        new: bool,
+    },
 }
 
 impl Grant {
@@ -219,7 +231,9 @@ impl Grant {
     #[must_use]
     pub fn component(&self) -> &str {
         match self {
-            Self::Mount { component, .. } | Self::Publish { component, .. } => component,
+            Self::Mount { component, .. } | Self::Publish { component, .. } | Self::Secret { component, .. } => {
+                component
+            }
         }
     }
 
@@ -227,16 +241,17 @@ impl Grant {
     #[must_use]
     pub fn is_new(&self) -> bool {
         match self {
-            Self::Mount { new, .. } | Self::Publish { new, .. } => *new,
+            Self::Mount { new, .. } | Self::Publish { new, .. } | Self::Secret { new, .. } => *new,
         }
     }
 
-    /// Whether a person should agree first: new, and writable or reachable from elsewhere.
+    /// Whether a person should agree first: new, and writable, reachable from elsewhere, or a command on the host.
     #[must_use]
     pub fn wants_consent(&self) -> bool {
         match self {
             Self::Mount { readonly, new, .. } => *new && !readonly,
             Self::Publish { public, new, .. } => *new && *public,
+            Self::Secret { source, new, .. } => *new && matches!(source, SecretSource::Command(_)),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containust_image::model::Image;
-use containust_lang::model::{Component, Composition};
+use containust_lang::model::{Component, Composition, SecretSource};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -87,6 +87,7 @@ impl Project {
             serving,
             held,
             listening: None,
+            sources: composition.secrets.iter().filter_map(|s| Some((s.name.as_str(), s.source.as_ref()?))).collect(),
             images: HashMap::new(),
             renewed: HashMap::new(),
             plan,
@@ -341,6 +342,8 @@ struct Planner<'a> {
     images: HashMap<String, (String, Option<Arc<Image>>)>,
     /// What is replaced or restarted, so that its dependents are.
     renewed: HashMap<String, Action>,
+    /// Where secrets come from, as far as the composition says it.
+    sources: HashMap<&'a str, &'a SecretSource>,
     plan: Plan,
 }
 
@@ -388,6 +391,13 @@ impl Planner<'_> {
                 public: !port.address.is_loopback(),
                 new: !had.is_some_and(|record| record.published.contains(port)),
             });
+        }
+        for secret in secrets::names(&component.secret_env, &component.secrets, &component.configs) {
+            if let Some(&source) = self.sources.get(secret) {
+                let new = had.is_none() || matches!(source, SecretSource::Command(_));
+                let (component, secret) = (name.clone(), secret.to_owned());
+                self.plan.grants.push(Grant::Secret { component, secret, source: source.clone(), new });
+            }
         }
         let hash = spec.as_ref().filter(|_| self.kept || had.is_some()).map(ContainerSpec::hash).unwrap_or_default();
         let (mut action, mut causes) = decide(spec.as_ref(), &hash, old.as_ref(), ports);

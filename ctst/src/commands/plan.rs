@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anstyle::Style;
+use containust_sdk::lang::model::SecretSource;
 use containust_sdk::logs::escape;
 use containust_sdk::{Action, Cause, Drift, Fetching, Grant, ImageState, Plan, Step};
 use rustix::fs::OFlags;
@@ -178,6 +179,14 @@ pub(crate) fn grants<'a>(grants: impl Iterator<Item = &'a Grant>) -> String {
                 let who = if *public { "for everyone who can reach this host" } else { "for this host only" };
                 let address = std::net::SocketAddr::new(*address, *host_port);
                 format!("{component}: port {address} to {port}, {who}")
+            }
+            Grant::Secret { component, secret, source, .. } => {
+                let from = match source {
+                    SecretSource::File(path) => format!("the file {}", safe(path)),
+                    SecretSource::Env(variable) => format!("the variable {}", safe(variable)),
+                    SecretSource::Command(command) => format!("a command run here by every run: {}", safe(command)),
+                };
+                format!("{component}: the secret {} from {from}", safe(secret))
             }
         };
         writeln!(text, "  {style}{line}{new}{style:#}").ok();
