@@ -48,6 +48,63 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|capability| capability.name)
 }
 
+/// Every capability of Linux 6.18 without the `CAP_` prefix, in the order of the numbers (`linux/capability.h`).
+pub const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// The number of a capability by its name without `CAP_`, in capitals.
+#[must_use]
+pub fn number(name: &str) -> Option<u8> {
+    NAMES.iter().position(|known| *known == name).and_then(|at| u8::try_from(at).ok())
+}
+
+/// Its name; of a number that no kernel has yet a word that says so.
+#[must_use]
+pub fn name(number: u8) -> &'static str {
+    NAMES.get(usize::from(number)).copied().unwrap_or("UNKNOWN")
+}
+
 /// The table as text, one capability per line, for a person or a snapshot.
 pub fn describe() -> String {
     let line = |c: &Capability| format!("{:>2}  {:<16}  {}\n", c.number, c.name, c.reason);

@@ -4,4 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod capabilities;
+pub mod conf;
 pub mod seccomp;
