@@ -19,68 +19,47 @@
 //! the same executable.
 #![forbid(unsafe_code)]
 
-pub mod client;
 pub mod codes;
-pub mod doctor;
 pub mod error;
 pub mod event;
-pub mod forward;
 pub mod logs;
-pub mod peer;
-mod plan;
-pub mod probe;
 pub mod run;
 pub mod status;
 
 mod builder;
-mod cgroup;
-mod compare;
-mod confine;
-mod declared;
-mod fdpass;
-mod graph;
-mod ids;
+mod host;
 mod images;
-mod imports;
 mod ipc;
-mod kernel;
-mod layer;
-mod listening;
-mod places;
-mod plan_file;
-mod planner;
+mod plan;
 mod project;
 mod record;
 mod secrets;
 mod shim;
 mod spec;
-mod stock;
 mod supervisor;
-pub mod transfer;
-mod unpacker;
-mod users;
 mod volumes;
-mod worker;
-mod workshop;
+mod workers;
 
 pub use builder::ContainerBuilder;
-pub use client::{Client, ExecSession};
-pub use confine::no_writes;
 pub use containust_image as image;
 pub use containust_lang as lang;
 pub use error::{Error, Report, Result};
 pub use event::{Event, EventKind, EventListener};
-pub use graph::GraphResolver;
+pub use host::confine::no_writes;
+pub use host::doctor;
 pub use images::Progress;
-pub use imports::Fetching;
+pub use images::imports::Fetching;
+pub use images::stock::{Removed, Verified};
+pub use ipc::client::{Client, ExecSession};
+pub use plan::file::SavedPlan;
+pub use plan::graph::GraphResolver;
+pub use plan::planner::Inspection;
 pub use plan::{Action, Cause, Drift, DriftKind, Grant, ImageState, Plan, Step, plan_schema};
-pub use plan_file::SavedPlan;
-pub use planner::Inspection;
 pub use project::{Identity, Loaded, Project};
 pub use run::{ExecRequest, Notice, Options, Polled, Session};
 pub use status::{ContainerStatus, Health, Measured, Published, State, Stats};
-pub use stock::{Removed, Verified};
 pub use volumes::VolumeStatus;
+pub use workers::transfer;
 
 /// Runs this process as a supervisor or a worker where it was started as one, and returns its exit code. To be called
 /// before anything else: both must be small and quick to start.
@@ -92,8 +71,8 @@ pub fn internal_main() -> Option<i32> {
         let file = arguments.next().unwrap_or_default();
         let scoped = arguments.next().is_some_and(|word| word == supervisor::SCOPED);
         Some(supervisor::main(std::path::Path::new(&file), scoped))
-    } else if verb == worker::VERB {
-        Some(worker::main(&arguments.collect::<Vec<_>>()))
+    } else if verb == workers::VERB {
+        Some(workers::main(&arguments.collect::<Vec<_>>()))
     } else {
         None
     }

@@ -12,9 +12,9 @@ use rustix::process::getuid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::cgroup;
 use crate::error::{During, Error, Result};
-use crate::imports::{Fetching, Imports};
+use crate::host::cgroup;
+use crate::images::imports::{Fetching, Imports};
 
 /// A composition longer than this is a mistake: ten thousand components take 4.4 MB.
 const MAX_FILE: u64 = 64 << 20;

@@ -8,14 +8,14 @@ use containust_lang::model::{Component, Composition, Network};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup;
-use crate::client::{Link, lost};
 use crate::error::{Error, Report, Result};
 use crate::event::{Event, EventListener};
-use crate::graph::GraphResolver;
+use crate::host::cgroup;
+use crate::host::places::Places;
 use crate::images::{Images, Progress};
+use crate::ipc::client::{Link, lost};
 use crate::ipc::{Connection, Incoming, Reply, Request};
-use crate::places::Places;
+use crate::plan::graph::GraphResolver;
 use crate::plan::{Action, Plan};
 use crate::project::Project;
 use crate::secrets;

@@ -19,7 +19,7 @@ use rustix::net::SocketType;
 use rustix::process::getuid;
 
 use crate::error::{During, Error, Result};
-use crate::fdpass;
+use crate::ipc::fdpass;
 
 const INSTALLED: &str = "/usr/libexec/ctst/ctst-shim";
 /// Bookkeeping of the kernel for one record and its descriptors comes on top of the record.

@@ -17,11 +17,11 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::declared;
 use crate::error::{Error, Result};
-use crate::kernel;
+use crate::host::kernel;
+use crate::host::places::Places;
+use crate::images::declared;
 use crate::logs;
-use crate::places::Places;
 use crate::secrets::{self, Values};
 use crate::status::Published;
 
@@ -255,7 +255,7 @@ impl ContainerSpec {
     }
 
     /// What C needs, and the descriptors that keep the inodes of its sources from being reused until it has started.
-    /// `alone`: as in [`crate::ids::Ids::alone`]. `places`: folders that volumes must not show.
+    /// `alone`: as in [`crate::host::ids::Ids::alone`]. `places`: folders that volumes must not show.
     pub(crate) fn plan(
         &self,
         dir: &Path,

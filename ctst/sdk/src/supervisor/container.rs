@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use mio::Token;
 
 use super::health::Check;
-use crate::cgroup::Group;
 use crate::error::Report;
+use crate::host::cgroup::Group;
 use crate::logs;
 use crate::record::Record;
 use crate::secrets::Values;

@@ -20,9 +20,9 @@ use super::poller::{Cid, Source, Timer};
 use super::sandbox::Dialer;
 use crate::error::{During, Error, Result};
 use crate::event::EventKind;
-use crate::probe::{Http, Tcp};
 use crate::shim::describe;
 use crate::status::{Health, State};
+use crate::supervisor::probe::{Http, Tcp};
 
 /// How much of a probe's output is kept, in bytes.
 const MAX_OUTPUT: usize = 4096;

@@ -20,13 +20,13 @@ use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Exec, GRA
 use super::poller::{Cid, Source, Timer};
 use super::volume::Provided;
 use super::{Supervisor, limits, network, say};
-use crate::cgroup::Group;
 use crate::error::{During, Error, Report, Result};
 use crate::event::EventKind;
-use crate::ids::{Ids, Range};
+use crate::host::cgroup::Group;
+use crate::host::ids::{Ids, Range};
+use crate::host::places::Places;
 use crate::ipc::Reply;
 use crate::logs::{self, Stream};
-use crate::places::Places;
 use crate::project::now;
 use crate::secrets::write_configs;
 use crate::shim::{self, Channel, Received, describe};

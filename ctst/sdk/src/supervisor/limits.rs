@@ -11,12 +11,12 @@ use containust_shared::protocol::{Mount, Plan};
 use super::container::Live;
 use super::poller::{Cid, Source};
 use super::{Supervisor, say};
-use crate::cgroup::{self, Division, Group, Lack, Outlook, Place, Unheld};
 use crate::error::{During, Error, Report, Result};
 use crate::event::EventKind;
+use crate::host::cgroup::{self, Division, Group, Lack, Outlook, Place, Unheld};
 use crate::spec::{ContainerSpec, Wanted};
 use crate::status::State;
-use crate::worker;
+use crate::workers;
 
 const SIGKILL: i32 = 9;
 /// Where the file system of cgroups is mounted.
@@ -298,7 +298,7 @@ pub(super) fn show(group: &Group, spec: &ContainerSpec, plan: &mut Plan, held: &
     let what = || format!("open {}", group.dir().display());
     // A cgroup2 of its own would take 10 ms to mount, and show no more: this group is `/` for whoever looks.
     if !spec.mounts_at(CGROUPS) {
-        let (source, fd) = worker::source(group.dir())?;
+        let (source, fd) = workers::source(group.dir())?;
         held.push(fd);
         plan.mounts.push(Mount::Bind { source, target: CGROUPS.into(), readonly: true });
     }

@@ -12,9 +12,9 @@ use super::life::log_pipe;
 use super::poller::Source;
 use super::{Supervisor, say};
 use crate::error::{During, Result};
-use crate::ids::Ids;
+use crate::host::ids::Ids;
 use crate::shim::{self, Channel, Received};
-use crate::worker;
+use crate::workers;
 
 /// Folders that wait to be removed begin with this, which no component's name does.
 const RETIRED: &str = ".old-";
@@ -132,7 +132,7 @@ impl Supervisor {
                 Ok(()) => self.removing -= 1,
                 // Files of the ids that only the project's user namespace has power over.
                 Err(error) if !worked && matches!(self.ids, Ids::Helper { .. }) => {
-                    let worker = worker::plan(&path, &["remove", worker::TARGET]);
+                    let worker = workers::plan(&path, &["remove", workers::TARGET]);
                     let started = worker.and_then(|(plan, held)| self.start_worker(&path, Task::Remove, plan, held));
                     if let Err(second) = started {
                         self.give_up(&path, &format!("{error}; {second}"));

@@ -15,9 +15,9 @@ use rustix::process::{
 };
 
 use super::poller::{Cid, Poller, Source};
-use crate::doctor;
 use crate::error::{During, Error, Result};
-use crate::ids::{Ids, Range};
+use crate::host::doctor;
+use crate::host::ids::{Ids, Range};
 use crate::shim::{Channel, Received, describe};
 
 /// Whom the sockets of a DIAL are for.

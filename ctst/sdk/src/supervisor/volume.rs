@@ -9,7 +9,7 @@ use super::life::{own_by_root, prepare};
 use super::retire::Task;
 use crate::error::{During, Error, Result};
 use crate::volumes;
-use crate::worker;
+use crate::workers;
 
 /// What there is of a folder that a container wants.
 pub(super) enum Provided {
@@ -70,7 +70,7 @@ impl Supervisor {
         // Named so that a later supervisor removes it, should this one not come to it.
         let scratch = self.scratch()?;
         prepare(&scratch, &self.ids)?;
-        let (plan, held) = worker::fill_plan(layers, &scratch, &staging, inside)?;
+        let (plan, held) = workers::fill_plan(layers, &scratch, &staging, inside)?;
         self.start_worker(place, Task::Fill { scratch }, plan, held)
     }
 

@@ -43,7 +43,7 @@ const ORPHAN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Joins published ports to containers. Dropping it closes all of them.
 #[derive(Debug)]
-pub struct Forwarder {
+pub(crate) struct Forwarder {
     commands: Sender<Command>,
     waker: Arc<Waker>,
     needs: Arc<Needs>,
@@ -70,7 +70,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// Those of `epoll_create`, `eventfd` and of creating a thread.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -87,7 +87,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// Those of `socket`, `bind` (such as `AddrInUse`) and `listen`.
-    pub fn listen(&self, id: u64, address: SocketAddr) -> io::Result<SocketAddr> {
+    pub(crate) fn listen(&self, id: u64, address: SocketAddr) -> io::Result<SocketAddr> {
         let listener = bind(address)?;
         let address = listener.local_addr()?;
         self.send(Command::Listen(id, TcpListener::from_std(listener)))?;
@@ -95,26 +95,26 @@ impl Forwarder {
     }
 
     /// Ends publishing `id`. Connections that move bytes go on.
-    pub fn unlisten(&self, id: u64) {
+    pub(crate) fn unlisten(&self, id: u64) {
         // The error says that the thread is gone, and the port with it.
         self.send(Command::Unlisten(id)).ok();
     }
 
     /// Says where connections to `id` go from now on, in turn where there are several; none: no container is up. Connections to a former target go on
     /// while they move bytes.
-    pub fn target(&self, id: u64, targets: impl IntoIterator<Item = SocketAddr>) {
+    pub(crate) fn target(&self, id: u64, targets: impl IntoIterator<Item = SocketAddr>) {
         self.send(Command::Target(id, targets.into_iter().collect())).ok();
     }
 
     /// Adds TCP sockets born in the project's network namespace, non-blocking and not connected. With an empty vector:
     /// none can be had now, and the connections that wait for one are reset.
-    pub fn supply(&self, sockets: Vec<OwnedFd>) {
+    pub(crate) fn supply(&self, sockets: Vec<OwnedFd>) {
         self.send(Command::Supply(sockets)).ok();
     }
 
     /// How many sockets should be supplied. Call it when [`Self::as_fd`] gets readable, which it ends.
     #[must_use]
-    pub fn needs(&self) -> usize {
+    pub(crate) fn needs(&self) -> usize {
         // An error says that it was not readable.
         rustix::io::read(&self.needs.event, &mut [0; 8]).ok();
         self.needs.count.load(Ordering::SeqCst)

@@ -16,12 +16,12 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Timesp
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::client::{Client, ExecSession};
 use crate::error::{During, Error, Result};
+use crate::ipc::client::{Client, ExecSession};
 use crate::project::Project;
 use crate::run::ExecRequest;
 use crate::shim;
-use crate::worker;
+use crate::workers;
 
 /// More of what a worker says is not shown.
 const MAX_WORDS: u64 = 4096;
@@ -140,7 +140,7 @@ impl Running {
         let status = project.status()?;
         // Where there is but one id, there may be no root.
         let single = status.iter().any(|s| s.component == component && s.ids.starts_with("single"));
-        let argv = ["/proc/self/fd/0".to_owned(), worker::VERB.to_owned()].into_iter();
+        let argv = ["/proc/self/fd/0".to_owned(), workers::VERB.to_owned()].into_iter();
         let request = ExecRequest {
             component: component.to_owned(),
             argv: argv.chain(words).collect(),

@@ -3,6 +3,10 @@
 //! A frame is a header of eight bytes (length of the body, little-endian; number of descriptors; three zero bytes) and
 //! a body of JSON. Descriptors travel with the header.
 
+pub(crate) mod client;
+pub(crate) mod fdpass;
+pub(crate) mod peer;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Report, Result};
 use crate::event::Event;
-use crate::fdpass;
 use crate::project::Identity;
 use crate::run::ExecRequest;
 use crate::spec::Wanted;

@@ -1,5 +1,11 @@
 //! What a run would do. Planning reads and never writes.
 
+pub(crate) mod compare;
+pub(crate) mod file;
+pub(crate) mod graph;
+pub(crate) mod layer;
+pub(crate) mod planner;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +18,7 @@ use serde::{Deserialize, Serialize};
 /// A JSON Schema (draft 2020-12) of [`Plan`] as it is serialised.
 #[must_use]
 pub fn plan_schema() -> &'static str {
-    include_str!("plan.schema.json")
+    include_str!("schema.json")
 }
 
 /// What `ctst run` would do now.

@@ -8,13 +8,13 @@ use containust_image::model::{Entry, Image};
 use containust_image::{Error as ImageError, How, Progress, Request, Source};
 use serde::Serialize;
 
-use crate::client;
 use crate::error::{During, Error, Result};
-use crate::ids::Ids;
+use crate::host::ids::Ids;
 use crate::images;
+use crate::ipc::client;
 use crate::project::Project;
 use crate::record::{self, Record, Stored};
-use crate::unpacker::Unpacker;
+use crate::workers::unpacker::Unpacker;
 
 /// What became of a look at an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

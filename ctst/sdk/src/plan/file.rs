@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::client::BUILD;
 use crate::error::{During, Error, Result};
+use crate::ipc::client::BUILD;
 use crate::plan::Plan;
 use crate::project::{Identity, Loaded, Project, read_bounded};
 

@@ -11,12 +11,12 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use rustix::process::{PidfdFlags, getuid, pidfd_open};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::cgroup;
 use crate::error::{During, Error, Report, Result};
 use crate::event::Event;
-use crate::fdpass;
+use crate::host::cgroup;
+use crate::ipc::fdpass;
+use crate::ipc::peer;
 use crate::ipc::{Connection, Hello, Incoming, Reply, Request, VERSION};
-use crate::peer;
 use crate::project::{Project, check_private};
 use crate::run::{ExecRequest, PAUSE, Session};
 use crate::secrets::PREFIX;

@@ -9,13 +9,13 @@ use containust_shared::protocol::Plan;
 use rustix::process::getuid;
 use serde::Serialize;
 
-use crate::cgroup::{Outlook, Place};
-use crate::confine;
 use crate::error::{During, Error, Result};
-use crate::ids::{self, Ids, Range};
+use crate::host::cgroup::{Outlook, Place};
+use crate::host::confine;
+use crate::host::ids::{self, Ids, Range};
 use crate::shim::{self, describe};
-use crate::worker;
-use crate::workshop::{End, Workshop};
+use crate::workers;
+use crate::workers::workshop::{End, Workshop};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -179,7 +179,7 @@ pub(crate) fn namespaces_fix() -> String {
 fn run_worker(workshop: &mut Workshop) -> Result<i32> {
     let folder = tempfile::tempdir().during(|| "make a folder".to_owned())?;
     let path = folder.path().canonicalize().during(|| "find a folder".to_owned())?;
-    let (plan, held) = worker::plan(&path, &["probe"])?;
+    let (plan, held) = workers::plan(&path, &["probe"])?;
     let code = run(workshop, plan);
     drop(held);
     code
@@ -197,8 +197,8 @@ fn run_overlay(workshop: &mut Workshop, ids: &Ids, place: &Path) -> Result<i32> 
             chown(dir, Some(*first), Some(*first)).during(what)?;
         }
     }
-    let (mut plan, mut held) = worker::plan(&dirs[0], &["probe"])?;
-    let mut take = |path: &Path| worker::source(path).map(|(source, fd)| (source, held.push(fd)).0);
+    let (mut plan, mut held) = workers::plan(&dirs[0], &["probe"])?;
+    let mut take = |path: &Path| workers::source(path).map(|(source, fd)| (source, held.push(fd)).0);
     plan.layers = vec![take(&dirs[1])?];
     plan.upper = Some(take(&dirs[2])?);
     plan.work = Some(take(&dirs[3])?);

@@ -13,10 +13,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{During, Result};
-use crate::ids::Ids;
+use crate::host::ids::Ids;
 use crate::shim::describe;
-use crate::worker;
-use crate::workshop::{End, Workshop};
+use crate::workers;
+use crate::workers::workshop::{End, Workshop};
 
 /// What a worker may use. Four million files with the longest names that are taken need less than half of the address
 /// space, and 64 GiB, more than which is not unpacked, some minutes of processor time. A worker holds folders open down to
@@ -68,13 +68,13 @@ impl Unpacker {
     ) -> Result<Answer, Error> {
         let argument = job.to_argument();
         let writes = matches!(job, Job::Unpack(_));
-        let arguments = [worker::IMAGE, &argument];
+        let arguments = [workers::IMAGE, &argument];
         let mut answer = None;
         self.work(Work { name, target, arguments, writes, input }, &mut |out| {
             answer = Some(read_answer(BufReader::new(File::from(out)), progress));
         })?;
         // It calls the folder by the name that this has in its container.
-        let inside = format!("`{}/", worker::TARGET);
+        let inside = format!("`{}/", workers::TARGET);
         let outside =
             |text: String| text.replace(&inside, &format!("`{}/", target.display().to_string().escape_debug()));
         answer.unwrap_or_else(|| Err(failed("ask a worker", None))).map_err(|error| match error {
@@ -117,10 +117,10 @@ impl Unpacker {
 
     fn run(&self, work: &Work<'_>, read: &mut dyn FnMut(OwnedFd)) -> Result<(End, String)> {
         let target = work.target.canonicalize().during(|| format!("open {}", work.target.display()))?;
-        let (mut plan, held) = worker::plan(&target, &work.arguments)?;
+        let (mut plan, held) = workers::plan(&target, &work.arguments)?;
         for mount in &mut plan.mounts {
             if let Mount::Bind { target, readonly, .. } = mount
-                && target == worker::TARGET.as_bytes()
+                && target == workers::TARGET.as_bytes()
             {
                 *readonly = !work.writes;
             }
@@ -204,7 +204,7 @@ impl Runner for Unpacker {
             // Files of the ids that only a container has power over.
             Err(_) if matches!(self.ids, Ids::Helper { .. }) => {
                 let name = format!("remove `{}`", folder.display().to_string().escape_debug());
-                let arguments = ["remove", worker::TARGET];
+                let arguments = ["remove", workers::TARGET];
                 let work = Work { name, target: folder, arguments, writes: true, input: null()? };
                 // It says nothing on its standard output.
                 self.work(work, &mut |out| drop(out))?;

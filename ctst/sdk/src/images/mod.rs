@@ -1,5 +1,10 @@
 //! Components' images, from the project's store.
 
+pub(crate) mod declared;
+pub(crate) mod imports;
+pub(crate) mod stock;
+pub(crate) mod users;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 
@@ -8,10 +13,10 @@ use containust_image::{How, Request, Source, Store};
 use containust_lang::model::{Component, Composition, Image as Reference};
 
 use crate::error::{Error, Result};
-use crate::ids::Ids;
+use crate::host::ids::Ids;
 use crate::plan::{Action, Plan};
 use crate::project::Project;
-use crate::unpacker::Unpacker;
+use crate::workers::unpacker::Unpacker;
 
 /// What happens to images before a run.
 #[derive(Debug, Clone, PartialEq, Eq)]

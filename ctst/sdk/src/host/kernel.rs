@@ -5,7 +5,7 @@ use containust_shared::names;
 use containust_shared::protocol::Rlimit;
 use rustix::process::{Resource, getrlimit};
 
-use crate::ids::Ids;
+use crate::host::ids::Ids;
 use crate::spec::ContainerSpec;
 
 /// `getrlimit(2)`: the name of `RLIMIT_*` in lower case.
@@ -87,7 +87,7 @@ pub(crate) fn rlimits(spec: &ContainerSpec) -> Vec<Rlimit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Range;
+    use crate::host::ids::Range;
     use crate::record::tests::spec;
 
     fn check(spec: &ContainerSpec, ids: &Ids) -> Option<String> {

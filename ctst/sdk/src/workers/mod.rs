@@ -1,6 +1,10 @@
 //! Workers: this executable inside a container of its own, for work on files that belong to other ids than the caller's.
 //! A worker has an empty root, itself at `/ctst`, and one folder of the host at `/target`.
 
+pub mod transfer;
+pub(crate) mod unpacker;
+pub(crate) mod workshop;
+
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +15,6 @@ use containust_shared::protocol::{Mount, Plan, Process, Source};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use crate::error::{During, Result};
-use crate::transfer;
 
 /// The hidden verb of this executable.
 pub(crate) const VERB: &str = "worker";

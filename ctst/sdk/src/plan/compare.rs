@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::cgroup;
+use crate::host::cgroup;
 use crate::plan::Cause;
 use crate::record::Record;
 use crate::spec::ContainerSpec;

@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::Poll;
 
-use mio::Interest;
 use rustix::net::sockopt;
 
 use crate::logs::Escaped;
@@ -18,7 +17,7 @@ const MAX_SHOWN: usize = 200;
 
 /// Healthy if a connection can be made.
 #[derive(Debug)]
-pub struct Tcp {
+pub(crate) struct Tcp {
     stream: TcpStream,
     address: SocketAddr,
 }
@@ -28,21 +27,15 @@ impl Tcp {
     ///
     /// # Errors
     /// What the probe found, if the kernel refuses at once.
-    pub fn new(socket: OwnedFd, address: SocketAddr) -> Result<Self, String> {
+    pub(crate) fn new(socket: OwnedFd, address: SocketAddr) -> Result<Self, String> {
         match rustix::net::connect(&socket, &address) {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(Self { stream: socket.into(), address }),
             Err(e) => Err(connect_error(address, &e.into())),
         }
     }
 
-    /// What to wait for, with edge-triggered events as mio's.
-    #[must_use]
-    pub fn interest(&self) -> Interest {
-        Interest::WRITABLE
-    }
-
     /// Goes on after an event: `Ok` says that it is healthy, `Err` why not. Not to be called after that.
-    pub fn ready(&mut self) -> Poll<Result<String, String>> {
+    pub(crate) fn ready(&mut self) -> Poll<Result<String, String>> {
         match self.connected() {
             Ok(false) => Poll::Pending,
             Ok(true) => Poll::Ready(Ok(format!("connected to {}", self.address))),
@@ -72,7 +65,7 @@ fn connect_error(address: SocketAddr, error: &io::Error) -> String {
 
 /// Healthy if a GET request is answered with a status of 200 to 399.
 #[derive(Debug)]
-pub struct Http {
+pub(crate) struct Http {
     tcp: Tcp,
     url: String,
     request: Vec<u8>,
@@ -87,7 +80,7 @@ impl Http {
     ///
     /// # Errors
     /// What the probe found, if the kernel refuses at once, or that `path` is none.
-    pub fn new(socket: OwnedFd, address: SocketAddr, path: &str) -> Result<Self, String> {
+    pub(crate) fn new(socket: OwnedFd, address: SocketAddr, path: &str) -> Result<Self, String> {
         if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(format!("{path:?} is not a path of a URL: it begins with / and has other bytes as %XX"));
         }
@@ -101,14 +94,8 @@ impl Http {
         Ok(Self { tcp, url, request: request.into_bytes(), sent: 0, answer: Vec::new(), connected: false })
     }
 
-    /// What to wait for, with edge-triggered events as mio's.
-    #[must_use]
-    pub fn interest(&self) -> Interest {
-        Interest::READABLE | Interest::WRITABLE
-    }
-
     /// As [`Tcp::ready`]; both texts tell the status line where there is one.
-    pub fn ready(&mut self) -> Poll<Result<String, String>> {
+    pub(crate) fn ready(&mut self) -> Poll<Result<String, String>> {
         if !self.connected {
             match self.tcp.connected() {
                 Ok(false) => return Poll::Pending,

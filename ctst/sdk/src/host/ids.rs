@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::getuid;
 
 use crate::error::{Error, Result};
-use crate::users;
+use crate::images::users;
 
 /// First host id for containers of root: above the range of `systemd-nspawn`, which ends at 0x6fffffff.
 const ROOT_FIRST: u32 = 0x7000_0000;

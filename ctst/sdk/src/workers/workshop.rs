@@ -14,9 +14,9 @@ use containust_shared::wire::Message;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::{Signal, WaitId, WaitIdOptions, getgid, getuid, pidfd_send_signal, waitid};
 
-use crate::doctor::namespaces_fix;
 use crate::error::{During, Error, Result};
-use crate::ids::{Ids, Range};
+use crate::host::doctor::namespaces_fix;
+use crate::host::ids::{Ids, Range};
 use crate::shim::{self, Channel, Received, describe};
 
 /// Longer than any answer of the sandbox takes on a host that works.

@@ -1,0 +1,9 @@
+//! What this host gives: ids, control groups, kernel settings, folders to be mounted, and what of it is missing.
+
+pub(crate) mod cgroup;
+pub(crate) mod confine;
+pub mod doctor;
+pub(crate) mod ids;
+pub(crate) mod kernel;
+pub(crate) mod listening;
+pub(crate) mod places;
