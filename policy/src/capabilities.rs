@@ -43,6 +43,11 @@ pub const DEFAULT: u64 = {
     mask
 };
 
+/// The most that a container's root can have: beside the default set DAC_READ_SEARCH, NET_RAW, IPC_LOCK, IPC_OWNER, SYS_PTRACE,
+/// SYS_NICE, MKNOD and AUDIT_WRITE. Neither SYS_ADMIN nor NET_ADMIN is in it: with them an installed helper would hand out
+/// what a host that restricts user namespaces has taken away.
+pub const CEILING: u64 = DEFAULT | 1 << 2 | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 19 | 1 << 23 | 1 << 27 | 1 << 29;
+
 /// The names in [`TABLE`], without the `CAP_` prefix.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|capability| capability.name)

@@ -61,16 +61,16 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "capability",
-        value: "NAME, as in capabilities(7), without CAP_",
+        value: "NAME, as in capabilities(7), without CAP_; or none",
         list: true,
-        default: "the eleven of capabilities.rs, and no other",
-        meaning: "what root inside may have beyond the default, over its own user namespace",
+        default: "what capabilities.rs has on request",
+        meaning: "what root inside may have beyond the default, over its own user namespace; with one such line nothing else",
     },
     Key {
         name: "filter",
         value: "strict, default or compat",
         list: false,
-        default: "default",
+        default: "compat, but default where ctst-shim has file capabilities",
         meaning: "the loosest system call filter that a component may choose",
     },
     Key {
@@ -245,8 +245,8 @@ pub struct Rules {
     pub allow: Vec<Line<Who>>,
     /// Each path once.
     pub mounts: Vec<Line<MountRule>>,
-    /// Numbers of capabilities beyond the default ones.
-    pub capabilities: Vec<Line<u8>>,
+    /// Numbers of capabilities beyond the default ones. Empty: those of [`capabilities::CEILING`]. One that is `None`: none.
+    pub capabilities: Vec<Line<Option<u8>>>,
     /// The loosest one.
     pub filter: Option<Line<Filter>>,
     /// Empty: everywhere. One that is `None`: nowhere.
@@ -271,6 +271,13 @@ impl Rules {
         self.overlay.as_ref().map_or(!strict, |line| line.value)
     }
 
+    /// The loosest filter that a component may choose; `strict`: as of [`Rules::overlay`].
+    #[must_use]
+    pub fn filter(&self, strict: bool) -> Filter {
+        let usual = if strict { Filter::Default } else { Filter::Compat };
+        self.filter.as_ref().map_or(usual, |line| line.value)
+    }
+
     /// The host ids of containers that root starts.
     #[must_use]
     pub fn root_range(&self) -> Range {
@@ -292,7 +299,10 @@ impl Rules {
                 .push(format!("mounts {}", list(&self.mounts, |rule| format!("{} {}", rule.access.name(), rule.path))));
         }
         if !self.capabilities.is_empty() {
-            parts.push(format!("capabilities {}", list(&self.capabilities, |n| capabilities::name(*n).to_owned())));
+            parts.push(format!(
+                "capabilities {}",
+                list(&self.capabilities, |n| n.map_or("none", capabilities::name).to_owned())
+            ));
         }
         if let Some(line) = &self.filter {
             parts.push(format!("filter {}", line.value.name()));
@@ -394,15 +404,8 @@ fn read_line(rules: &mut Rules, number: u32, line: &[u8]) -> Result<(), Wrong> {
     match key {
         "allow" => push(&mut rules.allow, number, who(value)?, |a, b| a == b),
         "mount" => push(&mut rules.mounts, number, mount(value)?, |a, b| a.path == b.path),
-        "capability" => push(&mut rules.capabilities, number, capability(value)?, |a, b| a == b),
-        "publish" => {
-            let publish = publish(value)?;
-            if let Some(other) = rules.publish.iter().find(|other| other.value.is_none() != publish.is_none()) {
-                let problem = format!("`none` and another line, which is line {}, exclude each other", other.number);
-                return wrong(problem, "remove one of them");
-            }
-            push(&mut rules.publish, number, publish, |a, b| a == b)
-        }
+        "capability" => push_or_none(&mut rules.capabilities, number, none_or(value, capability)?),
+        "publish" => push_or_none(&mut rules.publish, number, none_or(value, publish)?),
         "filter" => set(&mut rules.filter, number, key, filter(value)?),
         "max_memory" => set(&mut rules.max_memory, number, key, memory(value)?),
         "max_cpus" => set(&mut rules.max_cpus, number, key, millis(value)?),
@@ -425,6 +428,20 @@ fn push<T>(list: &mut Vec<Line<T>>, number: u32, value: T, same: impl Fn(&T, &T)
     }
     list.push(Line { number, value });
     Ok(())
+}
+
+/// The value; `None` for the word none.
+fn none_or<T>(value: &str, read: impl Fn(&str) -> Result<T, Wrong>) -> Result<Option<T>, Wrong> {
+    if value == "none" { Ok(None) } else { read(value).map(Some) }
+}
+
+/// Of a list in which none stands alone.
+fn push_or_none<T: PartialEq>(list: &mut Vec<Line<Option<T>>>, number: u32, value: Option<T>) -> Result<(), Wrong> {
+    if let Some(other) = list.iter().find(|other| other.value.is_none() != value.is_none()) {
+        let problem = format!("`none` and another line, which is line {}, exclude each other", other.number);
+        return wrong(problem, "remove one of them");
+    }
+    push(list, number, value, |a, b| a == b)
 }
 
 fn set<T>(place: &mut Option<Line<T>>, number: u32, key: &str, value: T) -> Result<(), Wrong> {
@@ -503,8 +520,13 @@ pub(crate) fn is_plain(path: &[u8]) -> bool {
 
 fn capability(value: &str) -> Result<u8, Wrong> {
     match capabilities::number(value) {
-        Some(number) if capabilities::DEFAULT & 1 << number == 0 => Ok(number),
-        Some(_) => wrong(format!("{value} is a default one"), "remove the line"),
+        Some(number) if capabilities::DEFAULT & 1 << number != 0 => {
+            wrong(format!("{value} is a default one"), "remove the line")
+        }
+        Some(number) if capabilities::CEILING & 1 << number == 0 => {
+            wrong(format!("no container is given {value}, whatever a policy says"), "remove the line")
+        }
+        Some(number) => Ok(number),
         None => {
             let fix = "write a name of capabilities(7) in capitals without CAP_, such as NET_RAW";
             wrong(format!("there is no capability `{}`", short(value)), fix)
@@ -520,11 +542,8 @@ fn filter(value: &str) -> Result<Filter, Wrong> {
     }
 }
 
-fn publish(value: &str) -> Result<Option<Publish>, Wrong> {
+fn publish(value: &str) -> Result<Publish, Wrong> {
     const FIX: &str = "write an address or any, and ports from 1 to 65535: `publish = 127.0.0.1 8000-8999`";
-    if value == "none" {
-        return Ok(None);
-    }
     let (address, ports) = word(value);
     let address = match address.parse::<IpAddr>() {
         Ok(ip) if ip.is_unspecified() => {
@@ -536,7 +555,7 @@ fn publish(value: &str) -> Result<Option<Publish>, Wrong> {
     };
     let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
     match (number::<u16>(first), number::<u16>(last)) {
-        (Some(first), Some(last)) if 0 < first && first <= last => Ok(Some(Publish { address, first, last })),
+        (Some(first), Some(last)) if 0 < first && first <= last => Ok(Publish { address, first, last }),
         _ => wrong(format!("`{}` are no ports", short(ports)), FIX),
     }
 }
@@ -616,7 +635,7 @@ mod tests {
         let rule = |access, path: &str| MountRule { access, path: path.into() };
         assert_eq!(rules.mounts[0], Line { number: 5, value: rule(Access::ReadOnly, "/srv/a b") });
         assert_eq!(rules.mounts[1], Line { number: 6, value: rule(Access::Deny, "/") });
-        assert_eq!(rules.capabilities, [Line { number: 7, value: 13 }]);
+        assert_eq!(rules.capabilities, [Line { number: 7, value: Some(13) }]);
         assert_eq!(rules.filter.as_ref().unwrap().value, Filter::Compat);
         assert_eq!(rules.publish.len(), 2);
         assert_eq!(rules.max_memory.as_ref().unwrap().value, 4 << 30);
@@ -661,13 +680,14 @@ mod tests {
         for who in ["ctst", "group", "group a b", "group a,b", "group 4294967295", "group 99999999999", "user 01"] {
             fails(&format!("allow = {who}"), 1, "allow = group NAME");
         }
-        for name in ["CAP_NET_RAW", "net_raw", "NONE", "CHOWN", "NET_RAW NET_ADMIN"] {
+        for name in ["CAP_NET_RAW", "net_raw", "NONE", "CHOWN", "SYS_ADMIN", "NET_RAW NET_ADMIN"] {
             fails(&format!("capability = {name}"), 1, name);
         }
         for publish in ["80", "any", "any 0", "any 80-79", "any 65536", "any 1 2", "localhost 80", "any -1", "any 1-"] {
             fails(&format!("publish = {publish}"), 1, "127.0.0.1 8000-8999");
         }
         fails("publish = 0.0.0.0 80", 1, "any");
+        fails("capability = none\ncapability = NET_RAW", 2, "line 1");
         fails("publish = none\npublish = any 80", 2, "line 1");
         fails("publish = any 80\npublish = none", 2, "line 1");
         for size in ["0", "-1", "1GB", "GiB", "1.5GiB", "99999999TiB", "1 G", "01"] {

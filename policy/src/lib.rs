@@ -1,8 +1,11 @@
-//! What a container may do, as tables: the capabilities its root starts with and the system calls
-//! it can make, each with a reason. Nothing here acts: the shim installs what these tables say.
+//! What a container may do: as tables, the capabilities its root starts with and the system calls it can make, each with a
+//! reason; and what an administrator says of it, with the verdict on a container. Nothing here acts: the shim does what this
+//! says.
 
 #![forbid(unsafe_code)]
 
 pub mod capabilities;
 pub mod conf;
+pub mod judge;
 pub mod seccomp;
+pub mod trust;
