@@ -21,6 +21,7 @@ use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 use crate::failure::{Step, refusal};
 use crate::message::send;
 use crate::network::{ETH0, sockets};
+use crate::policy::Policy;
 use crate::process::{Confines, Starting, Streams};
 use crate::project::limit_user_namespaces;
 use crate::{process, root};
@@ -36,11 +37,11 @@ const SIGKILL: i32 = 9;
 const RLIMIT_CORE: u32 = 4;
 
 /// Runs the container on its channel and returns C's exit code. Called in the child that S cloned.
-pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd, ids: Option<(u32, u32)>) -> i32 {
+pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd, ids: Option<(u32, u32)>, policy: &Policy) -> i32 {
     sys::reset_signals();
     // What C creates is for the container's users, and its processes inherit the mask: the usual one, not the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    match run(alone, channel.as_fd(), go, ids) {
+    match run(alone, channel.as_fd(), go, ids, policy) {
         Ok(code) => code,
         Err((code, failure)) => match send(channel.as_fd(), &FromContainer::Failed { id: MAIN, code, failure }, &[]) {
             Ok(()) | Err(_) => exit::TOOL,
@@ -48,9 +49,19 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd, ids: Option<(
     }
 }
 
-fn run(alone: &Alone, channel: BorrowedFd<'_>, go: &OwnedFd, ids: Option<(u32, u32)>) -> Result<i32, (i32, Failure)> {
+fn run(
+    alone: &Alone,
+    channel: BorrowedFd<'_>,
+    go: &OwnedFd,
+    ids: Option<(u32, u32)>,
+    policy: &Policy,
+) -> Result<i32, (i32, Failure)> {
     let tool = |failure| (exit::TOOL, failure);
     let (plan, fds) = receive_plan(channel).map_err(tool)?;
+    if let Some(reasons) = policy.judge(&plan).map_err(tool)? {
+        send(channel, &FromContainer::Denied { reasons }, &[]).step("tell the supervisor", "").map_err(tool)?;
+        return Ok(exit::TOOL);
+    }
     if let Some((uid, gid)) = ids {
         exist_as(uid, gid).map_err(tool)?;
     }
@@ -94,8 +105,8 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
     if !names::is_host_name(&plan.hostname) {
         return Err(refusal("set the host name", &plan.hostname));
     }
-    if plan.capabilities & NEEDED != NEEDED || plan.capabilities & !containust_policy::capabilities::DEFAULT != 0 {
-        return Err(refusal("give other capabilities than the default ones", ""));
+    if plan.capabilities & NEEDED != NEEDED {
+        return Err(refusal("start a container whose root lacks CAP_KILL, CAP_SETGID, CAP_SETUID or CAP_SETPCAP", ""));
     }
     rustix::system::sethostname(&plan.hostname).step("set the host name", &plan.hostname)?;
     let root = root::build(plan, as_root)?;

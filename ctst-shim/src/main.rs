@@ -11,6 +11,7 @@ mod container;
 mod failure;
 mod message;
 mod network;
+mod policy;
 mod process;
 mod project;
 mod root;

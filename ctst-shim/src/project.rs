@@ -14,6 +14,7 @@ use rustix::process::DumpableBehavior;
 use crate::failure::{Step, refusal};
 use crate::message::send;
 use crate::network::{Network, sockets};
+use crate::policy::Policy;
 use crate::{container, sandbox};
 
 /// User namespaces that containers with an id of their own may take up, while S makes one.
@@ -23,7 +24,7 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
 /// S: pid 1 of the project. Ends when its channel closes, and the kernel ends every container with it.
-pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address) -> i32 {
+pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address, policy: &Policy) -> i32 {
     match prepare().and_then(|()| send(channel.as_fd(), &FromShim::Ready, &[]).step("answer", "")) {
         Ok(()) => {}
         Err(failure) => {
@@ -46,7 +47,7 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address) -> i32 {
                 if cgroup.len() == usize::from(grouped) =>
             {
                 let wish = Wish { id, bridged, ids, cgroup: cgroup.first() };
-                match fork_container(alone, &mut network, container, &wish) {
+                match fork_container(alone, &mut network, container, &wish, policy) {
                     Ok(pidfd) => send(channel.as_fd(), &FromSandbox::Launched { id }, &[pidfd.as_fd()]),
                     Err(failure) => send(channel.as_fd(), &FromSandbox::LaunchFailed { id, failure }, &[]),
                 }
@@ -95,6 +96,7 @@ fn fork_container(
     network: &mut Network,
     container: &OwnedFd,
     wish: &Wish<'_>,
+    policy: &Policy,
 ) -> Result<OwnedFd, Failure> {
     let &Wish { id, bridged, ids, cgroup } = wish;
     // clone3(2) would say EBADF.
@@ -117,8 +119,10 @@ fn fork_container(
     }
     match cloned? {
         Side::Child => {
-            let kept = sys::close_all_but(&[container.as_fd(), go_read.as_fd()]);
-            sys::exit_now(if kept.is_ok() { container::main(alone, container, &go_read, ids) } else { exit::TOOL });
+            let needed: Vec<_> = [container.as_fd(), go_read.as_fd()].into_iter().chain(policy.fd()).collect();
+            let kept = sys::close_all_but(&needed);
+            let run = || container::main(alone, container, &go_read, ids, policy);
+            sys::exit_now(if kept.is_ok() { run() } else { exit::TOOL });
         }
         Side::Parent { pid, pidfd } => {
             let connected = if bridged { network.connect(id, pid) } else { Ok(()) };

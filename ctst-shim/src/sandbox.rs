@@ -11,6 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::failure::{Step, refusal};
 use crate::message::{receive_one, send};
+use crate::policy::Policy;
 use crate::project;
 
 /// `statfs(2)`'s `f_type` of procfs.
@@ -36,6 +37,7 @@ pub(crate) fn tell_failure(channel: &OwnedFd, failure: Failure) {
 }
 
 fn create(alone: &Alone, channel: &OwnedFd) -> Result<i32, Failure> {
+    let policy = Policy::open(false)?;
     let request: Sandbox = receive_one(channel)?;
     if request.version != protocol::VERSION {
         return Err(refusal("serve another version of ctst: reinstall ctst and ctst-shim together", ""));
@@ -53,8 +55,10 @@ fn create(alone: &Alone, channel: &OwnedFd) -> Result<i32, Failure> {
             if uid != 0 {
                 return Err(refusal("map a range of ids directly for a caller that is not root", ""));
             }
-            if first == 0 || count == 0 || first.checked_add(count).is_none() {
-                return Err(refusal("map host id 0, no id, or ids beyond 4294967295", ""));
+            let own = policy.root_range()?;
+            if (first, count) != (own.first, own.count) {
+                let wanted = format!("{count} ids from {first}");
+                return Err(refusal(&format!("map other host ids than {} from {}:", own.count, own.first), wanted));
             }
         }
         IdMap::Single | IdMap::Helper if uid == 0 => {
@@ -72,7 +76,7 @@ fn create(alone: &Alone, channel: &OwnedFd) -> Result<i32, Failure> {
             let mut go = [0];
             // P's death before the maps are written closes the pipe, and there is no project.
             match rustix::io::read(&go_read, &mut go) {
-                Ok(1) => Ok(project::main(alone, channel, request.bridge)),
+                Ok(1) => Ok(project::main(alone, channel, request.bridge, &policy)),
                 Ok(_) | Err(_) => Ok(exit::TOOL),
             }
         }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "test code")]
 
 mod common;
+mod policy;
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -221,17 +222,22 @@ fn refuses(change: impl FnOnce(&mut Plan, &Image), code: i32, text: &str) {
     let mut plan = image.plan();
     change(&mut plan, &image);
     let (answer, channel) = Project::new().run(plan);
-    let FromContainer::Failed { id: MAIN, code: got, failure } = answer else { panic!("{text}: {answer:?}") };
-    let said = format!("{} {}", failure.step, String::from_utf8_lossy(&failure.subject));
-    assert!(got == code && said.contains(text), "expected {code} {text}, got {got} {said} ({})", failure.errno);
+    let (got, said) = match answer {
+        FromContainer::Failed { id: MAIN, code, failure } => {
+            (code, format!("{} {} ({})", failure.step, String::from_utf8_lossy(&failure.subject), failure.errno))
+        }
+        FromContainer::Denied { reasons } => (exit::TOOL, reasons),
+        answer => panic!("{text}: {answer:?}"),
+    };
+    assert!(got == code && said.contains(text), "expected {code} {text}, got {got} {said}");
     assert!(receive::<FromContainer>(&channel).is_none(), "C ends after a refusal");
 }
 
 #[test]
 fn plans_that_ask_for_too_much_are_refused() {
-    refuses(|plan, _| plan.capabilities = u64::MAX, 125, "capabilities");
-    refuses(|plan, _| plan.capabilities |= 1 << 21, 125, "capabilities");
-    refuses(|plan, _| plan.capabilities = 0, 125, "capabilities");
+    refuses(|plan, _| plan.capabilities = u64::MAX, 125, "no container is given it");
+    refuses(|plan, _| plan.capabilities |= 1 << 21, 125, "give root CAP_SYS_ADMIN");
+    refuses(|plan, _| plan.capabilities = 0, 125, "lacks CAP_KILL");
     refuses(|plan, _| plan.hostname = b"a_b".into(), 125, "host name");
     refuses(|plan, _| plan.process.argv.clear(), 125, "no command");
     refuses(|plan, _| plan.process.argv[0] = b"/pro\0be".into(), 125, "NUL");

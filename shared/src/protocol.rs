@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -24,7 +24,8 @@ pub enum IdMap {
     Single,
     /// The caller runs newuidmap and newgidmap for the pid in [`FromShim::Created`], then sends [`Mapped`].
     Helper,
-    /// A caller that is root: the shim maps `count` ids from `first` on. Host id 0 is never in the range.
+    /// A caller that is root: the range that the host's policy gives to root's containers, which the shim maps. The
+    /// request says what the caller takes it for, and another than the policy's is refused.
     Range {
         /// First host id of the range, mapped to 0.
         first: u32,
@@ -327,4 +328,9 @@ pub enum FromContainer {
     Dialed,
     /// A STAT or DIAL that could not be answered.
     Refused(Failure),
+    /// The host's policy forbids what the plan asks for. C exits after this, having touched nothing.
+    Denied {
+        /// Every reason, for a person.
+        reasons: String,
+    },
 }

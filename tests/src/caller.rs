@@ -70,6 +70,15 @@ impl Caller {
 
     /// Makes `command` run as this user with an environment as after a login.
     pub fn login(&self, command: &mut Command) {
+        self.environment(command);
+        if is_root() && self.uid != 0 {
+            // The standard library drops root's supplementary groups with this.
+            command.uid(self.uid).gid(self.gid);
+        }
+    }
+
+    /// Gives `command` the environment that this user has after a login.
+    pub(crate) fn environment(&self, command: &mut Command) {
         command.env_clear().envs([
             ("HOME", self.home.as_os_str()),
             ("USER", self.name.as_ref()),
@@ -79,10 +88,6 @@ impl Caller {
         ]);
         if self.single {
             command.env("CTST_IDS", "single");
-        }
-        if is_root() && self.uid != 0 {
-            // The standard library drops root's supplementary groups with this.
-            command.uid(self.uid).gid(self.gid);
         }
     }
 

@@ -28,6 +28,10 @@ pub struct Project {
     /// Processes seen while it ran, by pid and start time, with a name.
     seen: std::cell::RefCell<BTreeMap<(i32, u64), String>>,
     mounts: BTreeSet<String>,
+    /// What its commands see at `/etc`, where that is not the host's.
+    etc: Option<TempDir>,
+    /// Supplementary groups of its commands, where they have an `/etc` of their own.
+    groups: Vec<u32>,
 }
 
 /// What a finished command left.
@@ -271,9 +275,50 @@ impl Project {
             runtime: temporary("r"),
             seen: std::cell::RefCell::default(),
             mounts: host_mounts(),
+            etc: None,
+            groups: Vec::new(),
         };
         project.write("stack.ctst", text);
         project
+    }
+
+    /// A project on a host with this policy: its commands run in a mount namespace in which a copy of the host's `/etc` takes
+    /// its place. For tests that run as root, who makes it. `groups`: supplementary ones of its commands.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn governed(caller: &Caller, text: &str, policy: &str, groups: &[u32]) -> Self {
+        assert!(is_root(), "only root mounts over /etc");
+        let mut project = Self::new(caller, text);
+        let etc = tempfile::Builder::new().prefix("etc").tempdir_in(base()).expect("make a folder");
+        let copied = Command::new("cp").arg("-a").arg("/etc/.").arg(etc.path()).status().expect("run cp");
+        assert!(copied.success(), "copy /etc");
+        make_folder(&etc.path().join("containust"));
+        project.groups = groups.to_vec();
+        project.etc = Some(etc);
+        project.set_policy(policy);
+        project
+    }
+
+    /// Where its commands find the policy.
+    ///
+    /// # Panics
+    /// If it has no `/etc` of its own.
+    #[must_use]
+    pub fn policy(&self) -> PathBuf {
+        self.etc.as_ref().expect("a governed project").path().join("containust/policy.conf")
+    }
+
+    /// Puts another policy in the place of the one that is there, as an editor does.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn set_policy(&self, text: &str) {
+        let (place, new) = (self.policy(), self.policy().with_extension("new"));
+        fs::write(&new, text).expect("write a policy");
+        fs::set_permissions(&new, Permissions::from_mode(0o644)).expect("set a mode");
+        fs::rename(new, place).expect("rename a policy");
     }
 
     /// Its folder.
@@ -314,8 +359,29 @@ impl Project {
     /// `ctst` with these arguments, in the project's folder, as its caller; not started.
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(programs().join("ctst"));
-        self.caller.login(&mut command);
+        let program = programs().join("ctst");
+        let mut command = match &self.etc {
+            None => {
+                let mut command = Command::new(program);
+                self.caller.login(&mut command);
+                command
+            }
+            Some(etc) => {
+                const ENTER: &str = r#"mount --bind "$0" /etc && exec "$@""#;
+                let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
+                let groups = if groups.is_empty() {
+                    "--clear-groups".to_owned()
+                } else {
+                    format!("--groups={}", groups.join(","))
+                };
+                let mut command = Command::new("unshare");
+                self.caller.environment(&mut command);
+                command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]).arg(etc.path());
+                let ids = [format!("--reuid={}", self.caller.uid), format!("--regid={}", self.caller.gid), groups];
+                command.arg("setpriv").args(ids).arg(program);
+                command
+            }
+        };
         command.env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir(self.folder()).args(args);
         command
     }

@@ -68,7 +68,7 @@ pub fn request() -> Sandbox {
 pub struct Project {
     pub channel: OwnedFd,
     pub init: OwnedFd,
-    next: u32,
+    pub next: u32,
 }
 
 impl Project {

@@ -77,6 +77,12 @@ const PAGES: &[(&str, &str, &str)] = &[
     ("S0406", "this host allows no namespaces", "ctst doctor names the setting"),
     ("S0407", "a limit cannot hold on this host", "ctst doctor says what gives it; or limits = \"best-effort\""),
     ("S0408", "systemd made no scope for the project", "systemctl --user status says why"),
+    ("S0409", "the host's policy cannot be read, or others than root may write it", "mend it as the message says"),
+    (
+        "S0410",
+        "the host's policy forbids something",
+        "do without, or have the administrator add the line in the message",
+    ),
     ("S0501", "a port cannot be published", "free it, or publish another"),
     ("S0503", "what a component waits for did not come up", "see that one first: ctst logs"),
     ("S0504", "a component ended or stayed unhealthy while it was waited for", "ctst logs shows why"),

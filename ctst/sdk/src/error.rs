@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use containust_policy::conf::PATH as POLICY;
 use containust_shared::exit;
 use serde::{Deserialize, Serialize};
 
@@ -251,6 +252,20 @@ pub enum Error {
         /// What `systemd-run` said.
         problem: String,
     },
+    /// The host's policy cannot be read, or is not believed, so that no container starts.
+    #[error("read {POLICY}: {problem}")]
+    Policy {
+        /// What is wrong, with its line, and what mends it.
+        problem: String,
+    },
+    /// The host's policy forbids what a component asks for.
+    #[error("{}{reasons}", component.as_ref().map(|name| format!("component {name}: ")).unwrap_or_default())]
+    Denied {
+        /// The component; none: any.
+        component: Option<String>,
+        /// Every reason, as the shim would say it.
+        reasons: String,
+    },
     /// The sandbox or a container could not be made.
     #[error("{0}")]
     Sandbox(String),
@@ -296,6 +311,8 @@ impl Error {
             Self::NoSandbox { .. } => "S0406",
             Self::Limit { .. } => "S0407",
             Self::NoScope { .. } => "S0408",
+            Self::Policy { .. } => "S0409",
+            Self::Denied { .. } => "S0410",
             Self::Reported(report) => &report.code,
         }
     }
@@ -348,6 +365,8 @@ impl Error {
             | Self::VolumeInUse { .. }
             | Self::Invalid { .. }
             | Self::Several(_)
+            | Self::Policy { .. }
+            | Self::Denied { .. }
             | Self::Confine { .. }
             | Self::Protocol { .. }
             | Self::Lost { .. } => None,

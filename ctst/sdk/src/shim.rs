@@ -19,6 +19,8 @@ use rustix::net::SocketType;
 use rustix::process::getuid;
 
 use crate::error::{During, Error, Result};
+use crate::host::doctor::namespaces_fix;
+use crate::host::policy::Policy;
 use crate::ipc::fdpass;
 
 const INSTALLED: &str = "/usr/libexec/ctst/ctst-shim";
@@ -203,6 +205,14 @@ fn received<T: Message>(result: io::Result<usize>, buffer: &[u8], fds: Vec<Owned
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Received::Empty),
         Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(Received::End),
         Err(e) => Err(Error::io("read from ctst-shim", e)),
+    }
+}
+
+/// Why there is no sandbox. What the host's policy is to blame for is said as of the policy.
+pub(crate) fn no_sandbox(failure: &Failure) -> Error {
+    match Policy::read() {
+        Err(error @ Error::Policy { .. }) => error,
+        Ok(_) | Err(_) => Error::NoSandbox { problem: describe(failure), help: namespaces_fix() },
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use containust_image::model::Image;
 use containust_lang::model::{
     Component, ConfigFile, Dependency, Healthcheck, Limits, Logs, Network, Probe, Replica, Restart, SecretFile,
-    SecretVariable, Stop, Tmpfs, Ulimit,
+    SecretVariable, Stop, Tmpfs, Ulimit, Volume,
 };
 use containust_shared::protocol::{Address, Mount, Plan, Process, Source, Sysctl, ToContainer};
 use containust_shared::wire::{self, MAX_MESSAGE, WireError};
@@ -114,28 +114,24 @@ pub(crate) struct Wanted {
 
 /// Looks a component's volumes up. None may lie within a private folder.
 pub(crate) fn volumes(folder: &Path, component: &Component, places: &Places) -> Result<Vec<Bind>> {
-    component
-        .volumes
-        .iter()
-        .map(|volume| {
-            let (target, readonly) = (volume.target.clone(), volume.readonly);
-            if volume.named {
-                return Ok(Bind { source: volume.source.clone().into(), target, readonly, named: true });
-            }
-            let path = folder.join(&volume.source);
-            let source = places.canonical(&path).map_err(|source| Error::Source {
-                component: component.name.clone(),
-                path,
-                source,
-            })?;
-            if source.to_str().is_none() {
-                let problem = format!("mount {}: its name is not UTF-8", source.display());
-                return Err(Error::Invalid { component: component.name.clone(), problem });
-            }
-            places.shown(&component.name, &source)?;
-            Ok(Bind { source, target, readonly, named: false })
-        })
-        .collect()
+    component.volumes.iter().map(|volume| self::volume(folder, &component.name, volume, places)).collect()
+}
+
+/// Looks up one volume of a component.
+pub(crate) fn volume(folder: &Path, component: &str, volume: &Volume, places: &Places) -> Result<Bind> {
+    let (target, readonly) = (volume.target.clone(), volume.readonly);
+    if volume.named {
+        return Ok(Bind { source: volume.source.clone().into(), target, readonly, named: true });
+    }
+    let path = folder.join(&volume.source);
+    let source =
+        places.canonical(&path).map_err(|source| Error::Source { component: component.to_owned(), path, source })?;
+    if source.to_str().is_none() {
+        let problem = format!("mount {}: its name is not UTF-8", source.display());
+        return Err(Error::Invalid { component: component.to_owned(), problem });
+    }
+    places.shown(component, &source)?;
+    Ok(Bind { source, target, readonly, named: false })
 }
 
 /// Joins a component with its image, as docker does: an entrypoint of the component's own drops the image's default
@@ -363,8 +359,8 @@ impl ContainerSpec {
         })
     }
 
-    /// Whether C can be told of it: what it is made from, and a probe's command, must each fit one message.
-    pub(crate) fn check_size(&self, dir: &Path, places: &Places, values: &Values) -> Result<()> {
+    /// What C will be told, with sources that nobody has opened yet. It, and a probe's command, must each fit one message.
+    pub(crate) fn unopened(&self, dir: &Path, places: &Places, values: &Values) -> Result<Plan> {
         let unopened = |path: &Path| Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: 0, ino: 0 });
         // The longest that a container can get of what is not decided yet.
         let (address, alone) = (Address { ip: [0; 4], prefix: 0 }, self.user.len() < 21);
@@ -376,9 +372,10 @@ impl ContainerSpec {
             }
             _ => None,
         };
-        let requests = [("it", Some(ToContainer::Plan(Box::new(plan)))), ("its health check", probe)];
+        let told = ToContainer::Plan(Box::new(plan));
+        let requests = [("it", Some(&told)), ("its health check", probe.as_ref())];
         for (what, request) in requests {
-            if let Some(Err(error)) = request.map(|request| wire::encode(&request)) {
+            if let Some(Err(error)) = request.map(wire::encode) {
                 let size = match error {
                     WireError::TooLarge(size) => size,
                     WireError::Malformed | WireError::Trailing(_) => usize::MAX,
@@ -390,7 +387,10 @@ impl ContainerSpec {
                 return Err(Error::Invalid { component: self.name.clone(), problem });
             }
         }
-        Ok(())
+        match told {
+            ToContainer::Plan(plan) => Ok(*plan),
+            _ => Err(Error::protocol("a plan that is none")),
+        }
     }
 
     /// The secrets that it refers to.
@@ -525,9 +525,9 @@ mod tests {
     fn refuses_what_no_message_holds() {
         let dir = Path::new("/p/.containust/containers/web");
         let half = "x".repeat(40_000);
-        resolved(builder().env("A", &half)).check_size(dir, &Places::default(), &Values::default()).unwrap();
+        resolved(builder().env("A", &half)).unopened(dir, &Places::default(), &Values::default()).unwrap();
         let error = resolved(builder().env("A", &half).env("B", &half))
-            .check_size(dir, &Places::default(), &Values::default())
+            .unopened(dir, &Places::default(), &Values::default())
             .unwrap_err();
         let text = error.to_string();
         assert!(text.contains("component web") && text.contains("65536") && text.contains(" 80"), "{text}");

@@ -15,11 +15,12 @@ pub(crate) fn run(args: &Check, file: Option<&Path>) -> Outcome {
     let project = Project::locate(one_file(file, args.file.as_deref())?)?;
     let loaded = project.load_with(&parameters(&args.inputs)?, &args.inputs.profile)?;
     let good = loaded.outcome.composition.is_some();
+    let allowed = loaded.outcome.composition.as_ref().map_or(Ok(()), |composition| project.judge(composition));
     match args.format {
         Format::Json => output::json(&loaded.outcome.diagnostics)?,
         Format::Text => {
             show_diagnostics(&loaded);
-            if let Some(composition) = &loaded.outcome.composition {
+            if let Some(composition) = loaded.outcome.composition.as_ref().filter(|_| allowed.is_ok()) {
                 let count = composition.components.len();
                 let plural = if count == 1 { "" } else { "s" };
                 let name = escape(loaded.name.as_bytes());
@@ -27,5 +28,6 @@ pub(crate) fn run(args: &Check, file: Option<&Path>) -> Outcome {
             }
         }
     }
+    allowed?;
     Ok(if good { 0 } else { TOOL })
 }

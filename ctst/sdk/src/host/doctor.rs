@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
+use containust_policy::conf::{PATH, Rules};
 use containust_shared::protocol::Plan;
 use rustix::process::getuid;
 use serde::Serialize;
@@ -13,6 +14,7 @@ use crate::error::{During, Error, Result};
 use crate::host::cgroup::{Outlook, Place};
 use crate::host::confine;
 use crate::host::ids::{self, Ids, Range};
+use crate::host::policy::Policy;
 use crate::shim::{self, describe};
 use crate::workers;
 use crate::workers::workshop::{End, Workshop};
@@ -63,6 +65,7 @@ pub fn examine() -> Vec<Check> {
             checks.push(Check::other("shim", Verdict::Bad, error.to_string(), fix));
         }
     }
+    checks.push(policy());
     checks.push(limits());
     checks.push(if confine::works() {
         Check::good("landlock", "plan and check run without the right to write files")
@@ -77,10 +80,36 @@ pub fn examine() -> Vec<Check> {
             sandbox(&ids, &mut checks);
         }
         Err(error) => {
-            checks.push(Check::other("user ids", Verdict::Bad, error.to_string(), "unset CTST_IDS"));
+            // What is wrong with the policy was said.
+            if !matches!(error, Error::Policy { .. }) {
+                checks.push(Check::other("user ids", Verdict::Bad, error.to_string(), "unset CTST_IDS"));
+            }
         }
     }
     checks
+}
+
+/// What the administrator of this host says, and whether it is for this caller.
+fn policy() -> Check {
+    const NAME: &str = "policy";
+    let policy = match Policy::read() {
+        Ok(policy) => policy,
+        Err(error) => {
+            let fix = format!("as root, mend {PATH} as it says; until then no container starts");
+            return Check::other(NAME, Verdict::Bad, error.to_string(), fix);
+        }
+    };
+    // Without file capabilities a caller could use another shim.
+    let holds = "ctst keeps to it; without file capabilities of ctst-shim nothing makes others do so";
+    match (policy.admit(), policy.file().map(Rules::summary)) {
+        (Err(error), _) => {
+            let fix = format!("have the administrator add the line to {PATH}");
+            Check::other(NAME, Verdict::Bad, error.to_string(), fix)
+        }
+        (Ok(()), None) => Check::good(NAME, format!("there is no {PATH}: the defaults hold")),
+        (Ok(()), Some(rules)) if rules.is_empty() => Check::good(NAME, format!("{PATH} changes nothing ({holds})")),
+        (Ok(()), Some(rules)) => Check::good(NAME, format!("{PATH}: {rules} ({holds})")),
+    }
 }
 
 /// Where limits can hold, and which.

@@ -5,16 +5,15 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use containust_image::model::Ownership;
+use containust_policy::conf;
 use containust_shared::protocol::IdMap;
 use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::getuid;
 
 use crate::error::{Error, Result};
+use crate::host::policy::Policy;
 use crate::images::users;
 
-/// First host id for containers of root: above the range of `systemd-nspawn`, which ends at 0x6fffffff.
-const ROOT_FIRST: u32 = 0x7000_0000;
-const ROOT_COUNT: u32 = 65_536;
 /// Ids of an image beyond this are rare, and a host may grant more than anything needs.
 const MAX_COUNT: u32 = 65_536;
 
@@ -68,7 +67,8 @@ impl Ids {
                     "map user ids: CTST_IDS=single would make root inside root outside".to_owned(),
                 ));
             }
-            return Ok(Self::Root(Range { first: ROOT_FIRST, count: ROOT_COUNT }));
+            let conf::Range { first, count } = Policy::read()?.rules().root_range();
+            return Ok(Self::Root(Range { first, count }));
         }
         if single {
             return Ok(Self::Single("CTST_IDS".to_owned()));

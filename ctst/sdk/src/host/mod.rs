@@ -7,3 +7,4 @@ pub(crate) mod ids;
 pub(crate) mod kernel;
 pub(crate) mod listening;
 pub(crate) mod places;
+pub(crate) mod policy;

@@ -17,6 +17,7 @@ use crate::host::ids::Ids;
 use crate::host::kernel;
 use crate::host::listening::Listening;
 use crate::host::places::Places;
+use crate::host::policy::Policy;
 use crate::images;
 use crate::ipc::client::{self, Client};
 use crate::logs::escape;
@@ -63,6 +64,8 @@ impl Project {
     /// The same; `kept`: with what it takes to see later whether it still holds.
     pub(crate) fn plan_with(&self, composition: &Composition, kept: bool) -> Result<Plan> {
         let graph = GraphResolver::new(composition)?;
+        let policy = Policy::read()?;
+        policy.admit()?;
         let ids = Ids::detect()?;
         let published = published(composition)?;
         let expected = composition.components.iter().map(|component| component.name.as_str());
@@ -81,6 +84,7 @@ impl Project {
         let held = held.flat_map(|record| record.published.iter().map(|port| (port.address, port.host_port))).collect();
         let mut planner = Planner {
             project: self,
+            policy,
             ids,
             places: Places::new(self.private_dirs()),
             kept,
@@ -117,6 +121,27 @@ impl Project {
             planner.plan.notes.extend(unheld);
         }
         Ok(planner.plan)
+    }
+
+    /// Whether the host's policy allows `composition`, as far as that can be told without its images and with the volumes
+    /// that are there. A plan tells the rest.
+    ///
+    /// # Errors
+    /// [`Error::Denied`], several as [`Error::Several`]; [`Error::Policy`] where the policy cannot be read.
+    pub fn judge(&self, composition: &Composition) -> Result<()> {
+        let policy = Policy::read()?;
+        policy.admit()?;
+        let (published, places) = (published(composition)?, Places::new(self.private_dirs()));
+        let mut errors = Vec::new();
+        for component in &composition.components {
+            let name = component.name.as_str();
+            let volume = |volume| spec::volume(self.folder(), name, volume, &places).ok();
+            let volumes: Vec<_> = component.volumes.iter().filter_map(volume).collect();
+            let ports = published.get(name).map(Vec::as_slice).unwrap_or_default();
+            errors
+                .extend(policy.judge_parts(name, &self.container_dir(name), &volumes, &component.limits, ports).err());
+        }
+        Error::several(errors).map_or(Ok(()), Err)
     }
 
     /// Every container of the project, alphabetically, running or not.
@@ -329,6 +354,7 @@ impl Known {
 /// A plan in the making.
 struct Planner<'a> {
     project: &'a Project,
+    policy: Policy,
     ids: Ids,
     places: Places,
     kept: bool,
@@ -361,7 +387,8 @@ impl Planner<'_> {
             None => None,
         };
         if let Some(spec) = &spec {
-            spec.check_size(&self.project.container_dir(name), &self.places, &Values::default())?;
+            let plan = spec.unopened(&self.project.container_dir(name), &self.places, &Values::default())?;
+            self.policy.judge(name, &plan, &spec.limits, ports)?;
             self.ids
                 .alone(&spec.layers, &spec.user)
                 .map_err(|problem| Error::Invalid { component: name.clone(), problem })?;
@@ -370,7 +397,12 @@ impl Planner<'_> {
         // A named volume is the project's own, not the host's.
         let volumes = match &spec {
             Some(spec) => spec.volumes.clone(),
-            None => spec::volumes(folder, component, &self.places)?,
+            None => {
+                let volumes = spec::volumes(folder, component, &self.places)?;
+                let dir = self.project.container_dir(name);
+                self.policy.judge_parts(name, &dir, &volumes, &component.limits, ports)?;
+                volumes
+            }
         };
         for volume in volumes.into_iter().filter(|volume| !volume.named) {
             let new = !had.is_some_and(|record| record.spec.volumes.contains(&volume));

@@ -15,6 +15,7 @@ use crate::error::{During, Error, Report, Result};
 use crate::event::{Event, EventKind};
 use crate::host::kernel;
 use crate::host::places::Places;
+use crate::host::policy::Policy;
 use crate::ipc::Reply;
 use crate::plan::compare::{self, Verdict};
 use crate::plan::layer;
@@ -53,8 +54,14 @@ impl Supervisor {
         }
         self.check_limits(&wanted)?;
         let places = Places::new(self.project.private_dirs());
-        for Wanted { spec, secrets, .. } in &wanted {
-            spec.check_size(&self.project.container_dir(&spec.name), &places, secrets)?;
+        let policy = Policy::read()?;
+        let mut denied = Vec::new();
+        for Wanted { spec, secrets, published, .. } in &wanted {
+            let plan = spec.unopened(&self.project.container_dir(&spec.name), &places, secrets)?;
+            denied.extend(policy.judge(&spec.name, &plan, &spec.limits, published).err());
+        }
+        if let Some(error) = Error::several(denied) {
+            return Err(error);
         }
         let on_disk = record::list(&self.project.containers_dir())?;
         let mut stored = Vec::with_capacity(wanted.len());

@@ -364,6 +364,10 @@ impl Supervisor {
             FromContainer::Failed { id: MAIN, code, failure } => {
                 live.failure = Some(start_failure(container.record.spec.name.as_str(), code, &failure));
             }
+            FromContainer::Denied { reasons } => {
+                let component = Some(container.record.spec.name.clone());
+                live.failure = Some(Error::Denied { component, reasons }.report());
+            }
             FromContainer::Started { id, .. } => {
                 if let Some(Exec::Client(client)) = live.execs.get(&id).copied() {
                     self.tell(client, &Reply::ExecStarted, fds);

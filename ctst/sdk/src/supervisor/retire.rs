@@ -196,6 +196,9 @@ impl Supervisor {
                 Ok(Received::Message(FromContainer::Failed { failure, .. }, _)) => {
                     return self.on_worker_failed(id, &shim::describe(&failure));
                 }
+                Ok(Received::Message(FromContainer::Denied { reasons }, _)) => {
+                    return self.on_worker_failed(id, &reasons);
+                }
                 Ok(Received::Message(..)) => {
                     let mut words = [0; 1024];
                     let length = rustix::io::read(&worker.errors, &mut words).unwrap_or(0);

@@ -16,9 +16,8 @@ use rustix::process::{
 
 use super::poller::{Cid, Poller, Source};
 use crate::error::{During, Error, Result};
-use crate::host::doctor;
 use crate::host::ids::{Ids, Range};
-use crate::shim::{Channel, Received, describe};
+use crate::shim::{self, Channel, Received};
 
 /// Whom the sockets of a DIAL are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +150,7 @@ impl Sandbox {
                 }
                 Received::Message(FromShim::Failed(failure), _) => {
                     self.close(poller);
-                    return Err(Error::NoSandbox { problem: describe(&failure), help: doctor::namespaces_fix() });
+                    return Err(shim::no_sandbox(&failure));
                 }
                 Received::Empty => return Ok(()),
                 Received::End => {

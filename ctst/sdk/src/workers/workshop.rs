@@ -15,7 +15,6 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::{Signal, WaitId, WaitIdOptions, getgid, getuid, pidfd_send_signal, waitid};
 
 use crate::error::{During, Error, Result};
-use crate::host::doctor::namespaces_fix;
 use crate::host::ids::{Ids, Range};
 use crate::shim::{self, Channel, Received, describe};
 
@@ -68,7 +67,7 @@ impl Workshop {
                 }
                 (FromShim::Ready, _) => return Ok(workshop),
                 (FromShim::Failed(failure), _) => {
-                    return Err(Error::NoSandbox { problem: describe(&failure), help: namespaces_fix() });
+                    return Err(shim::no_sandbox(&failure));
                 }
             }
         }
@@ -103,6 +102,9 @@ impl Job {
             match self.channel.wait::<FromContainer>()? {
                 Received::Message(FromContainer::Exited { id: MAIN, ended }, _) => return Ok(End::Ended(ended)),
                 Received::Message(FromContainer::Failed { failure, .. }, _) => return Ok(End::Failed(failure)),
+                Received::Message(FromContainer::Denied { reasons }, _) => {
+                    return Ok(End::Failed(Failure { step: reasons, subject: Vec::new(), errno: 0 }));
+                }
                 Received::Message(..) => {}
                 Received::End => return Ok(End::Killed),
                 Received::Empty => {

@@ -1,0 +1,142 @@
+//! The host's policy, to say beforehand what `ctst-shim` would refuse. The verdict that counts is the shim's.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use containust_lang::model::Limits;
+use containust_policy::capabilities::DEFAULT;
+use containust_policy::conf::{self, Filter, MAX_SIZE, PATH, Rules};
+use containust_policy::judge::{self, Caller, HostPath, Purpose, Spec};
+use containust_policy::trust::{self, Seen};
+use containust_shared::protocol::Plan;
+use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
+use rustix::process::{getgid, getgroups, getuid};
+
+use crate::error::{During, Error, Result};
+use crate::spec::Bind;
+use crate::status::Published;
+
+/// The policy, and whom it is about.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    /// None: there is no file, and the defaults hold.
+    file: Option<Rules>,
+    rules: Rules,
+    caller: Caller,
+}
+
+impl Policy {
+    /// Reads the file as the shim does.
+    pub(crate) fn read() -> Result<Self> {
+        let file = match open()? {
+            None => None,
+            Some(file) => {
+                let mut bytes = Vec::new();
+                let limit = MAX_SIZE as u64 + 1;
+                file.take(limit).read_to_end(&mut bytes).during(|| format!("read {PATH}"))?;
+                Some(conf::parse(&bytes).map_err(|error| Error::Policy { problem: error.to_string() })?)
+            }
+        };
+        let rules = file.clone().unwrap_or_default();
+        let names = |path: &str| match rules.allow.is_empty() {
+            true => Vec::new(),
+            false => std::fs::read(path).unwrap_or_default(),
+        };
+        let mut groups = getgroups().during(|| "read the groups of this process".to_owned())?;
+        groups.push(getgid());
+        let groups = groups.into_iter().map(rustix::fs::Gid::as_raw).collect();
+        let caller = Caller::new(getuid().as_raw(), groups, &names("/etc/passwd"), &names("/etc/group"), false);
+        Ok(Self { file, rules, caller })
+    }
+
+    /// What the file says; none where there is no file.
+    pub(crate) fn file(&self) -> Option<&Rules> {
+        self.file.as_ref()
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Whether the caller may have containers at all.
+    pub(crate) fn admit(&self) -> Result<()> {
+        judge::admit(&self.rules, &self.caller)
+            .map_err(|denial| Error::Denied { component: None, reasons: denial.to_string() })
+    }
+
+    /// The verdict on what C will be told of a component, and on what C does not see of it.
+    pub(crate) fn judge(&self, component: &str, plan: &Plan, limits: &Limits, ports: &[Published]) -> Result<()> {
+        self.judge_spec(component, Spec::of(plan), limits, ports)
+    }
+
+    /// The same of a component whose image is not there yet: without what is known only with it. `dir`: its container's.
+    pub(crate) fn judge_parts(
+        &self,
+        component: &str,
+        dir: &Path,
+        volumes: &[Bind],
+        limits: &Limits,
+        ports: &[Published],
+    ) -> Result<()> {
+        let mounts = volumes.iter().filter(|bind| !bind.named).map(|bind| HostPath {
+            path: bind.source.as_os_str().as_bytes(),
+            writable: !bind.readonly,
+            purpose: Purpose::Mount,
+            target: bind.target.as_bytes(),
+        });
+        let upper = dir.join("upper");
+        let layer =
+            HostPath { path: upper.as_os_str().as_bytes(), writable: true, purpose: Purpose::Layer, target: b"" };
+        let paths = std::iter::once(layer).chain(mounts).collect();
+        let spec = Spec { paths, overlay: true, capabilities: DEFAULT, filter: Filter::Default, ..Spec::nothing() };
+        self.judge_spec(component, spec, limits, ports)
+    }
+
+    fn judge_spec(&self, component: &str, mut spec: Spec<'_>, limits: &Limits, ports: &[Published]) -> Result<()> {
+        spec.limits = Some(judge::Limits { memory: limits.memory, cpu_millis: limits.cpu_millis, pids: limits.pids });
+        spec.ports = ports.iter().map(|port| (port.address, port.host_port)).collect();
+        judge::judge(&spec, &self.rules, &self.caller)
+            .map_err(|denials| Error::Denied { component: Some(component.to_owned()), reasons: judge::tell(&denials) })
+    }
+}
+
+/// Opens the file by way of folders that, like itself, are root's alone. None: there is none.
+fn open() -> Result<Option<File>> {
+    let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let at = |folder: &OwnedFd, name: &str, path: &str| opened(path, openat(folder, name, look, Mode::empty()));
+    let mut folder = rustix::fs::open("/", look | OFlags::DIRECTORY, Mode::empty()).during(|| "open /".to_owned())?;
+    let mut problem = doubt("/", &folder, true)?;
+    for (name, path) in [("etc", "/etc"), ("containust", "/etc/containust")] {
+        let Some(next) = at(&folder, name, path)? else { return Ok(None) };
+        folder = next;
+        problem = problem.or(doubt(path, &folder, true)?);
+    }
+    let trusted = |problem: Option<String>| problem.map_or(Ok(()), |problem| Err(Error::Policy { problem }));
+    trusted(problem)?;
+    let Some(found) = at(&folder, "policy.conf", PATH)? else { return Ok(None) };
+    trusted(doubt(PATH, &found, false)?)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(opened(PATH, openat(&folder, "policy.conf", flags, Mode::empty()))?.map(File::from))
+}
+
+fn opened(path: &str, result: rustix::io::Result<OwnedFd>) -> Result<Option<OwnedFd>> {
+    match result {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(Errno::ACCESS) => {
+            let problem = format!("user {} may not read {path} (chmod a+rX /etc/containust {PATH})", getuid().as_raw());
+            Err(Error::Policy { problem })
+        }
+        Err(error) => Err(Error::io(format!("open {path}"), error)),
+    }
+}
+
+fn doubt(path: &str, fd: &OwnedFd, folder: bool) -> Result<Option<String>> {
+    let stat = fstat(fd).during(|| format!("inspect {path}"))?;
+    let seen = Seen { mode: stat.st_mode, uid: stat.st_uid, size: u64::try_from(stat.st_size).unwrap_or(u64::MAX) };
+    Ok(trust::problem(path, seen, folder, MAX_SIZE))
+}
