@@ -84,7 +84,9 @@ impl<'a> Spec<'a> {
             let purpose = if writable { Purpose::Layer } else { Purpose::Image };
             HostPath { path, writable, purpose, target: b"" }
         };
-        let layers = plan.layers.iter().map(|source| layer(&source.path, false));
+        // Without a writable layer the image itself is what the container writes to.
+        let bare = plan.upper.is_none() && plan.work.is_none();
+        let layers = plan.layers.iter().map(|source| layer(&source.path, bare));
         let written = plan.upper.iter().chain(&plan.work).map(|source| layer(&source.path, true));
         let mounts = plan.mounts.iter().filter_map(|mount| match mount {
             Mount::Bind { source, target, readonly } => {
@@ -94,7 +96,7 @@ impl<'a> Spec<'a> {
         });
         Self {
             paths: layers.chain(written).chain(mounts).collect(),
-            overlay: !plan.layers.is_empty(),
+            overlay: !bare,
             capabilities: plan.capabilities,
             filter: Filter::Default,
             ports: Vec::new(),

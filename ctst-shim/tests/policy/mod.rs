@@ -140,6 +140,8 @@ fn paths_are_judged_as_the_kernel_follows_them() {
     assert!(denied(&mut project, Plan { layers: vec![at("root")], ..image.plan() }).starts_with("read the image in "));
     assert!(denied(&mut project, Plan { upper: Some(at("upper")), ..image.plan() }).starts_with("write to "));
     assert!(denied(&mut project, Plan { work: Some(at("work")), ..image.plan() }).starts_with("write to "));
+    let bare = Plan { layers: vec![at("root")], upper: None, work: None, ..image.plan() };
+    assert!(denied(&mut project, bare).starts_with("write to "), "it is what would be written");
     granted(&mut project, image.plan());
 }
 
