@@ -10,12 +10,13 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::hash::Algorithm;
 use crate::host::Watch;
 use crate::model::{Config, Declared, Ownership};
 use crate::source::{is_digest, map_key};
 
-/// Version of [`Record`]. A newer one is refused; there is no older one yet.
-pub(crate) const SCHEMA: u64 = 1;
+/// Version of [`Record`]. A newer one is refused. In 1, the digests of trees were SHA-256 and did not say so.
+pub(crate) const SCHEMA: u64 = 2;
 /// Largest record that is read. One of a host image with 100,000 files has 8 MB.
 const MAX_RECORD: u64 = 256 << 20;
 
@@ -49,7 +50,7 @@ pub(crate) struct Record {
 pub(crate) struct LayerRecord {
     /// The folder's name.
     pub(crate) name: String,
-    /// Digest of the tree, 64 hexadecimal digits.
+    /// Digest of the tree, as [`Algorithm::text`] writes it.
     pub(crate) tree: String,
     /// Bytes.
     pub(crate) size: u64,
@@ -115,13 +116,17 @@ pub(crate) fn read(catalogue: &OwnedFd, path: &Path, name: &str) -> Result<Optio
         Ok(_) => {}
         Err(_) => return Ok(None),
     }
-    let record = serde_json::from_slice(&bytes).ok();
-    Ok(record.filter(|record: &Record| {
+    let mut record: Option<Record> = serde_json::from_slice(&bytes).ok();
+    if let Some(record) = record.as_mut().filter(|record| record.schema == 1) {
+        record.schema = SCHEMA;
+        record.layers.iter_mut().for_each(|layer| layer.tree.insert_str(0, "sha256:"));
+    }
+    Ok(record.filter(|record| {
         let is_name = |name: &str| name.get(..64).is_some_and(is_digest) && !name.contains('/');
         record.schema == SCHEMA
             && is_digest(&record.digest)
             && is_digest(&record.fingerprint)
-            && record.layers.iter().all(|layer| is_name(&layer.name) && is_digest(&layer.tree))
+            && record.layers.iter().all(|layer| is_name(&layer.name) && Algorithm::of(&layer.tree).is_some())
     }))
 }
 

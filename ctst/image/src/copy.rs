@@ -2,8 +2,8 @@
 //!
 //! # The digest
 //!
-//! SHA-256 over the line `containust-tree-1\n` and then, for each path in the order of its bytes, where integers are
-//! little-endian and `bytes` is a 32-bit length followed by that many bytes:
+//! H, which is one of the functions of [`Algorithm`], over the line `containust-tree-1\n` and then, for each path in the
+//! order of its bytes, where integers are little-endian and `bytes` is a 32-bit length followed by that many bytes:
 //!
 //! | field | content |
 //! | --- | --- |
@@ -11,7 +11,7 @@
 //! | path | bytes, relative to the root; empty for the root itself |
 //! | mode | 32 bits: permissions with setuid, setgid and sticky; 0777 for symbolic links |
 //! | uid, gid | 32 bits each; the importing caller's own count as 0 |
-//! | for `f` | 64 bits of size, 32 bytes SHA-256 of the content |
+//! | for `f` | 64 bits of size, 32 bytes H of the content |
 //! | for `l` | bytes: the target |
 //! | for `h` | bytes: the first path of the same file |
 //!
@@ -31,6 +31,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+use crate::hash::{Algorithm, Hash};
 use crate::model::Ownership;
 use crate::tree::{self, Body, Digest, Item, MAX_THREADS, Meta, Unreadable, join, open_dir};
 use crate::{Error, Progress};
@@ -64,7 +65,7 @@ pub(crate) struct Copied {
 
 /// What had to be read to know an entry.
 pub(crate) enum Content {
-    Sha256(Digest),
+    Hash(Digest),
     Target(Vec<u8>),
 }
 
@@ -183,9 +184,9 @@ pub(crate) fn copy(job: &Copy<'_>, progress: &mut dyn FnMut(Progress)) -> Result
 
     link_hard(job)?;
     finish_directories(job)?;
-    let source = digest(job.items, &contents, Ids::Source);
+    let source = digest(Algorithm::Sha256, job.items, &contents, Ids::Source);
     let tree = match job.ownership {
-        Ownership::Caller => digest(job.items, &contents, Ids::Flat),
+        Ownership::Caller => digest(Algorithm::Sha256, job.items, &contents, Ids::Flat),
         _ => source,
     };
     Ok(Copied { digest: source, tree, xattrs })
@@ -270,7 +271,7 @@ fn write_made(job: &Copy<'_>, target: &OwnedFd, item: &Item, name: &[u8], bytes:
     let file = create(target, name).map_err(failed)?;
     write_at(&file, bytes, 0).map_err(failed)?;
     finish(job, &file, item).map_err(failed)?;
-    Ok(Content::Sha256(Sha256::digest(bytes).into()))
+    Ok(Content::Hash(Sha256::digest(bytes).into()))
 }
 
 /// Copies one regular file; `None` when the caller may not read it.
@@ -340,7 +341,7 @@ fn copy_file(
         rustix::fs::ftruncate(&to, now.size).map_err(failed)?;
     }
     finish(job, &to, item).map_err(failed)?;
-    Ok(Some(Content::Sha256(hash.finalize().into())))
+    Ok(Some(Content::Hash(hash.finalize().into())))
 }
 
 /// The first stretch of data at or after `at`; empty at the end of the file where only a hole is left.
@@ -435,9 +436,10 @@ impl Ids {
 
 /// The digest of what is described above. Of a tree in the store, special files are part of it, too: kind `s`, and a mode
 /// that says which.
-pub(crate) fn digest(items: &[Item], contents: &[Option<Content>], ids: Ids) -> Digest {
+pub(crate) fn digest(algorithm: Algorithm, items: &[Item], contents: &[Option<Content>], ids: Ids) -> Digest {
     let (own_uid, own_gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let mut hash = Sha256::new_with_prefix(b"containust-tree-1\n");
+    let mut hash = algorithm.start();
+    hash.update(b"containust-tree-1\n");
     let mut out = Vec::new();
     let bytes = |out: &mut Vec<u8>, bytes: &[u8]| {
         out.extend((bytes.len() as u32).to_le_bytes());
@@ -448,7 +450,7 @@ pub(crate) fn digest(items: &[Item], contents: &[Option<Content>], ids: Ids) -> 
             (Body::Hard(_), _) => (b'h', item.meta.mode),
             (Body::Special, _) => (b's', item.meta.kind.as_raw_mode() | item.meta.mode),
             (_, None) => (b'd', item.meta.mode),
-            (_, Some(Content::Sha256(_))) => (b'f', item.meta.mode),
+            (_, Some(Content::Hash(_))) => (b'f', item.meta.mode),
             // Some file systems answer other bits; the kernel never looks at them.
             (_, Some(Content::Target(_))) => (b'l', 0o777),
         };
@@ -461,7 +463,7 @@ pub(crate) fn digest(items: &[Item], contents: &[Option<Content>], ids: Ids) -> 
         }
         match (&item.body, content) {
             (Body::Hard(first), _) => bytes(&mut out, &items[*first].path),
-            (_, Some(Content::Sha256(digest))) => {
+            (_, Some(Content::Hash(digest))) => {
                 out.extend(item.meta.size.to_le_bytes());
                 out.extend(digest);
             }
@@ -470,24 +472,25 @@ pub(crate) fn digest(items: &[Item], contents: &[Option<Content>], ids: Ids) -> 
         }
         hash.update(&out);
     }
-    hash.finalize().into()
+    hash.take()
 }
 
 /// The digest of a tree of the store.
-pub(crate) fn hash_tree(root: &OwnedFd, base: &Path, ids: Ids) -> Result<Digest, Error> {
+pub(crate) fn hash_tree(algorithm: Algorithm, root: &OwnedFd, base: &Path, ids: Ids) -> Result<Digest, Error> {
     let mut items = tree::scan(root, base)?.items;
     find_hard_links(&mut items);
     let next = AtomicUsize::new(0);
     let read = || {
         let mut part = Part::default();
         let mut buffer = vec![0; BUFFER];
+        let mut hash = algorithm.start();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(index) else { return Ok(part) };
             let failed = |cause| Error::io("read", join(base, &item.path), cause);
             let (folder, name) = item.split();
             let content = match item.body {
-                Body::File => hash_file(root, folder, name, &mut buffer),
+                Body::File => hash_file(root, folder, name, &mut hash, &mut buffer),
                 Body::Symlink => open_dir(root, folder)
                     .and_then(|folder| rustix::fs::readlinkat(folder, name, Vec::new()))
                     .map(|target| Some(Content::Target(target.into_bytes()))),
@@ -513,20 +516,25 @@ pub(crate) fn hash_tree(root: &OwnedFd, base: &Path, ids: Ids) -> Result<Digest,
         part.contents.into_iter().for_each(|(i, content)| contents[i] = Some(content));
     }
     unreadable.check(base)?;
-    Ok(digest(&items, &contents, ids))
+    Ok(digest(algorithm, &items, &contents, ids))
 }
 
 /// `None` when the caller may not read it.
-fn hash_file(root: &OwnedFd, folder: &[u8], name: &[u8], buffer: &mut [u8]) -> Result<Option<Content>, Errno> {
+fn hash_file(
+    root: &OwnedFd,
+    folder: &[u8],
+    name: &[u8],
+    hash: &mut Hash,
+    buffer: &mut [u8],
+) -> Result<Option<Content>, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match rustix::fs::openat(open_dir(root, folder)?, name, flags, Mode::empty()) {
         Err(Errno::ACCESS | Errno::PERM) => return Ok(None),
         file => file?,
     };
-    let mut hash = Sha256::new();
     loop {
         match rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *buffer))? {
-            0 => return Ok(Some(Content::Sha256(hash.finalize().into()))),
+            0 => return Ok(Some(Content::Hash(hash.take()))),
             count => hash.update(&buffer[..count]),
         }
     }

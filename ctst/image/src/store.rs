@@ -30,6 +30,7 @@ use crate::archive::{Limits, stream};
 use crate::catalogue::{self, LayerRecord, Record, SCHEMA};
 use crate::copy::{self, Copy};
 use crate::error::{list, shown};
+use crate::hash::Algorithm;
 use crate::host::{self, Watch};
 use crate::model::{Config, Declared, Entry, Image, Ownership};
 use crate::pack::{self, Blob};
@@ -324,7 +325,7 @@ impl Store {
         let record = Record {
             layers: vec![LayerRecord {
                 name: format!("{digest}{}", map_key(request.ownership)),
-                tree: hex(&copied.tree),
+                tree: Algorithm::Sha256.text(&copied.tree),
                 size: content.size(),
             }],
             schema: SCHEMA,
@@ -387,7 +388,10 @@ impl Store {
         let is_possible = report.layers.iter().enumerate().all(|(index, layer)| {
             is_digest(&layer.diff)
                 && layer.is_lowest == (index == 0)
-                && layer.made.as_ref().map_or(have_all.contains(&layer.key()), |made| is_digest(&made.tree))
+                && layer
+                    .made
+                    .as_ref()
+                    .map_or(have_all.contains(&layer.key()), |made| Algorithm::of(&made.tree).is_some())
         });
         let diffs: BTreeSet<&String> = report.layers.iter().map(|layer| &layer.diff).collect();
         let is_repeated = diffs.len() < report.layers.len();
@@ -553,7 +557,8 @@ impl Store {
                 if !tree.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
                     return Err(damaged(format!("layer {} is missing", layer.name)));
                 }
-                let found = runner.digest(owners, &tree)?;
+                let algorithm = Algorithm::of(&layer.tree).expect("checked where the record was read");
+                let found = runner.digest(owners, algorithm, &tree)?;
                 if found != layer.tree {
                     return Err(damaged(format!("layer {} has digest {found}, not {}", layer.name, layer.tree)));
                 }
@@ -650,11 +655,11 @@ impl Store {
     fn known_layers(&self) -> Result<BTreeMap<String, LayerRecord>, Error> {
         let records = self.records()?.into_iter();
         let layers = records.flat_map(|(_, record)| match record.layers.is_empty() {
-            // Of an older version.
+            // Of an older version, whose layer has the digest of its tree for a name.
             true => record
                 .layers()
                 .into_iter()
-                .map(|name| LayerRecord { name, tree: String::new(), size: record.size })
+                .map(|name| LayerRecord { name, tree: format!("sha256:{}", record.digest), size: record.size })
                 .collect(),
             false => record.layers,
         });

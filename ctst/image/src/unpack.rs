@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::archive::image::{Blob, Selected};
 use crate::archive::stream::{Chunk, Compression, FileInput, Hashed, Input, Meter, check_regular, decode};
@@ -25,6 +24,7 @@ use crate::archive::tar::{Entry, Kind, Tar};
 use crate::archive::{Content as What, Limits, examine, plain};
 use crate::copy::{self, Content, Ids, write_at};
 use crate::error::{list, text};
+use crate::hash::{Algorithm, Hash};
 use crate::model::{Config, Declared};
 use crate::source::hex;
 use crate::tree::{self, Body, Digest, EXAMPLES, Time, join, open_dir};
@@ -32,8 +32,8 @@ use crate::{Error, Progress};
 
 /// The folder of a layer that becomes its root.
 pub(crate) const TREE: &str = "tree";
-/// Files up to this size are hashed where they are written: telling another thread takes longer.
-const SMALL: u64 = 64 << 10;
+/// For the trees of layers.
+const ALGORITHM: Algorithm = Algorithm::Blake3;
 /// Chunks on their way between two threads.
 const QUEUE: usize = 16;
 /// Longest name of a file.
@@ -112,7 +112,7 @@ pub struct Layer {
 pub struct Made {
     /// The folder in the target; the layer's root is its folder `tree`.
     pub folder: String,
-    /// Digest of the tree, 64 hexadecimal digits.
+    /// Digest of the tree: `blake3:` and 64 hexadecimal digits.
     pub tree: String,
     /// Size of all files in bytes.
     pub size: u64,
@@ -145,12 +145,12 @@ pub trait Runner {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Report, Error>;
 
-    /// The digest of an unpacked tree, 64 hexadecimal digits.
+    /// The digest of an unpacked tree: the algorithm's name in lower case, `:`, and 64 hexadecimal digits.
     ///
     /// # Errors
     /// A tree that cannot be read.
-    fn digest(&self, owners: Owners, tree: &Path) -> Result<String, Error> {
-        Direct.digest(owners, tree)
+    fn digest(&self, owners: Owners, algorithm: Algorithm, tree: &Path) -> Result<String, Error> {
+        Direct.digest(owners, algorithm, tree)
     }
 
     /// Writes an unpacked tree to `out`, an open file, as the tar stream of a layer; its digest, 64 hexadecimal digits.
@@ -191,8 +191,9 @@ impl Runner for Direct {
         unpack(job, &archive, target, progress)
     }
 
-    fn digest(&self, owners: Owners, tree: &Path) -> Result<String, Error> {
-        copy::hash_tree(&open_tree(tree)?, tree, owners.ids()).map(|digest| hex(&digest))
+    fn digest(&self, owners: Owners, algorithm: Algorithm, tree: &Path) -> Result<String, Error> {
+        let digest = copy::hash_tree(algorithm, &open_tree(tree)?, tree, owners.ids())?;
+        Ok(algorithm.text(&digest))
     }
 
     fn pack(&self, owners: Owners, tree: &Path, out: OwnedFd) -> Result<String, Error> {
@@ -216,8 +217,7 @@ enum Feed {
 
 type Sender = SyncSender<Result<Feed, Error>>;
 
-/// One thread reads and hashes the archive, one decompresses and hashes layers, this one writes, and one hashes what is
-/// written.
+/// One thread reads and hashes the archive, one decompresses and hashes layers, and this one writes and hashes files.
 pub(crate) fn unpack(
     job: &UnpackJob,
     file: &OwnedFd,
@@ -432,15 +432,11 @@ fn write_layers(
         let base = target.join(&folder).join(TREE);
         let root = make_root(target, &folder, &base)?;
         let mut tar = Tar::new(LayerInput { feed: &feed, end: None }, &job.archive, &job.limits);
-        let made = thread::scope(|scope| {
-            let (sender, messages) = sync_channel(4 * QUEUE);
-            let hasher = scope.spawn(|| hash_files(messages));
-            let mut writer = Writer::new(job, layers[index].is_lowest, &root, &base, made, notes, sender);
-            while let Some(entry) = tar.next()? {
-                writer.entry(entry, &mut tar, ticker)?;
-            }
-            writer.finish(folder, || hasher.join().unwrap_or_else(|panic| resume_unwind(panic)))
-        })?;
+        let mut writer = Writer::new(job, layers[index].is_lowest, &root, &base, made, notes);
+        while let Some(entry) = tar.next()? {
+            writer.entry(entry, &mut tar, ticker)?;
+        }
+        let made = writer.finish(folder)?;
         written.push((index, tar.into_input().end.flatten(), made));
     }
     Ok(written)
@@ -455,43 +451,6 @@ fn make_root(target: &Path, folder: &str, base: &Path) -> Result<OwnedFd, Error>
     let folder = rustix::fs::openat(&target, folder, flags, Mode::empty()).map_err(failed)?;
     rustix::fs::mkdirat(&folder, TREE, Mode::RWXU).map_err(failed)?;
     rustix::fs::openat(&folder, TREE, flags, Mode::empty()).map_err(failed)
-}
-
-/// Content on its way to the thread that hashes files.
-enum Bytes {
-    /// Of the file with this inode number, the `n`th that was written.
-    Begin(u64, u64),
-    Data(Chunk),
-    Zeros(u64),
-    End,
-}
-
-/// Which content is the last that was written under an inode number: a file that is replaced frees its own.
-type Digests = HashMap<u64, (u64, Digest)>;
-
-fn hash_files(messages: Receiver<Bytes>) -> Digests {
-    let mut digests = Digests::new();
-    let (mut hash, mut current) = (Sha256::new(), (0, 0));
-    for message in messages {
-        match message {
-            Bytes::Begin(inode, number) => current = (inode, number),
-            Bytes::Data(chunk) => hash.update(&*chunk),
-            Bytes::Zeros(count) => hash_zeros(&mut hash, count),
-            Bytes::End => {
-                digests.insert(current.0, (current.1, std::mem::take(&mut hash).finalize().into()));
-            }
-        }
-    }
-    digests
-}
-
-fn hash_zeros(hash: &mut Sha256, mut count: u64) {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    while count > 0 {
-        let now = count.min(ZEROS.len() as u64);
-        hash.update(&ZEROS[..now as usize]);
-        count -= now;
-    }
 }
 
 /// What a directory gets when everything in it is there.
@@ -514,9 +473,10 @@ struct Writer<'a> {
     folders: BTreeMap<Vec<u8>, Attributes>,
     /// The directory of the last entry.
     current: Option<(Vec<u8>, Arc<OwnedFd>)>,
-    /// Until the end.
-    hasher: Option<SyncSender<Bytes>>,
-    small: Digests,
+    /// Of the content that was last written under an inode number: a file that is replaced frees its own.
+    digests: HashMap<u64, Digest>,
+    /// At the beginning of a file.
+    hash: Hash,
     /// Entries, and directories that no entry describes.
     count: u64,
     /// Bytes of names, and of holes in sparse files.
@@ -534,12 +494,11 @@ impl<'a> Writer<'a> {
         base: &'a Path,
         made: &'a AtomicU64,
         notes: &'a mut Notes,
-        hasher: SyncSender<Bytes>,
     ) -> Self {
         let folders = BTreeMap::from([(Vec::new(), Attributes { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0) })]);
-        let (small, current, count, names, holes) = (Digests::new(), None, 0, 0, 0);
-        let hasher = Some(hasher);
-        Writer { job, is_lowest, root, base, folders, current, hasher, small, count, names, holes, made, notes }
+        let (digests, hash) = (HashMap::new(), ALGORITHM.start());
+        let (current, count, names, holes) = (None, 0, 0, 0);
+        Writer { job, is_lowest, root, base, folders, current, digests, hash, count, names, holes, made, notes }
     }
 
     /// Makes one entry.
@@ -856,52 +815,30 @@ impl<'a> Writer<'a> {
         let open = |name: &[u8]| rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
         let file = self.replace(parent, path, open).map_err(|why| why.at(tar, self.base, path))?;
         let inode = rustix::fs::fstat(&file).map_err(|cause| Error::io("stat", place(), cause))?.st_ino;
-        let number = self.count;
         let whole = [(0, entry.size)];
         let stretches = entry.stretches.as_deref().unwrap_or(&whole);
         let holes = entry.size - stretches.iter().map(|(_, length)| length).sum::<u64>();
         self.holes = self.holes.saturating_add(holes);
         self.check_limits().map_err(|why| why.at(tar, self.base, path))?;
 
-        let mut hash = (entry.size <= SMALL).then(Sha256::new);
-        if hash.is_none() {
-            self.tell(Bytes::Begin(inode, number));
-        }
         let mut at = 0;
         for (offset, length) in stretches.iter().copied().chain([(entry.size, 0)]) {
-            match &mut hash {
-                _ if offset == at => {}
-                Some(hash) => hash_zeros(hash, offset - at),
-                None => self.tell(Bytes::Zeros(offset - at)),
-            }
+            self.hash.update_zeros(offset - at);
             at = offset;
             while at < offset + length {
                 let Some(piece) = tar.data(offset + length - at)? else { break };
                 write_at(&file, &piece, at).map_err(failed)?;
                 at += piece.len() as u64;
-                match &mut hash {
-                    Some(hash) => hash.update(&*piece),
-                    None => self.tell(Bytes::Data(piece)),
-                }
+                self.hash.update(&piece);
                 ticker.tick(self.count);
             }
         }
         if holes > 0 {
             rustix::fs::ftruncate(&file, entry.size).map_err(failed)?;
         }
-        match hash {
-            Some(hash) => drop(self.small.insert(inode, (number, hash.finalize().into()))),
-            None => self.tell(Bytes::End),
-        }
+        self.digests.insert(inode, self.hash.take());
         self.set_xattrs(&file, path, &entry.xattrs)?;
         self.dress(&file, attributes).map_err(|cause| Error::io("set attributes of", place(), cause))
-    }
-
-    fn tell(&self, bytes: Bytes) {
-        // It ends only after everything was sent, or by a panic that its join tells of.
-        if let Some(hasher) = &self.hasher {
-            let _ = hasher.send(bytes);
-        }
     }
 
     /// Keeps `user.*` where the file system does; the rest would be a privilege, or another host's.
@@ -970,9 +907,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Gives directories their attributes, the deepest first, and computes the digest.
-    fn finish(mut self, folder: String, join_hasher: impl FnOnce() -> Digests) -> Result<Made, Error> {
-        self.hasher = None;
-        let digests = join_hasher();
+    fn finish(self, folder: String) -> Result<Made, Error> {
         let Writer { root, base, .. } = self;
         // Before the first directory is closed to its owner, as those of the archive may be.
         let mut items = tree::scan(root, base)?.items;
@@ -992,11 +927,8 @@ impl<'a> Writer<'a> {
             contents.push(match item.body {
                 Body::File => {
                     size += item.meta.size;
-                    let known = [&self.small, &digests].into_iter().filter_map(|all| all.get(&item.meta.ino));
-                    let (_, digest) = known
-                        .max_by_key(|(number, _)| *number)
-                        .ok_or_else(|| Error::Changed(join(base, &item.path)))?;
-                    Some(Content::Sha256(*digest))
+                    let digest = self.digests.get(&item.meta.ino);
+                    Some(Content::Hash(*digest.ok_or_else(|| Error::Changed(join(base, &item.path)))?))
                 }
                 Body::Symlink => {
                     let target = open_dir(root, item.split().0)
@@ -1012,8 +944,8 @@ impl<'a> Writer<'a> {
                 .and_then(|folder| self.dress(folder, *attributes))
                 .map_err(|cause| Error::io("set attributes of", join(base, path), cause))?;
         }
-        let tree = copy::digest(&items, &contents, self.job.owners.ids());
-        Ok(Made { folder, tree: hex(&tree), size })
+        let tree = copy::digest(ALGORITHM, &items, &contents, self.job.owners.ids());
+        Ok(Made { folder, tree: ALGORITHM.text(&tree), size })
     }
 }
 

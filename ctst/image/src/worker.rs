@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::text;
+use crate::hash::Algorithm;
 use crate::unpack::{Direct, Owners, Report, Runner, UnpackJob};
 use crate::{Error, Progress};
 
@@ -24,7 +25,7 @@ pub enum Job {
     /// [`Runner::unpack`] of the standard input.
     Unpack(UnpackJob),
     /// [`Runner::digest`].
-    Digest(Owners),
+    Digest(Owners, Algorithm),
     /// [`Runner::pack`] to the standard input, which is open for writing.
     Pack(Owners),
 }
@@ -43,7 +44,7 @@ impl Job {
 pub enum Answer {
     /// To [`Job::Unpack`].
     Report(Box<Report>),
-    /// To [`Job::Digest`] and [`Job::Pack`]: 64 hexadecimal digits.
+    /// To [`Job::Digest`] and [`Job::Pack`].
     Digest(String),
 }
 
@@ -74,7 +75,7 @@ pub fn worker_main(job: &str, target: &Path) -> i32 {
                 let mut progress = |progress| drop(say(&Line::Progress(progress)));
                 Direct.unpack(&job, archive, target, &mut progress).map(|report| Answer::Report(Box::new(report)))
             }
-            Job::Digest(owners) => Direct.digest(owners, target).map(Answer::Digest),
+            Job::Digest(owners, algorithm) => Direct.digest(owners, algorithm, target).map(Answer::Digest),
             Job::Pack(owners) => Direct.pack(owners, target, input(target)?).map(Answer::Digest),
         });
     let code = if done.is_ok() { 0 } else { 125 };

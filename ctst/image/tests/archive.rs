@@ -72,6 +72,8 @@ fn every_compression_gives_the_same_tree() {
             assert_eq!(*first.get_or_insert(facts), common::facts(&image.layers[0]), "{what}");
             assert_eq!(names(&scratch.join("images/staging")), ["lock"]);
             store.verify(&format!("tar://{}", scratch.join("a.tar").display()), &Direct).unwrap();
+            let record = fs::read_dir(scratch.join("images/catalogue")).unwrap().next().unwrap().unwrap().path();
+            assert!(fs::read_to_string(record).unwrap().contains("\"tree\":\"blake3:"));
         }
     });
 }

@@ -14,8 +14,8 @@ use common::tarball::*;
 use common::*;
 use containust_image::model::Ownership;
 use containust_image::{
-    Answer, Direct, Error, How, Job, Limits, Owners, Progress, Report, Request, Runner, Source, Store, UnpackJob,
-    read_answer,
+    Algorithm, Answer, Direct, Error, How, Job, Limits, Owners, Progress, Report, Request, Runner, Source, Store,
+    UnpackJob, read_answer,
 };
 
 fn main() {
@@ -258,8 +258,8 @@ impl Runner for Namespace {
         }
     }
 
-    fn digest(&self, owners: Owners, tree: &Path) -> Result<String, Error> {
-        match self.run(&Job::Digest(owners), tree, Stdio::null(), &mut |_| {})? {
+    fn digest(&self, owners: Owners, algorithm: Algorithm, tree: &Path) -> Result<String, Error> {
+        match self.run(&Job::Digest(owners, algorithm), tree, Stdio::null(), &mut |_| {})? {
             Answer::Digest(digest) => Ok(digest),
             Answer::Report(_) => panic!("another answer"),
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::tarball::*;
 use common::*;
-use containust_image::{Direct, Error, Limits, Owners, Report, Runner, UnpackJob};
+use containust_image::{Algorithm, Direct, Error, Limits, Owners, Report, Runner, UnpackJob};
 
 /// A folder for unpacking, with files beside and above it that archives try to reach.
 struct Arena {
@@ -454,7 +454,10 @@ fn a_map_gives_files_to_their_owners() {
     };
     assert_eq!([ids(""), ids("a"), ids("d"), ids("d/l"), ids("d/f")], [(0, 0), (7, 8), (9, 0), (10, 0), (0, 11)]);
     assert_eq!(arena.root().join("a").metadata().unwrap().mode() & 0o7777, 0o6755);
-    assert_eq!(Direct.digest(owners, &arena.root()).unwrap(), report.layers[0].made.as_ref().unwrap().tree);
+    assert_eq!(
+        Direct.digest(owners, Algorithm::Blake3, &arena.root()).unwrap(),
+        report.layers[0].made.as_ref().unwrap().tree
+    );
     // The digest is of the archive's owners, not of this range.
     let other = Arena::new().run(Owners::Map { base: 90_000, count: 100 }, Limits::default(), &bytes).unwrap();
     assert_eq!(other, report);

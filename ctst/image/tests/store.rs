@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use common::*;
 use containust_image::model::Ownership;
-use containust_image::{Error, Progress, Request, Source, Store, remove_tree};
+use containust_image::{Direct, Error, Progress, Request, Source, Store, remove_tree};
 use sha2::{Digest, Sha256};
 
 #[test]
@@ -385,10 +385,36 @@ fn a_damaged_record_is_no_record() {
     assert_eq!(store.find(&file(&root)).unwrap(), None);
     fs::remove_dir(&record).unwrap();
 
-    let newer = String::from_utf8(whole).unwrap().replace("\"schema\":1", "\"schema\":2,\"unknown\":[]");
+    let newer = String::from_utf8(whole).unwrap().replace("\"schema\":2", "\"schema\":3,\"unknown\":[]");
     fs::write(&record, newer).unwrap();
     for error in [store.find(&file(&root)).unwrap_err(), store.list().unwrap_err()] {
         assert_eq!(error.code(), "I011");
+    }
+}
+
+#[test]
+fn the_first_version_of_a_store_is_read() {
+    let scratch = Scratch::new();
+    let root = scratch.join("root");
+    small_tree(&root);
+    let store = Store::at(&scratch.join("images"));
+    let image = import(&store, &file(&root)).unwrap();
+    let record = fs::read_dir(scratch.join("images/catalogue")).unwrap().next().unwrap().unwrap().path();
+    let text = fs::read_to_string(&record).unwrap();
+    // It had SHA-256 only, and did not name it.
+    let first = text.replace("\"schema\":2", "\"schema\":1").replace("\"tree\":\"sha256:", "\"tree\":\"");
+    assert_eq!(first.len(), text.len() - "sha256:".len());
+    fs::write(&record, first).unwrap();
+    assert_eq!(store.find(&file(&root)).unwrap(), Some(image.clone()));
+    let reference = format!("file://{}", root.display());
+    store.verify(&reference, &Direct).unwrap();
+    fs::write(image.layers[0].join("added"), "").unwrap();
+    assert_eq!(store.verify(&reference, &Direct).unwrap_err().code(), "I042");
+    // The names that version 2 has in version 1, and an algorithm that none has.
+    for other in [text.replace("\"schema\":2", "\"schema\":1"), text.replace("\"sha256:", "\"md5:")] {
+        assert_ne!(other, text);
+        fs::write(&record, other).unwrap();
+        assert_eq!(store.find(&file(&root)).unwrap(), None);
     }
 }
 

@@ -7,7 +7,9 @@ use std::io::{BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use containust_image::{Answer, Error, Job, Owners, Progress, Report, Runner, UnpackJob, read_answer, remove_tree};
+use containust_image::{
+    Algorithm, Answer, Error, Job, Owners, Progress, Report, Runner, UnpackJob, read_answer, remove_tree,
+};
 use containust_shared::protocol::{Ended, Mount, Rlimit};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, getrlimit};
@@ -183,9 +185,9 @@ impl Runner for Unpacker {
         }
     }
 
-    fn digest(&self, owners: Owners, tree: &Path) -> Result<String, Error> {
+    fn digest(&self, owners: Owners, algorithm: Algorithm, tree: &Path) -> Result<String, Error> {
         let name = format!("read `{}`", tree.display().to_string().escape_debug());
-        match self.ask(&Job::Digest(owners), name, tree, null()?, &mut |_| {})? {
+        match self.ask(&Job::Digest(owners, algorithm), name, tree, null()?, &mut |_| {})? {
             Answer::Digest(digest) => Ok(digest),
             Answer::Report(_) => Err(failed("read a layer: the worker answers something else", None)),
         }
