@@ -217,7 +217,8 @@ enum Feed {
 
 type Sender = SyncSender<Result<Feed, Error>>;
 
-/// One thread reads and hashes the archive, one decompresses and hashes layers, and this one writes and hashes files.
+/// One thread reads and hashes the archive, one decompresses, one hashes what comes out, and this one writes and hashes
+/// files: on two processors none has much more than half of the work.
 pub(crate) fn unpack(
     job: &UnpackJob,
     file: &OwnedFd,
@@ -243,17 +244,8 @@ pub(crate) fn unpack(
         Ticker { next: Instant::now(), read: &read, total: u64::try_from(stat.st_size).unwrap_or(0), progress };
     let (archive, written) = thread::scope(|scope| {
         let (sender, chunks) = sync_channel(QUEUE);
-        let reader = scope.spawn(|| {
-            let mut input = Hashed::new(FileInput::new(file, &job.archive), &read);
-            while let Some(chunk) = input.next().transpose() {
-                // Who does not listen any more has failed.
-                if sender.send(chunk).is_err() {
-                    break;
-                }
-            }
-            drop(sender);
-            input.digest()
-        });
+        let input = Hashed::new(FileInput::new(file, &job.archive), &read);
+        let reader = scope.spawn(move || pass(input, &sender).digest());
         let (sender, feed) = sync_channel(QUEUE);
         let feeder = scope.spawn(|| {
             let sender = sender;
@@ -306,6 +298,18 @@ impl Ticker<'_> {
     }
 }
 
+/// Sends everything, up to the first error; returns the input.
+fn pass<I: Input>(mut input: I, sender: &SyncSender<Result<Chunk, Error>>) -> I {
+    while let Some(chunk) = input.next().transpose() {
+        let is_last = chunk.is_err();
+        // Who does not listen any more has failed.
+        if sender.send(chunk).is_err() || is_last {
+            break;
+        }
+    }
+    input
+}
+
 /// Sends everything; false when nobody listens any more.
 fn send_all(input: &mut dyn Input, sender: &Sender) -> Result<bool, Error> {
     while let Some(chunk) = input.next()? {
@@ -322,10 +326,17 @@ fn feed_root(chunks: impl Input + Send, meter: Meter<'_>, sender: &Sender) -> Re
     let is_heard = sender.send(Ok(Feed::Begin(0))).is_ok();
     let (is_heard, digest) = match compression {
         Compression::Plain => (is_heard && send_all(&mut input, sender)?, None),
-        _ => {
-            let mut input = Hashed::new(input, &count);
-            (is_heard && send_all(&mut input, sender)?, Some(input.digest()))
-        }
+        _ => thread::scope(|scope| {
+            let (out, decoded) = sync_channel(QUEUE);
+            let count = &count;
+            let hasher = scope.spawn(move || {
+                let mut input = Hashed::new(decoded, count);
+                Ok((is_heard && send_all(&mut input, sender)?, Some(input.digest())))
+            });
+            pass(input, &out);
+            drop(out);
+            hasher.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })?,
     };
     if is_heard {
         let _ = sender.send(Ok(Feed::End(digest)));
