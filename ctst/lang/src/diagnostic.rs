@@ -145,10 +145,19 @@ pub(crate) struct Report {
     said: HashSet<(Code, Span, String)>,
     errors: bool,
     overflow: Option<Span>,
+    muted: bool,
 }
 
 impl Report {
+    /// Whether findings are dropped, because they are made for a second time.
+    pub(crate) fn mute(&mut self, muted: bool) {
+        self.muted = muted;
+    }
+
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
+        if self.muted {
+            return;
+        }
         self.errors |= diagnostic.severity == Severity::Error;
         let key = (diagnostic.code, diagnostic.at.span, diagnostic.message.clone());
         if self.said.contains(&key) {

@@ -54,7 +54,7 @@ impl<'a> Checker<'a, '_> {
                 break;
             }
             if self.declared[index].is_examined() {
-                let component = self.examine(index, |checker, settings| checker.component(index, &settings, edges));
+                let component = self.examine(index, |checker, settings| checker.component(index, settings, edges));
                 if let Some(component) = component.filter(|_| self.declared[index].role == Role::Deployed) {
                     self.deploy(index, component, &mut components);
                 }

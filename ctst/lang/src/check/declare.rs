@@ -145,7 +145,11 @@ impl<'a> Checker<'a, '_> {
             healthcheck: false,
             no_healthcheck: false,
             replicas: None,
-            settings: Settings::default(),
+            settings: None,
+            merged: false,
+            has_profiles: false,
+            has_replicas: false,
+            hostname_at: None,
             partial: false,
             ports: Some(Vec::new()),
             image: None,
@@ -167,12 +171,12 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    fn facts_of(&mut self, index: usize, settings: Settings<'a>) {
+    fn facts_of(&mut self, index: usize, settings: &Settings<'a>) {
         let scope = Scope::facts(index);
-        let ports = self.ports(scope, &settings);
-        let image = self.image(scope, &settings);
-        let hostname = self.hostname(scope, &settings);
-        let network = self.network(scope, &settings);
+        let ports = self.ports(scope, settings);
+        let image = self.image(scope, settings);
+        let hostname = self.hostname(scope, settings);
+        let network = self.network(scope, settings);
         let unchecked = settings.get("healthcheck").is_some_and(|setting| self.is_switched_off(scope, setting));
         let declared = &mut self.declared[index];
         declared.scheme = image::scheme(&declared.name, image.as_ref());
@@ -181,9 +185,8 @@ impl<'a> Checker<'a, '_> {
         declared.no_healthcheck = unchecked;
         declared.healthcheck &= !unchecked;
         let lacks_image = settings.get("image").is_none() && !declared.partial && declared.role == Role::Deployed;
-        let hostname_at = settings.key("hostname");
-        declared.settings = settings;
-        self.host_name_of_replicas(index, hostname_at);
+        declared.hostname_at = settings.get("hostname").map(|setting| setting.value.value.span);
+        self.host_name_of_replicas(index, settings);
         if lacks_image {
             let declared = &self.declared[index];
             let (name, span) = (shown(&declared.name), declared.span);
@@ -283,9 +286,7 @@ impl<'a> Checker<'a, '_> {
                 }
             }
             let declared = &self.declared[index];
-            let Some(setting) = declared.settings.get("hostname") else { continue };
-            let Some(hostname) = &declared.hostname else { continue };
-            let at = setting.value.value.span;
+            let (Some(at), Some(hostname)) = (declared.hostname_at, &declared.hostname) else { continue };
             let (other, others) = *hosts.entry(hostname.to_ascii_lowercase()).or_insert((index, Host::Own));
             if other != index {
                 self.collide(index, at, Host::Own, other, others);

@@ -278,12 +278,10 @@ impl<'a> Checker<'a, '_> {
                 return;
             }
             let declared = &self.declared[index];
-            let component = declared.syntax;
-            let mut settings = Settings::default();
             let mut complete = true;
             if let Some(base) = declared.base.map(|base| &self.declared[base]) {
                 complete &= !base.partial;
-                copied += base.settings.count();
+                copied += base.settings.as_ref().map_or(0, Settings::count);
                 if copied > MOST_COPIED {
                     let span = declared.span;
                     self.finding(Code::TooLong, span, format!("more than {MOST_COPIED} values are inherited in all"))
@@ -292,15 +290,45 @@ impl<'a> Checker<'a, '_> {
                     self.declared.iter_mut().for_each(|declared| declared.partial = true);
                     return;
                 }
-                settings = base.settings.clone();
-                settings.become_base();
             }
-            complete &= self.merge(&mut settings, &component.body, Origin::Component(index), &COMPONENT);
+            let (settings, whole) = self.merged(index);
+            complete &= whole;
             let declared = &mut self.declared[index];
             declared.healthcheck = settings.get("healthcheck").is_some();
-            declared.settings = settings;
+            declared.has_profiles = settings.get("profiles").is_some();
+            declared.has_replicas = settings.get("replicas").is_some();
+            declared.settings = declared.inherited.then_some(settings);
+            declared.merged = true;
             declared.partial |= !complete;
         }
+    }
+
+    /// What a declaration sets and inherits, and whether all of its body could be read. What it inherits from is merged
+    /// already.
+    fn merged(&mut self, index: usize) -> (Settings<'a>, bool) {
+        let declared = &self.declared[index];
+        let body = &declared.syntax.body;
+        let base = declared.base.and_then(|base| self.declared[base].settings.as_ref());
+        let mut settings = base.cloned().unwrap_or_default();
+        settings.become_base();
+        let complete = self.merge(&mut settings, body, Origin::Component(index), &COMPONENT);
+        (settings, complete)
+    }
+
+    /// The same once more, with nothing said that was said then: to keep it for each component would take several times
+    /// the memory of the file.
+    pub(super) fn settings(&mut self, index: usize) -> Settings<'a> {
+        let declared = &self.declared[index];
+        if let Some(settings) = &declared.settings {
+            return settings.clone();
+        }
+        if !declared.merged {
+            return Settings::default();
+        }
+        self.report.mute(true);
+        let (settings, _) = self.merged(index);
+        self.report.mute(false);
+        settings
     }
 
     /// Changes what is inherited as a body says. Whether all of the body could be read comes back.

@@ -107,7 +107,14 @@ struct Declared<'a> {
     depth: usize,
     /// Whether another one inherits from it.
     inherited: bool,
-    settings: Settings<'a>,
+    /// What it sets and inherits, where others inherit that from it.
+    settings: Option<Settings<'a>>,
+    /// Whether its body was merged with what it inherits.
+    merged: bool,
+    has_profiles: bool,
+    has_replicas: bool,
+    /// Where its host name is written, if it is.
+    hostname_at: Option<Span>,
     /// Whether something of it is refused or broken: then nothing is said about what it lacks.
     partial: bool,
     /// Declared ports; `None` if they are unknown because of an error.
@@ -231,21 +238,12 @@ impl<'a> Checker<'a, '_> {
         shown(span.text(self.source))
     }
 
-    /// The same without its settings.
-    fn look<T>(&mut self, index: usize, look: impl FnOnce(&mut Self) -> T) -> T {
-        self.current = Some(index);
-        self.memo.clear();
-        let seen = look(self);
-        self.current = None;
-        seen
-    }
-
     /// Looks at a component: findings name it, and its parameters have the values that it gives.
-    fn examine<T>(&mut self, index: usize, look: impl FnOnce(&mut Self, Settings<'a>) -> T) -> T {
+    fn examine<T>(&mut self, index: usize, look: impl FnOnce(&mut Self, &Settings<'a>) -> T) -> T {
         self.current = Some(index);
         self.memo.clear();
-        let settings = std::mem::take(&mut self.declared[index].settings);
-        let seen = look(self, settings);
+        let settings = self.settings(index);
+        let seen = look(self, &settings);
         self.current = None;
         seen
     }

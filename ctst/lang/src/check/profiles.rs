@@ -19,14 +19,10 @@ impl<'a> Checker<'a, '_> {
                 return;
             }
             let declared = &self.declared[index];
-            if declared.settings.get("profiles").is_none() || !declared.is_examined() {
+            if !declared.has_profiles || !declared.is_examined() {
                 continue;
             }
-            let names = self.examine(index, |checker, settings| {
-                let names = checker.profiles_of(Scope::facts(index), &settings);
-                checker.declared[index].settings = settings;
-                names
-            });
+            let names = self.examine(index, |checker, settings| checker.profiles_of(Scope::facts(index), settings));
             let active = names.is_empty() || names.iter().any(|name| inputs.profiles.contains(name));
             let declared = &mut self.declared[index];
             if declared.role == Role::Deployed {

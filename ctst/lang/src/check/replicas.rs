@@ -1,10 +1,11 @@
 //! `replicas`: several components that are alike.
 
 use crate::codes::Code;
-use crate::diagnostic::{Span, shown};
+use crate::diagnostic::shown;
 use crate::model::{self, Replica};
 
 use super::declare::well_formed;
+use super::inherit::Settings;
 use super::resolve::Scope;
 use super::{Checker, Role};
 
@@ -21,10 +22,15 @@ impl Checker<'_, '_> {
                 return;
             }
             let declared = &self.declared[index];
-            let Some(setting) = declared.settings.get("replicas").filter(|_| declared.is_examined()) else { continue };
-            let (read, span) = (setting.read(), setting.value.value.span);
-            let count = self.look(index, |checker| checker.whole(read, 0..=MOST_OF_ONE, Scope::facts(index)));
-            let Some(count) = count.and_then(|count| u32::try_from(count).ok()) else { continue };
+            if !declared.has_replicas || !declared.is_examined() {
+                continue;
+            }
+            let count = self.examine(index, |checker, settings| {
+                let setting = settings.get("replicas")?;
+                let count = checker.whole(setting.read(), 0..=MOST_OF_ONE, Scope::facts(index))?;
+                Some((u32::try_from(count).ok()?, setting.value.value.span))
+            });
+            let Some((count, span)) = count else { continue };
             let declared = &mut self.declared[index];
             if declared.role != Role::Deployed {
                 continue;
@@ -84,9 +90,9 @@ impl Checker<'_, '_> {
     }
 
     /// A replica is named by its number, so a host name of the author's would be that of all.
-    pub(super) fn host_name_of_replicas(&mut self, index: usize, at: Option<Span>) {
-        if let (Some(at), Some(_)) = (at, self.declared[index].replicas) {
-            let key = self.declared[index].settings.key("replicas").unwrap_or(at);
+    pub(super) fn host_name_of_replicas(&mut self, index: usize, settings: &Settings<'_>) {
+        if let (Some(at), Some(_)) = (settings.key("hostname"), self.declared[index].replicas) {
+            let key = settings.key("replicas").unwrap_or(at);
             self.finding(Code::Exclusive, at, "replicas cannot all have one host name")
                 .label("the same for each")
                 .related(key, "replicas")
