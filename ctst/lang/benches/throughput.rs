@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::Instant;
 
+use containust_lang::syntax::Arena;
+
 fn composition(components: usize) -> String {
     let mut source = String::new();
     for number in 0..components {
@@ -99,7 +101,7 @@ fn main() {
     }
     for source in [source, plain(10_000)] {
         measure("parse", &source, |bytes| {
-            black_box(containust_lang::parse("bench", bytes));
+            black_box(containust_lang::parse("bench", bytes, &Arena::new()));
         });
         measure("check", &source, |bytes| {
             let outcome = containust_lang::check("bench", bytes, "bench", &|_| None);

@@ -4,7 +4,7 @@
 use crate::diagnostic::{Diagnostic, Report, Span};
 use crate::lex;
 use crate::parse;
-use crate::syntax::{File, StatementKind};
+use crate::syntax::{Arena, File, StatementKind};
 
 /// Brings a file into the one layout: two spaces for each level, one between words, no more than one blank line, and
 /// each statement on lines of its own. Comments are kept. A second time it changes nothing.
@@ -13,7 +13,8 @@ use crate::syntax::{File, StatementKind};
 /// What keeps the file from being parsed; `name` is its name for that.
 pub fn format(name: &str, bytes: &[u8]) -> Result<String, Vec<Diagnostic>> {
     let mut report = Report::default();
-    let parsed = crate::source(bytes, &mut report).map(|source| (source, parse::file(source, 0, &mut report)));
+    let arena = Arena::new();
+    let parsed = crate::source(bytes, &mut report).map(|source| (source, parse::file(source, 0, &arena, &mut report)));
     match parsed {
         Some((source, file)) if !report.has_errors() => Ok(Layout::default().of(&tokens(source, &file))),
         _ => Err(report.finish(bytes, &[(name, 0)])),
@@ -48,7 +49,7 @@ impl Token<'_> {
     }
 }
 
-fn tokens<'a>(source: &'a str, file: &File) -> Vec<Token<'a>> {
+fn tokens<'a>(source: &'a str, file: &File<'_>) -> Vec<Token<'a>> {
     let mut statements = file.statements.iter().peekable();
     let mut exposes: Option<Span> = None;
     let mut tokens = Vec::new();

@@ -145,22 +145,24 @@ pub fn check_with(
         let diagnostics = report.finish(bytes, &[(name, 0)]);
         return Outcome { composition: None, diagnostics, imports: Vec::new() };
     };
-    let (text, files) = sources::read(name, main, inputs.loader, &mut report);
+    let arena = syntax::Arena::new();
+    let (text, files) = sources::read(name, main, inputs.loader, &arena, &mut report);
     let composition = check::composition(&text, &files, project, env, inputs, &mut report);
     let places: Vec<(&str, usize)> = files.iter().map(|file| (file.name.as_str(), file.base)).collect();
     let diagnostics = report.finish(text.as_bytes(), &places);
-    let imported = |file: &sources::Source| Imported {
+    let imported = |file: &sources::Source<'_>| Imported {
         name: file.name.clone(),
         text: text[file.base..file.base + file.length].to_owned(),
     };
     Outcome { composition, diagnostics, imports: files.iter().skip(1).map(imported).collect() }
 }
 
-/// Parses a file without checking what it means; the tree is `None` if the file is not UTF-8 or too large.
+/// Parses a file without checking what it means; the tree, which lies in `arena`, is `None` if the file is not UTF-8 or
+/// too large.
 #[must_use]
-pub fn parse(name: &str, bytes: &[u8]) -> (Option<syntax::File>, Vec<Diagnostic>) {
+pub fn parse<'t>(name: &str, bytes: &[u8], arena: &'t syntax::Arena) -> (Option<syntax::File<'t>>, Vec<Diagnostic>) {
     let mut report = Report::default();
-    let file = source(bytes, &mut report).map(|source| parse::file(source, 0, &mut report));
+    let file = source(bytes, &mut report).map(|source| parse::file(source, 0, arena, &mut report));
     (file, report.finish(bytes, &[(name, 0)]))
 }
 

@@ -59,12 +59,13 @@ struct Broken;
 type Parsed<T> = Result<T, Broken>;
 
 /// Parses a file, which begins at `base` and ends with the text; what could not be read is reported and left out.
-pub(crate) fn file(source: &str, base: usize, report: &mut Report) -> File {
+pub(crate) fn file<'t>(source: &str, base: usize, arena: &'t Arena, report: &mut Report) -> File<'t> {
     const MARK: char = '\u{feff}';
     let marked = source.get(base..).is_some_and(|text| text.starts_with(MARK));
     let at = base + if marked { MARK.len_utf8() } else { 0 };
     let mut parser = Parser {
         source,
+        arena,
         at,
         end: at,
         fresh: true,
@@ -92,8 +93,9 @@ pub(crate) fn file(source: &str, base: usize, report: &mut Report) -> File {
     }
 }
 
-struct Parser<'a, 'r> {
+struct Parser<'a, 't, 'r> {
     source: &'a str,
+    arena: &'t Arena,
     at: usize,
     /// Where the last token ended.
     end: usize,
@@ -107,15 +109,15 @@ struct Parser<'a, 'r> {
     last_error: Option<usize>,
     /// How what is being read is written, for help.
     form: &'static str,
-    /// What the bodies and lists that are being read hold so far, the innermost last. Each becomes one allocation of the
-    /// right size when it is complete.
-    entries: Vec<Entry>,
-    values: Vec<Value>,
+    /// What the bodies and lists that are being read hold so far, the innermost last. Each goes into the arena
+    /// when it is complete.
+    entries: Vec<Entry<'t>>,
+    values: Vec<Value<'t>>,
     report: &'r mut Report,
 }
 
 // Tokens.
-impl<'a> Parser<'a, '_> {
+impl<'a> Parser<'a, '_, '_> {
     fn rest(&self) -> &'a str {
         self.source.get(self.at..).unwrap_or_default()
     }
@@ -261,7 +263,7 @@ fn plain_string_end(rest: &str) -> (usize, bool, bool) {
 }
 
 // Recovery.
-impl Parser<'_, '_> {
+impl Parser<'_, '_, '_> {
     fn skip_token(&mut self) {
         let rest = self.rest();
         if rest.starts_with('"') {
@@ -307,8 +309,8 @@ impl Parser<'_, '_> {
 }
 
 // Statements.
-impl Parser<'_, '_> {
-    fn statement(&mut self) -> Parsed<Statement> {
+impl<'t> Parser<'_, 't, '_> {
+    fn statement(&mut self) -> Parsed<Statement<'t>> {
         self.form = FILE;
         let Some((keyword, word)) = self.take(lex::ident) else {
             let broken = self.unexpected("a statement");
@@ -355,7 +357,7 @@ impl Parser<'_, '_> {
         )
     }
 
-    fn param(&mut self) -> Parsed<StatementKind> {
+    fn param(&mut self) -> Parsed<StatementKind<'t>> {
         let name = self.name("the parameter's name")?;
         let kind = match self.punctuation(":") {
             Some(_) => Some(self.name("a type")?),
@@ -367,10 +369,10 @@ impl Parser<'_, '_> {
         };
         let required = default.is_none() && self.keyword("REQUIRED").is_some();
         let help = self.optional_text()?;
-        Ok(StatementKind::Param(Box::new(Param { name, kind, default, required, help })))
+        Ok(StatementKind::Param(self.arena.alloc(Param { name, kind, default, required, help })))
     }
 
-    fn import(&mut self) -> Parsed<StatementKind> {
+    fn import(&mut self) -> Parsed<StatementKind<'t>> {
         let source = self.text("a path or URL in quotes")?;
         let sha256 = match self.keyword("SHA256") {
             Some(_) => Some(self.text("a digest in quotes")?),
@@ -383,7 +385,7 @@ impl Parser<'_, '_> {
         Ok(StatementKind::Import { source, sha256, alias })
     }
 
-    fn component(&mut self, kind: ComponentKind) -> Parsed<StatementKind> {
+    fn component(&mut self, kind: ComponentKind) -> Parsed<StatementKind<'t>> {
         let name = self.name("the component's name")?;
         let params = self.arguments(false)?;
         let base = match self.keyword("FROM") {
@@ -400,15 +402,15 @@ impl Parser<'_, '_> {
             return Err(self.missing("`{`"));
         }
         let body = self.body()?;
-        Ok(StatementKind::Component(Box::new(Component { kind, name, params, base, body })))
+        Ok(StatementKind::Component(self.arena.alloc(Component { kind, name, params, base, body })))
     }
 
-    fn arguments(&mut self, values: bool) -> Parsed<Option<Arguments>> {
+    fn arguments(&mut self, values: bool) -> Parsed<Option<Arguments<'t>>> {
         let Some(start) = self.punctuation("(") else { return Ok(None) };
         let mut list = Vec::new();
         loop {
             if let Some(end) = self.punctuation(")") {
-                return Ok(Some(Arguments { span: start.to(end), list }));
+                return Ok(Some(Arguments { span: start.to(end), list: self.arena.alloc_slice_copy(&list) }));
             }
             let name = self.name("a parameter's name or `)`")?;
             let value = match self.punctuation("=") {
@@ -423,7 +425,7 @@ impl Parser<'_, '_> {
         }
     }
 
-    fn connect(&mut self) -> Parsed<StatementKind> {
+    fn connect(&mut self) -> Parsed<StatementKind<'t>> {
         let from = self.name("the component that waits")?;
         self.want_punctuation("->", "`->`")?;
         let mut to = vec![self.name("the component to wait for")?];
@@ -439,8 +441,9 @@ impl Parser<'_, '_> {
             None => None,
         };
         let optional = self.keyword("OPTIONAL");
+        let to = self.arena.alloc_slice_copy(&to);
         let body = self.optional_body()?;
-        Ok(StatementKind::Connect(Box::new(Connect { from, to, when, timeout, optional, body })))
+        Ok(StatementKind::Connect(self.arena.alloc(Connect { from, to, when, timeout, optional, body })))
     }
 
     fn when(&mut self) -> Parsed<(Span, ConnectWhen)> {
@@ -454,7 +457,7 @@ impl Parser<'_, '_> {
         Ok((span, when))
     }
 
-    fn secret(&mut self) -> Parsed<StatementKind> {
+    fn secret(&mut self) -> Parsed<StatementKind<'t>> {
         let name = self.name("the secret's name")?;
         if self.keyword("FROM").is_none() {
             return Err(self.missing("`FROM`"));
@@ -471,8 +474,8 @@ impl Parser<'_, '_> {
 }
 
 // EXPOSE, whose parts stand without spaces and would be other tokens elsewhere.
-impl Parser<'_, '_> {
-    fn expose(&mut self) -> Parsed<StatementKind> {
+impl<'t> Parser<'_, 't, '_> {
+    fn expose(&mut self) -> Parsed<StatementKind<'t>> {
         self.trivia();
         let address = self.address()?;
         let host = self.ports("a port or an address")?;
@@ -487,7 +490,7 @@ impl Parser<'_, '_> {
         };
         let protocol = self.protocol()?;
         let public = self.keyword("PUBLIC");
-        Ok(StatementKind::Expose(Box::new(Expose { address, host, component, inside, protocol, public })))
+        Ok(StatementKind::Expose(self.arena.alloc(Expose { address, host, component, inside, protocol, public })))
     }
 
     fn address(&mut self) -> Parsed<Option<(Span, IpAddr)>> {
@@ -546,7 +549,7 @@ impl Parser<'_, '_> {
 }
 
 // Bodies and values.
-impl Parser<'_, '_> {
+impl<'t> Parser<'_, 't, '_> {
     fn name(&mut self, expected: &str) -> Parsed<Name> {
         self.trivia();
         if self.rest().starts_with('"') {
@@ -640,7 +643,7 @@ impl Parser<'_, '_> {
         }
     }
 
-    fn optional_body(&mut self) -> Parsed<Option<Body>> {
+    fn optional_body(&mut self) -> Parsed<Option<Body<'t>>> {
         self.trivia();
         if self.rest().starts_with('{') { self.body().map(Some) } else { Ok(None) }
     }
@@ -661,13 +664,13 @@ impl Parser<'_, '_> {
         result
     }
 
-    fn body(&mut self) -> Parsed<Body> {
+    fn body(&mut self) -> Parsed<Body<'t>> {
         self.nested(|parser| {
             let (start, _) = parser.take(char('{')).ok_or_else(|| parser.missing("`{`"))?;
             parser.open += 1;
             let level = parser.open;
             let first = parser.entries.len();
-            let mut body = Body { span: start, entries: Vec::new(), partial: false };
+            let mut body = Body { span: start, entries: &[], partial: false };
             loop {
                 parser.trivia();
                 if let Some((end, _)) = parser.take(char('}')) {
@@ -696,7 +699,8 @@ impl Parser<'_, '_> {
                     return Err(Broken);
                 }
             }
-            body.entries = parser.entries.drain(first..).collect();
+            body.entries = parser.arena.alloc_slice_copy(&parser.entries[first..]);
+            parser.entries.truncate(first);
             parser.open -= 1;
             Ok(body)
         })
@@ -712,7 +716,7 @@ impl Parser<'_, '_> {
         self.report(diagnostic);
     }
 
-    fn entry(&mut self) -> Parsed<Entry> {
+    fn entry(&mut self) -> Parsed<Entry<'t>> {
         self.form = PROPERTY;
         let key = if self.rest().starts_with('"') {
             let text = self.string()?;
@@ -757,13 +761,13 @@ impl Parser<'_, '_> {
         }
     }
 
-    fn value(&mut self) -> Parsed<Value> {
+    fn value(&mut self) -> Parsed<Value<'t>> {
         self.trivia();
         let start = self.at;
         let kind = match self.rest().bytes().next() {
             Some(b'"') => ValueKind::Text(self.string()?.quote),
             Some(b'[') => ValueKind::List(self.list()?),
-            Some(b'{') => ValueKind::Body(Box::new(self.body()?)),
+            Some(b'{') => ValueKind::Body(self.arena.alloc(self.body()?)),
             Some(b'0'..=b'9' | b'-') => self.number()?,
             Some(byte) if byte.is_ascii_alphabetic() && !self.at_key() && !(self.fresh && self.at_statement()) => {
                 match self.take(lex::path) {
@@ -778,7 +782,7 @@ impl Parser<'_, '_> {
         Ok(Value { span: Span::new(start, self.end), kind })
     }
 
-    fn number(&mut self) -> Parsed<ValueKind> {
+    fn number(&mut self) -> Parsed<ValueKind<'t>> {
         let (span, text) = self.take(lex::number).ok_or_else(|| self.missing("a value"))?;
         match lex::number_kind(text) {
             Some(lex::NumberKind::Integer) => Ok(ValueKind::Integer),
@@ -793,7 +797,7 @@ impl Parser<'_, '_> {
         }
     }
 
-    fn list(&mut self) -> Parsed<Box<[Value]>> {
+    fn list(&mut self) -> Parsed<&'t [Value<'t>]> {
         self.nested(|parser| {
             let (start, _) = parser.take(char('[')).ok_or_else(|| parser.missing("`[`"))?;
             parser.open += 1;
@@ -820,7 +824,9 @@ impl Parser<'_, '_> {
                 parser.punctuation(",");
             }
             parser.open -= 1;
-            Ok(parser.values.drain(first..).collect())
+            let values: &[_] = parser.arena.alloc_slice_copy(&parser.values[first..]);
+            parser.values.truncate(first);
+            Ok(values)
         })
     }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::codes::Code;
 use crate::diagnostic::{Diagnostic, Report, Span, shown};
 use crate::parse;
-use crate::syntax::{self, StatementKind, Text};
+use crate::syntax::{self, Arena, StatementKind, Text};
 use crate::text;
 use crate::{Loader, MAX_SOURCE};
 
@@ -20,12 +20,12 @@ const MOST_FILES: usize = 1024;
 const MOST_LEVELS: usize = 64;
 
 /// One file.
-pub(crate) struct Source {
+pub(crate) struct Source<'t> {
     pub(crate) name: String,
     /// Where it begins in the text.
     pub(crate) base: usize,
     pub(crate) length: usize,
-    pub(crate) tree: syntax::File,
+    pub(crate) tree: syntax::File<'t>,
     /// Its IMPORT statements, in order.
     pub(crate) imports: Vec<Import>,
 }
@@ -39,13 +39,14 @@ pub(crate) struct Import {
 }
 
 /// Reads a file and all that it imports. The text of all of them comes with them.
-pub(crate) fn read<'s>(
+pub(crate) fn read<'s, 't>(
     name: &str,
     main: &'s str,
     loader: Option<&dyn Loader>,
+    arena: &'t Arena,
     report: &mut Report,
-) -> (Cow<'s, str>, Vec<Source>) {
-    let tree = parse::file(main, 0, report);
+) -> (Cow<'s, str>, Vec<Source<'t>>) {
+    let tree = parse::file(main, 0, arena, report);
     let first = Source { name: name.to_owned(), base: 0, length: main.len(), tree, imports: Vec::new() };
     let mut reader = Reader {
         text: Cow::Borrowed(main),
@@ -53,23 +54,25 @@ pub(crate) fn read<'s>(
         by_name: HashMap::from([(name.to_owned(), 0)]),
         chain: vec![0],
         loader,
+        arena,
         report,
     };
     reader.imports(0);
     (reader.text, reader.files)
 }
 
-struct Reader<'s, 'r> {
+struct Reader<'s, 't, 'r> {
     text: Cow<'s, str>,
-    files: Vec<Source>,
+    files: Vec<Source<'t>>,
     by_name: HashMap<String, usize>,
     /// The files whose imports are being read, from the first on.
     chain: Vec<usize>,
     loader: Option<&'r dyn Loader>,
+    arena: &'t Arena,
     report: &'r mut Report,
 }
 
-impl Reader<'_, '_> {
+impl Reader<'_, '_, '_> {
     fn imports(&mut self, file: usize) {
         let statements = &self.files[file].tree.statements;
         let found: Vec<_> = statements
@@ -217,7 +220,7 @@ impl Reader<'_, '_> {
         all.push('\n');
         let base = all.len();
         all.push_str(text);
-        let tree = parse::file(&self.text, base, self.report);
+        let tree = parse::file(&self.text, base, self.arena, self.report);
         let index = self.files.len();
         self.by_name.insert(name.clone(), index);
         self.files.push(Source { name, base, length: text.len(), tree, imports: Vec::new() });

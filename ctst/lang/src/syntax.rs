@@ -1,43 +1,47 @@
 //! The syntax tree. It keeps spans instead of copies: a text is read from the source when it is needed, so that a
-//! tree costs little more than the file it stands for.
+//! tree costs little more than the file it stands for. Its nodes lie in an arena, one behind the other in the order in
+//! which they are read, and are freed together.
 
 use std::net::IpAddr;
 
 use crate::diagnostic::Span;
 use crate::text;
 
+/// What the nodes of a tree lie in.
+pub use bumpalo::Bump as Arena;
+
 /// A parsed file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct File {
+pub struct File<'t> {
     /// Its statements, in order.
-    pub statements: Vec<Statement>,
+    pub statements: Vec<Statement<'t>>,
     /// Whether a statement was dropped because it could not be read.
     pub partial: bool,
 }
 
 /// One statement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statement {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statement<'t> {
     /// The word that it begins with.
     pub keyword: Span,
     /// All of it.
     pub span: Span,
     /// What it says.
-    pub kind: StatementKind,
+    pub kind: StatementKind<'t>,
 }
 
 /// What a statement says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StatementKind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatementKind<'t> {
     /// `STACK "name" { … }`
     Stack {
         /// The project's name.
         name: Text,
         /// Settings of the whole project.
-        body: Option<Body>,
+        body: Option<Body<'t>>,
     },
     /// `PARAM name: type = value "help"`
-    Param(Box<Param>),
+    Param(&'t Param<'t>),
     /// `IMPORT "path" SHA256 "…" AS alias`
     Import {
         /// Path or URL.
@@ -48,24 +52,24 @@ pub enum StatementKind {
         alias: Option<Name>,
     },
     /// `COMPONENT`, `TEMPLATE` or `JOB`.
-    Component(Box<Component>),
+    Component(&'t Component<'t>),
     /// `CONNECT a -> b, c`
-    Connect(Box<Connect>),
+    Connect(&'t Connect<'t>),
     /// `EXPOSE 8080 -> web:80`
-    Expose(Box<Expose>),
+    Expose(&'t Expose),
     /// `NETWORK name { … }`
     Network {
         /// Its name.
         name: Name,
         /// Its properties.
-        body: Option<Body>,
+        body: Option<Body<'t>>,
     },
     /// `VOLUME name { … }`
     Volume {
         /// Its name.
         name: Name,
         /// Its properties.
-        body: Option<Body>,
+        body: Option<Body<'t>>,
     },
     /// `SECRET name FROM FILE "path"`
     Secret {
@@ -81,19 +85,19 @@ pub enum StatementKind {
         /// Its name.
         name: Name,
         /// Its content.
-        value: Value,
+        value: Value<'t>,
     },
 }
 
 /// `PARAM`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Param {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Param<'t> {
     /// Its name.
     pub name: Name,
     /// Its type.
     pub kind: Option<Name>,
     /// Its default.
-    pub default: Option<Value>,
+    pub default: Option<Value<'t>>,
     /// Whether `REQUIRED` stands there.
     pub required: bool,
     /// What it is for.
@@ -112,55 +116,55 @@ pub enum ComponentKind {
 }
 
 /// `COMPONENT name(params) FROM base(args) { … }`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Component {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Component<'t> {
     /// Which word it began with.
     pub kind: ComponentKind,
     /// Its name.
     pub name: Name,
     /// Its parameters.
-    pub params: Option<Arguments>,
+    pub params: Option<Arguments<'t>>,
     /// What it inherits from.
-    pub base: Option<Base>,
+    pub base: Option<Base<'t>>,
     /// Its properties.
-    pub body: Body,
+    pub body: Body<'t>,
 }
 
 /// `(a = 1, b)`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arguments {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arguments<'t> {
     /// Brackets included.
     pub span: Span,
     /// Names with defaults or values.
-    pub list: Vec<(Name, Option<Value>)>,
+    pub list: &'t [(Name, Option<Value<'t>>)],
 }
 
 /// `FROM path(args)`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Base {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base<'t> {
     /// From `FROM` to the end.
     pub span: Span,
     /// `pg` or `pg.server`.
     pub path: Span,
     /// Values for the base's parameters.
-    pub args: Option<Arguments>,
+    pub args: Option<Arguments<'t>>,
 }
 
 /// `CONNECT a -> b, c WHEN healthy TIMEOUT 30s OPTIONAL { … }`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Connect {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connect<'t> {
     /// Who waits.
     pub from: Name,
     /// For whom.
-    pub to: Vec<Name>,
+    pub to: &'t [Name],
     /// How far up they must be.
     pub when: Option<(Span, ConnectWhen)>,
     /// How long to wait.
-    pub timeout: Option<Value>,
+    pub timeout: Option<Value<'t>>,
     /// Where `OPTIONAL` stands.
     pub optional: Option<Span>,
     /// Properties of the connection.
-    pub body: Option<Body>,
+    pub body: Option<Body<'t>>,
 }
 
 /// `WHEN …`
@@ -175,7 +179,7 @@ pub enum ConnectWhen {
 }
 
 /// `EXPOSE 127.0.0.1:8080-8082 -> web:80-82/tcp`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expose {
     /// Address on the host.
     pub address: Option<(Span, IpAddr)>,
@@ -277,50 +281,50 @@ pub struct Text {
 }
 
 /// `{ … }`
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Body {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Body<'t> {
     /// Braces included.
     pub span: Span,
     /// What stands in it, in order.
-    pub entries: Vec<Entry>,
+    pub entries: &'t [Entry<'t>],
     /// Whether an entry was dropped because it could not be read.
     pub partial: bool,
 }
 
 /// One line of a body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'t> {
     /// The key.
     pub key: Name,
     /// What happens to it.
-    pub action: Action,
+    pub action: Action<'t>,
 }
 
 /// What a body does with a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action<'t> {
     /// `key = value` or `key { … }`
-    Set(Value),
+    Set(Value<'t>),
     /// `key += [ … ]`
-    Append(Value),
+    Append(Value<'t>),
     /// `UNSET key`
     Unset,
     /// `annotate target { … }`: notes for an exporter.
-    Annotate(Value),
+    Annotate(Value<'t>),
 }
 
 /// A value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Value {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Value<'t> {
     /// Quotes and brackets included.
     pub span: Span,
     /// What it is. Numbers and words are read from the span.
-    pub kind: ValueKind,
+    pub kind: ValueKind<'t>,
 }
 
 /// What a value is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ValueKind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueKind<'t> {
     /// A string.
     Text(Quote),
     /// `-5`, `80`
@@ -332,14 +336,14 @@ pub enum ValueKind {
     /// `true`, `false`
     Bool(bool),
     /// `[ … ]`
-    List(Box<[Value]>),
+    List(&'t [Value<'t>]),
     /// `{ … }`
-    Body(Box<Body>),
+    Body(&'t Body<'t>),
     /// `name` or `name.field`, not in quotes.
     Path,
 }
 
-impl ValueKind {
+impl ValueKind<'_> {
     /// For messages.
     pub(crate) fn describe(&self) -> &'static str {
         match self {

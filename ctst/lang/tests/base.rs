@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use containust_lang::syntax::Arena;
 use containust_lang::{Code, Inputs, Loader, Outcome, Severity, check_with, parse};
 
 struct Disk(PathBuf);
@@ -32,7 +33,7 @@ fn each(folder: &str, mut look: impl FnMut(&str, Outcome, String)) -> usize {
         }
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         let bytes = fs::read(&path).expect("a readable file");
-        assert_eq!(parse(&name, &bytes).1, [], "{name}");
+        assert_eq!(parse(&name, &bytes, &Arena::new()).1, [], "{name}");
         let disk = Disk(folder.clone());
         let inputs = Inputs { loader: Some(&disk), ..Inputs::default() };
         let outcome = check_with(&name, &bytes, "project", &|_| None, &inputs);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use containust_lang::syntax::Arena;
 use containust_lang::{format, parse};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -32,7 +33,8 @@ fn files() -> Vec<String> {
 
 /// The tree without its places, and all that is not blank.
 fn meaning(source: &str) -> (String, String) {
-    let (tree, found) = parse("f", source.as_bytes());
+    let arena = Arena::new();
+    let (tree, found) = parse("f", source.as_bytes(), &arena);
     assert!(found.is_empty(), "{found:?}\n{source}");
     let tree = format!("{tree:?}");
     let mut shape = String::new();
@@ -81,7 +83,7 @@ proptest! {
             let mut changed = source.clone();
             let end = if source[at..].starts_with(char::is_whitespace) { at + 1 } else { at };
             changed.replace_range(at..end, blank);
-            if parse("f", changed.as_bytes()).1.is_empty() {
+            if parse("f", changed.as_bytes(), &Arena::new()).1.is_empty() {
                 source = changed;
             }
         }

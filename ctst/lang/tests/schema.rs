@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use containust_lang::syntax::Arena;
 use containust_lang::{Inputs, Loader, check, check_with, grammar, model_schema, parse};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -160,7 +161,7 @@ proptest! {
         let mut writer = Writer { rules: &rules, picks, out: Vec::new() };
         writer.write(statement.get(statements));
         let text = writer.text();
-        let found = parse("f", text.as_bytes()).1;
+        let found = parse("f", text.as_bytes(), &Arena::new()).1;
         prop_assert!(found.is_empty(), "{text}\n{found:?}");
     }
 }
@@ -182,7 +183,7 @@ fn the_grammar_is_whole_and_small() {
             }
         }
     }
-    let statements = parse("f", b"x").1.remove(0).expected.expect("the statements");
+    let statements = parse("f", b"x", &Arena::new()).1.remove(0).expected.expect("the statements");
     for statement in statements.split(", ") {
         assert!(grammar().contains(&format!("\"{statement}\"")), "{statement}");
     }

@@ -1,8 +1,8 @@
 //! CONNECT: order and wiring.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt as _};
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
@@ -39,7 +39,7 @@ pub(super) struct Edge {
 
 impl<'a> Checker<'a, '_> {
     /// Reads the connections and looks for circles.
-    pub(super) fn connections(&mut self, file: &'a File) {
+    pub(super) fn connections(&mut self, file: &'a File<'a>) {
         let mut seen: HashMap<(usize, usize), Span> = HashMap::new();
         for statement in &file.statements {
             if self.report.full() {
@@ -53,7 +53,7 @@ impl<'a> Checker<'a, '_> {
         self.circles();
     }
 
-    fn connection(&mut self, connect: &'a Connect, seen: &mut HashMap<(usize, usize), Span>) {
+    fn connection(&mut self, connect: &'a Connect<'a>, seen: &mut HashMap<(usize, usize), Span>) {
         if let Some(body) = &connect.body {
             self.not_supported(body.span, "a block after CONNECT");
         }
@@ -68,7 +68,7 @@ impl<'a> Checker<'a, '_> {
             None => None,
         };
         let from = self.component_named(connect.from);
-        for name in &connect.to {
+        for name in connect.to {
             if self.report.full() {
                 return;
             }

@@ -1,6 +1,6 @@
 //! What a file declares, and what others may refer to.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 
 use crate::codes::Code;
 use crate::diagnostic::{Cursor, Span, shown};
@@ -83,7 +83,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// The project's name.
-    fn stack(&mut self, name: Text, body: Option<&'a Body>) {
+    fn stack(&mut self, name: Text, body: Option<&'a Body<'a>>) {
         let text = crate::text::unquoted(self.source, name);
         if let Some((first, ..)) = self.stack {
             self.finding(Code::DuplicateName, name.span, "the project has two names")
@@ -100,14 +100,14 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// The labels in a block outside of components, those of a STACK or a VOLUME.
-    pub(super) fn labels_of(&mut self, file: usize, body: Option<&'a Body>) -> Vec<(String, String)> {
+    pub(super) fn labels_of(&mut self, file: usize, body: Option<&'a Body<'a>>) -> Vec<(String, String)> {
         let Some(body) = body else { return Vec::new() };
         let mut settings = Settings::default();
         self.merge(&mut settings, body, Origin::File(file), &LABELLED);
         self.labels(&settings, Scope::FILE)
     }
 
-    fn declare_component(&mut self, file: usize, component: &'a syntax::Component, whole: Span, line: usize) {
+    fn declare_component(&mut self, file: usize, component: &'a syntax::Component<'a>, whole: Span, line: usize) {
         let Name { span, .. } = component.name;
         let name = component.name.text(self.source);
         let good = well_formed(&name);

@@ -25,7 +25,7 @@ fn overlap(a: IpAddr, b: IpAddr) -> bool {
 
 impl Checker<'_, '_> {
     /// All published ports; incomplete if there are errors.
-    pub(super) fn exposures(&mut self, file: &File) -> Vec<Exposure> {
+    pub(super) fn exposures(&mut self, file: &File<'_>) -> Vec<Exposure> {
         if !file.statements.iter().any(|statement| matches!(statement.kind, StatementKind::Expose(_))) {
             return Vec::new();
         }

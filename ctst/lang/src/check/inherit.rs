@@ -4,7 +4,8 @@
 //! A value remembers which declaration wrote it; `parameters` finds what the parameters stand for there.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+
+use foldhash::{HashMap, HashSet, HashSetExt as _};
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
@@ -230,12 +231,12 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// Who is deployed: components, but for those that others inherit from and that nothing names.
-    pub(super) fn roles(&mut self, file: &File) {
+    pub(super) fn roles(&mut self, file: &File<'_>) {
         let mut named = HashSet::new();
         for statement in &file.statements {
             match &statement.kind {
                 StatementKind::Connect(connect) => {
-                    named.extend(std::iter::once(&connect.from).chain(&connect.to).map(|name| name.text(self.source)));
+                    named.extend(std::iter::once(&connect.from).chain(connect.to).map(|name| name.text(self.source)));
                 }
                 StatementKind::Expose(expose) => named.extend(expose.component.map(|name| name.text(self.source))),
                 _ => {}
@@ -335,7 +336,7 @@ impl<'a> Checker<'a, '_> {
     pub(super) fn merge(
         &mut self,
         settings: &mut Settings<'a>,
-        body: &'a Body,
+        body: &'a Body<'a>,
         origin: Origin,
         kind: &'static Kind,
     ) -> bool {
@@ -344,7 +345,7 @@ impl<'a> Checker<'a, '_> {
         let many = kind.other.is_some() && body.entries.len() + settings.list.len() > 32;
         let mut places = many.then(|| settings.places());
         settings.list.reserve(body.entries.len().min(1024));
-        for entry in &body.entries {
+        for entry in body.entries {
             if self.report.full() {
                 break;
             }
@@ -387,7 +388,7 @@ impl<'a> Checker<'a, '_> {
     fn merge_list(
         &mut self,
         settings: &mut Settings<'a>,
-        list: &'a [Value],
+        list: &'a [Value<'a>],
         origin: Origin,
         kind: &'static Kind,
     ) -> bool {
@@ -442,7 +443,7 @@ impl<'a> Checker<'a, '_> {
     /// author's choice.
     fn property(
         &mut self,
-        entry: &Entry,
+        entry: &Entry<'_>,
         name: &str,
         kind: &'static Kind,
         complete: &mut bool,
@@ -524,7 +525,7 @@ impl<'a> Checker<'a, '_> {
         &mut self,
         settings: &mut Settings<'a>,
         place: usize,
-        entry: &'a Entry,
+        entry: &'a Entry<'a>,
         property: &'static Property,
         name: Cow<'a, str>,
         origin: Origin,
@@ -595,7 +596,7 @@ impl<'a> Checker<'a, '_> {
         settings: &mut Settings<'a>,
         place: usize,
         kind: &'static Kind,
-        value: &'a Value,
+        value: &'a Value<'a>,
         origin: Origin,
     ) -> (Settings<'a>, bool) {
         if !matches!(value.kind, ValueKind::Body(_) | ValueKind::List(_)) {

@@ -25,7 +25,8 @@ mod values;
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet};
+
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 use crate::Inputs;
 use crate::codes::Code;
@@ -45,9 +46,9 @@ struct Checker<'a, 'r> {
     report: &'r mut Report,
     /// Everything that COMPONENT, TEMPLATE and JOB declare, in the file's order.
     declared: Vec<Declared<'a>>,
-    files: &'a [Source],
+    files: &'a [Source<'a>],
     /// The project's name, if a STACK says it.
-    stack: Option<(Span, Cow<'a, str>, Option<&'a syntax::Body>)>,
+    stack: Option<(Span, Cow<'a, str>, Option<&'a syntax::Body<'a>>)>,
     stores: stores::Stores<'a>,
     loader: Option<&'r dyn crate::Loader>,
     /// Files that were read, by their paths.
@@ -99,7 +100,7 @@ struct Declared<'a> {
     whole: Span,
     /// Line of the statement, from 1.
     line: usize,
-    syntax: &'a syntax::Component,
+    syntax: &'a syntax::Component<'a>,
     role: Role,
     /// What it inherits from.
     base: Option<usize>,
@@ -153,7 +154,7 @@ impl Declared<'_> {
 /// Checks a tree. `None` if there is an error, which then is in the report.
 pub(crate) fn composition<'a>(
     source: &'a str,
-    files: &'a [Source],
+    files: &'a [Source<'a>],
     project: &str,
     env: &dyn Fn(&str) -> Option<String>,
     inputs: &Inputs<'_>,

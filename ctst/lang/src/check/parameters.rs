@@ -24,7 +24,7 @@ pub(super) struct Param<'a> {
     name: Cow<'a, str>,
     span: Span,
     /// For its kind, and where messages about it point.
-    value: Value,
+    value: Value<'a>,
     /// What it stands for; `None` after an error.
     text: Option<String>,
     /// The file that this is written in.
@@ -56,7 +56,7 @@ impl Type {
         TYPES.iter().find(|(_, kind, _)| *kind == self).map_or("", |(.., wants)| wants)
     }
 
-    fn kind(self) -> ValueKind {
+    fn kind(self) -> ValueKind<'static> {
         match self {
             Type::Text => ValueKind::Text(Quote::Plain),
             Type::Integer | Type::Port => ValueKind::Integer,
@@ -134,7 +134,13 @@ impl<'a> Checker<'a, '_> {
         params
     }
 
-    fn param(&mut self, file: usize, param: &'a syntax::Param, name: Cow<'a, str>, given: Option<&str>) -> Param<'a> {
+    fn param(
+        &mut self,
+        file: usize,
+        param: &'a syntax::Param<'a>,
+        name: Cow<'a, str>,
+        given: Option<&str>,
+    ) -> Param<'a> {
         let span = param.name.span;
         let kind = self.param_type(param);
         let default = match (&param.default, kind) {
@@ -180,7 +186,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// The type that is written there, or else the one that the default has.
-    fn param_type(&mut self, param: &syntax::Param) -> Option<Type> {
+    fn param_type(&mut self, param: &syntax::Param<'_>) -> Option<Type> {
         if let Some(kind) = param.kind {
             let text = kind.text(self.source);
             let found = TYPES.iter().find(|(name, ..)| *name == text).map(|(_, kind, _)| *kind);
@@ -215,7 +221,7 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    fn param_default(&mut self, file: usize, value: &'a Value, kind: Type) -> Option<String> {
+    fn param_default(&mut self, file: usize, value: &'a Value<'a>, kind: Type) -> Option<String> {
         let text = match (&value.kind, kind) {
             (ValueKind::Text(_), Type::Bool) => None,
             (ValueKind::Text(_), _) => {
@@ -240,7 +246,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// Checks the parameters that a declaration lists.
-    pub(super) fn parameters_are_good(&mut self, component: &'a syntax::Component) {
+    pub(super) fn parameters_are_good(&mut self, component: &'a syntax::Component<'a>) {
         let Some(params) = &component.params else { return };
         if params.list.len() > MOST_PARAMETERS {
             self.finding(Code::OutOfRange, params.span, format!("there are more than {MOST_PARAMETERS} parameters"))
@@ -267,7 +273,7 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    fn no_block(&mut self, value: &syntax::Value) {
+    fn no_block(&mut self, value: &syntax::Value<'_>) {
         if matches!(value.kind, ValueKind::Body(_)) {
             self.finding(Code::WrongType, value.span, "a parameter cannot be a block")
                 .label("a block")
@@ -281,8 +287,8 @@ impl<'a> Checker<'a, '_> {
         let (heir, template) = (self.declared[heir].syntax, &self.declared[template]);
         let (Some(base), name) = (&heir.base, shown(&template.name)) else { return };
         let (params, at) = (template.syntax.params.as_ref(), template.span);
-        let params = params.map_or(&[] as &[_], |params| params.list.as_slice());
-        let args = base.args.as_ref().map_or(&[] as &[_], |args| args.list.as_slice());
+        let params = params.map_or(&[] as &[_], |params| params.list);
+        let args = base.args.as_ref().map_or(&[] as &[_], |args| args.list);
         if params.len() > MOST_PARAMETERS {
             return;
         }
@@ -425,7 +431,7 @@ impl<'a> Checker<'a, '_> {
                 };
                 let params_of_file = self.params;
                 let names: Vec<_> =
-                    params.iter().flat_map(|params| &params.list).map(|(name, _)| name.text(source)).collect();
+                    params.iter().flat_map(|params| params.list).map(|(name, _)| name.text(source)).collect();
                 let names = names.iter().map(AsRef::as_ref);
                 let names: Vec<&str> = names.chain(params_of_file.iter().map(|param| param.name.as_ref())).collect();
                 self.no_parameter(span, name, &names);

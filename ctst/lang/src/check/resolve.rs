@@ -1,7 +1,8 @@
 //! Placeholders.
 
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use foldhash::HashMap;
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
@@ -61,14 +62,14 @@ pub(super) enum Origin {
 /// A value and where it is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bound<'a> {
-    pub(super) value: &'a Value,
+    pub(super) value: &'a Value<'a>,
     pub(super) origin: Origin,
     /// What a PARAM stands for, instead of the value's own text.
     pub(super) given: Option<&'a String>,
 }
 
 impl<'a> Bound<'a> {
-    pub(super) fn new(value: &'a Value, origin: Origin) -> Bound<'a> {
+    pub(super) fn new(value: &'a Value<'a>, origin: Origin) -> Bound<'a> {
         Bound { value, origin, given: None }
     }
 }

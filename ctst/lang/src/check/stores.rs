@@ -23,9 +23,9 @@ const LONGEST_CONFIG: usize = 1 << 20;
 /// The statements VOLUME, SECRET and CONFIG, and what refers to them.
 #[derive(Default)]
 pub(super) struct Stores<'a> {
-    volumes: Table<'a, Option<&'a Body>>,
+    volumes: Table<'a, Option<&'a Body<'a>>>,
     secrets: Table<'a, (SecretFrom, Text)>,
-    configs: Table<'a, &'a Value>,
+    configs: Table<'a, &'a Value<'a>>,
     /// Volumes that are mounted, with the first place that does so.
     mounted: BTreeMap<String, Span>,
     /// Secrets and configs that something refers to.
@@ -86,7 +86,7 @@ pub(super) fn model_parts(parts: Vec<Part>) -> Vec<model::Part> {
 }
 
 impl<'a> Checker<'a, '_> {
-    pub(super) fn declare_volume(&mut self, file: usize, name: Name, body: Option<&'a Body>) {
+    pub(super) fn declare_volume(&mut self, file: usize, name: Name, body: Option<&'a Body<'a>>) {
         let entry = self.store("volume", file, name, body);
         let (name, span) = (entry.name.clone(), entry.span);
         let first = self.stores.volumes.add(entry);
@@ -109,7 +109,7 @@ impl<'a> Checker<'a, '_> {
         self.declared_twice("secret", &name, span, first);
     }
 
-    pub(super) fn declare_config(&mut self, file: usize, name: Name, value: &'a Value) {
+    pub(super) fn declare_config(&mut self, file: usize, name: Name, value: &'a Value<'a>) {
         let entry = self.store("config", file, name, value);
         let (name, span) = (entry.name.clone(), entry.span);
         if !matches!(value.kind, ValueKind::Text(_) | ValueKind::Body(_) | ValueKind::Path) {
@@ -354,7 +354,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// What stands in a CONFIG, as the component at `span` sees it.
-    fn content(&mut self, span: Span, file: usize, value: &'a Value, scope: Scope) -> Option<Vec<model::Part>> {
+    fn content(&mut self, span: Span, file: usize, value: &'a Value<'a>, scope: Scope) -> Option<Vec<model::Part>> {
         let bound = self.follow(Bound::new(value, Origin::File(file)), scope)?;
         let parts = match bound.value.kind {
             ValueKind::Text(quote) if bound.given.is_none() => {
@@ -374,7 +374,7 @@ impl<'a> Checker<'a, '_> {
         self.expands(span, length.sum()).then_some(parts)
     }
 
-    fn content_of_file(&mut self, file: usize, body: &'a Body, scope: Scope) -> Option<String> {
+    fn content_of_file(&mut self, file: usize, body: &'a Body<'a>, scope: Scope) -> Option<String> {
         let mut settings = Settings::default();
         let complete = self.merge(&mut settings, body, Origin::File(file), &super::properties::CONFIG);
         let Some(setting) = settings.get("file") else {

@@ -32,7 +32,7 @@ fn is_shortest(path: &str) -> bool {
 }
 
 impl<'a> Checker<'a, '_> {
-    pub(super) fn wrong_type(&mut self, property: &Property, value: &Value) {
+    pub(super) fn wrong_type(&mut self, property: &Property, value: &Value<'_>) {
         let source = value.span.text(self.source);
         let quoted = match value.kind {
             ValueKind::Path if source.len() < 60 => {
@@ -170,7 +170,7 @@ impl<'a> Checker<'a, '_> {
     fn number(
         &mut self,
         (property, bound): Read<'a>,
-        bare: impl Fn(&ValueKind) -> bool,
+        bare: impl Fn(&ValueKind<'_>) -> bool,
         scope: Scope,
     ) -> Option<String> {
         let bound = self.follow(bound, scope)?;
