@@ -335,7 +335,7 @@ impl<'t> Parser<'_, 't, '_> {
             "CONFIG" => {
                 let name = self.name("the config's name")?;
                 self.want_punctuation("=", "`=`")?;
-                StatementKind::Config { name, value: self.value()? }
+                StatementKind::Config { name, value: self.arena.alloc(self.value()?) }
             }
             _ => return Err(self.unknown_statement(keyword, word)),
         };
@@ -387,13 +387,13 @@ impl<'t> Parser<'_, 't, '_> {
 
     fn component(&mut self, kind: ComponentKind) -> Parsed<StatementKind<'t>> {
         let name = self.name("the component's name")?;
-        let params = self.arguments(false)?;
+        let params = self.arguments(false)?.map(|params| &*self.arena.alloc(params));
         let base = match self.keyword("FROM") {
             Some(from) => {
                 self.trivia();
                 let (path, _) = self.take(lex::path).ok_or_else(|| self.missing("what to inherit from"))?;
                 let args = self.arguments(true)?;
-                Some(Base { span: from.to(Span::new(self.end, self.end)), path, args })
+                Some(&*self.arena.alloc(Base { span: from.to(Span::new(self.end, self.end)), path, args }))
             }
             None => None,
         };
@@ -643,9 +643,9 @@ impl<'t> Parser<'_, 't, '_> {
         }
     }
 
-    fn optional_body(&mut self) -> Parsed<Option<Body<'t>>> {
+    fn optional_body(&mut self) -> Parsed<Option<&'t Body<'t>>> {
         self.trivia();
-        if self.rest().starts_with('{') { self.body().map(Some) } else { Ok(None) }
+        if self.rest().starts_with('{') { Ok(Some(self.arena.alloc(self.body()?))) } else { Ok(None) }
     }
 
     /// Counts a level of nesting while `inner` reads what is in it.
@@ -766,7 +766,7 @@ impl<'t> Parser<'_, 't, '_> {
         let start = self.at;
         let kind = match self.rest().bytes().next() {
             Some(b'"') => ValueKind::Text(self.string()?.quote),
-            Some(b'[') => ValueKind::List(self.list()?),
+            Some(b'[') => ValueKind::List(self.arena.alloc(self.list()?)),
             Some(b'{') => ValueKind::Body(self.arena.alloc(self.body()?)),
             Some(b'0'..=b'9' | b'-') => self.number()?,
             Some(byte) if byte.is_ascii_alphabetic() && !self.at_key() && !(self.fresh && self.at_statement()) => {

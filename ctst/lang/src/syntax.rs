@@ -38,7 +38,7 @@ pub enum StatementKind<'t> {
         /// The project's name.
         name: Text,
         /// Settings of the whole project.
-        body: Option<Body<'t>>,
+        body: Option<&'t Body<'t>>,
     },
     /// `PARAM name: type = value "help"`
     Param(&'t Param<'t>),
@@ -62,14 +62,14 @@ pub enum StatementKind<'t> {
         /// Its name.
         name: Name,
         /// Its properties.
-        body: Option<Body<'t>>,
+        body: Option<&'t Body<'t>>,
     },
     /// `VOLUME name { … }`
     Volume {
         /// Its name.
         name: Name,
         /// Its properties.
-        body: Option<Body<'t>>,
+        body: Option<&'t Body<'t>>,
     },
     /// `SECRET name FROM FILE "path"`
     Secret {
@@ -85,7 +85,7 @@ pub enum StatementKind<'t> {
         /// Its name.
         name: Name,
         /// Its content.
-        value: Value<'t>,
+        value: &'t Value<'t>,
     },
 }
 
@@ -123,9 +123,9 @@ pub struct Component<'t> {
     /// Its name.
     pub name: Name,
     /// Its parameters.
-    pub params: Option<Arguments<'t>>,
+    pub params: Option<&'t Arguments<'t>>,
     /// What it inherits from.
-    pub base: Option<Base<'t>>,
+    pub base: Option<&'t Base<'t>>,
     /// Its properties.
     pub body: Body<'t>,
 }
@@ -164,7 +164,7 @@ pub struct Connect<'t> {
     /// Where `OPTIONAL` stands.
     pub optional: Option<Span>,
     /// Properties of the connection.
-    pub body: Option<Body<'t>>,
+    pub body: Option<&'t Body<'t>>,
 }
 
 /// `WHEN …`
@@ -336,7 +336,7 @@ pub enum ValueKind<'t> {
     /// `true`, `false`
     Bool(bool),
     /// `[ … ]`
-    List(&'t [Value<'t>]),
+    List(&'t &'t [Value<'t>]),
     /// `{ … }`
     Body(&'t Body<'t>),
     /// `name` or `name.field`, not in quotes.

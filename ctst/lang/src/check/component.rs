@@ -44,17 +44,18 @@ pub(super) fn is_account(text: &str) -> bool {
 impl<'a> Checker<'a, '_> {
     /// All components; incomplete if there are errors.
     pub(super) fn components(&mut self) -> Vec<model::Component> {
-        let mut edges_from: Vec<Vec<usize>> = vec![Vec::new(); self.declared.len()];
-        for (number, edge) in self.edges.iter().enumerate() {
-            edges_from[edge.from].push(number);
-        }
+        let mut edges: Vec<usize> = (0..self.edges.len()).collect();
+        edges.sort_by_key(|&number| self.edges[number].from);
+        let mut edges = edges.as_slice();
         let mut components = Vec::with_capacity(self.declared.len());
-        for (index, edges) in edges_from.iter().enumerate() {
+        for index in 0..self.declared.len() {
             if self.report.full() {
                 break;
             }
+            let own;
+            (own, edges) = edges.split_at(edges.iter().take_while(|&&number| self.edges[number].from == index).count());
             if self.declared[index].is_examined() {
-                let component = self.examine(index, |checker, settings| checker.component(index, settings, edges));
+                let component = self.examine(index, |checker, settings| checker.component(index, settings, own));
                 if let Some(component) = component.filter(|_| self.declared[index].role == Role::Deployed) {
                     self.deploy(index, component, &mut components);
                 }
@@ -133,7 +134,7 @@ impl<'a> Checker<'a, '_> {
             hosts,
             logs,
             no_healthcheck: declared.no_healthcheck,
-            ..model::Component::new(declared.name.clone().into_owned(), declared.hostname.clone()?, image)
+            ..model::Component::new(declared.name.clone().into_owned(), declared.host(), image)
         })
     }
 

@@ -64,14 +64,14 @@ impl<'a> Checker<'a, '_> {
                 // That of an imported file has no effect, which is warned about elsewhere.
                 StatementKind::Stack { name, body } => {
                     if number == 0 {
-                        self.stack(*name, body.as_ref());
+                        self.stack(*name, *body);
                     }
                 }
                 StatementKind::Component(component) => {
                     let line = cursor.line(statement.span.start);
                     self.declare_component(number, component, statement.span, line);
                 }
-                StatementKind::Volume { name, body } => self.declare_volume(number, *name, body.as_ref()),
+                StatementKind::Volume { name, body } => self.declare_volume(number, *name, *body),
                 StatementKind::Secret { name, from, source } => self.declare_secret(number, *name, *from, *source),
                 StatementKind::Config { name, value } => self.declare_config(number, *name, value),
                 StatementKind::Network { .. } => {
@@ -181,7 +181,7 @@ impl<'a> Checker<'a, '_> {
         let declared = &mut self.declared[index];
         declared.scheme = image::scheme(&declared.name, image.as_ref());
         (declared.ports, declared.image, declared.network) = (ports, image, network);
-        declared.hostname = hostname.or_else(|| Some(declared.host()));
+        declared.hostname = hostname;
         declared.no_healthcheck = unchecked;
         declared.healthcheck &= !unchecked;
         let lacks_image = settings.get("image").is_none() && !declared.partial && declared.role == Role::Deployed;
@@ -286,7 +286,8 @@ impl<'a> Checker<'a, '_> {
                 }
             }
             let declared = &self.declared[index];
-            let (Some(at), Some(hostname)) = (declared.hostname_at, &declared.hostname) else { continue };
+            let Some(at) = declared.hostname_at else { continue };
+            let hostname = declared.host();
             let (other, others) = *hosts.entry(hostname.to_ascii_lowercase()).or_insert((index, Host::Own));
             if other != index {
                 self.collide(index, at, Host::Own, other, others);

@@ -82,6 +82,12 @@ impl<'a> Setting<'a> {
     }
 }
 
+/// Whether two names are equal. Most are not, and then their lengths or first letters say so without a call.
+#[inline]
+fn equal(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.as_bytes().first() == other.as_bytes().first() && one == other
+}
+
 /// A bit that depends on a name.
 #[inline]
 fn bit(name: &str) -> u64 {
@@ -95,7 +101,7 @@ impl<'a> Settings<'a> {
         if self.names & bit(name) == 0 {
             return None;
         }
-        self.list.iter().find(|setting| setting.name == name)
+        self.list.iter().find(|setting| equal(&setting.name, name))
     }
 
     pub(super) fn key(&self, name: &str) -> Option<Span> {
@@ -353,7 +359,7 @@ impl<'a> Checker<'a, '_> {
             let Some((property, known)) = self.property(entry, &name, kind, &mut complete) else { continue };
             let place = match &places {
                 Some(places) => places.get(&name).copied(),
-                None if known => settings.list.iter().position(|setting| setting.property.slot == property.slot),
+                None if known => settings.list.iter().position(|setting| equal(setting.property.slot, property.slot)),
                 None => settings.list.iter().position(|setting| setting.name == name),
             };
             let place = match place {
@@ -454,7 +460,7 @@ impl<'a> Checker<'a, '_> {
             *complete = false;
             return None;
         }
-        if let Some(found) = kind.known.iter().find(|property| property.name == name) {
+        if let Some(found) = kind.known.iter().find(|property| equal(property.name, name)) {
             return Some((found, true));
         }
         match kind.other {

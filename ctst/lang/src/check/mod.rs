@@ -121,6 +121,7 @@ struct Declared<'a> {
     /// Declared ports; `None` if they are unknown because of an error.
     ports: Option<Vec<u16>>,
     image: Option<model::Image>,
+    /// Its host name, if it is not made from its name.
     hostname: Option<String>,
     network: Option<model::Network>,
     healthcheck: bool,
