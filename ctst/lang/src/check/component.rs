@@ -102,7 +102,8 @@ impl<'a> Checker<'a, '_> {
         let replicas = edges.iter().filter_map(|&number| self.declared[self.edges[number].to].replicas);
         let replicas = replicas.map(|count| count as usize * size_of::<Dependency>()).sum();
         let edges = if replicas > 0 && !self.expands(span, replicas) { &[] } else { edges };
-        let after = edges.iter().flat_map(|&number| self.dependencies(number)).collect();
+        let mut after = Vec::with_capacity(edges.len());
+        after.extend(edges.iter().flat_map(|&number| self.dependencies(number)));
         let declared = &mut self.declared[index];
         let image = declared.image.take()?;
         Some(model::Component {

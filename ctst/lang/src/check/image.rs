@@ -114,7 +114,7 @@ impl<'a> Checker<'a, '_> {
             self.bad_image(value.span, "the list of programs is empty", None);
             return None;
         }
-        let mut programs = Vec::new();
+        let mut programs = Vec::with_capacity(items.len());
         let mut pin = None;
         let mut broken = false;
         let mut whole = None;

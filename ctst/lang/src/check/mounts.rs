@@ -26,12 +26,17 @@ impl<'a> Checker<'a, '_> {
     ) -> (Vec<Volume>, Vec<Tmpfs>) {
         let (mut volumes, mut tmpfs) = (Vec::new(), Vec::new());
         if let Some(setting) = settings.get("volumes").or_else(|| settings.get("volume")) {
-            for item in self.items(setting, scope).unwrap_or_default() {
+            let items = self.items(setting, scope).unwrap_or_default();
+            // Most have one, and a vector that grows by itself begins with room for four.
+            volumes.reserve_exact(items.len());
+            for item in items {
                 volumes.extend(self.volume((setting.property, item), scope, targets));
             }
         }
         if let Some(setting) = settings.get("tmpfs") {
-            for item in self.items(setting, scope).unwrap_or_default() {
+            let items = self.items(setting, scope).unwrap_or_default();
+            tmpfs.reserve_exact(items.len());
+            for item in items {
                 tmpfs.extend(self.tmpfs((setting.property, item), scope, targets));
             }
         }
