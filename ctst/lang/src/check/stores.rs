@@ -362,7 +362,7 @@ impl<'a> Checker<'a, '_> {
                 model_parts(self.interpolate(text, bound.origin, scope.with_secrets())?)
             }
             ValueKind::Text(_) => model_parts(self.parts((&PARAMETER, bound), scope)?),
-            ValueKind::Body(ref body) => vec![model::Part::Text(self.content_of_file(file, body, scope)?)],
+            ValueKind::Body(body) => vec![model::Part::Text(self.content_of_file(file, body, scope)?)],
             _ => {
                 self.wrong_type(&CONTENT, bound.value);
                 return None;
