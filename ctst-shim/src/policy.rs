@@ -46,7 +46,6 @@ impl Policy {
 
     /// The verdict on a plan: none is a grant, else why not.
     pub(crate) fn judge(&self, plan: &Plan) -> Result<Option<String>, Failure> {
-        self.is_current()?;
         let rules = self.rules()?;
         let (passwd, group) =
             if rules.allow.is_empty() { Default::default() } else { (names("/etc/passwd")?, names("/etc/group")?) };
@@ -55,8 +54,12 @@ impl Policy {
     }
 
     fn rules(&self) -> Result<Rules, Failure> {
-        let Some((fd, _)) = &self.file else { return Ok(Rules::default()) };
-        let bytes = read(fd, MAX_SIZE).step("read", PATH)?;
+        let bytes = match &self.file {
+            Some((fd, _)) => read(fd, MAX_SIZE).step("read", PATH)?,
+            None => Vec::new(),
+        };
+        // Afterwards, so that what was read is what was there.
+        self.is_current()?;
         conf::parse(&bytes).map_err(|error| refusal(&format!("read {PATH}: {error}"), ""))
     }
 

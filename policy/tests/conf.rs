@@ -25,19 +25,19 @@ fn the_example_documents_every_key_and_its_rules_are_understood() {
     let text = examples();
     let rules = parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(rules.mounts.len(), 4);
-    for key in KEYS {
-        assert!(text.lines().any(|line| line.starts_with(&format!("{} = ", key.name))), "no example of {}", key.name);
-        let heads: Vec<_> = EXAMPLE.lines().filter(|line| line.starts_with(&format!("# {} = ", key.name))).collect();
-        assert!(!heads.is_empty(), "{} is not explained", key.name);
+    for (name, list) in KEYS {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{} = ", name))), "no example of {}", name);
+        let heads: Vec<_> = EXAMPLE.lines().filter(|line| line.starts_with(&format!("# {} = ", name))).collect();
+        assert!(!heads.is_empty(), "{} is not explained", name);
         let repeated = heads.iter().any(|line| line.ends_with("(may be repeated)"));
-        assert_eq!(repeated, key.list, "{}", key.name);
+        assert_eq!(repeated, *list, "{}", name);
     }
     let named =
         |line: &str| line.strip_prefix("# ").and_then(|line| line.split_once(" = ")).map(|(key, _)| key.to_owned());
     for name in
         EXAMPLE.lines().filter_map(named).filter(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
     {
-        assert!(KEYS.iter().any(|key| key.name == name), "the example explains {name}, which is no key");
+        assert!(KEYS.iter().any(|(key, _)| *key == name), "the example explains {name}, which is no key");
     }
 }
 
@@ -51,9 +51,23 @@ fn names_of_capabilities_are_the_kernels() {
     assert_eq!(capabilities::number("ALL"), None);
 }
 
+/// The example names what a component may ask for where no line says otherwise.
+#[test]
+fn the_example_names_the_capabilities_on_request() {
+    for number in 0..64u8 {
+        let requested = capabilities::CEILING & !capabilities::DEFAULT & 1 << number != 0;
+        let name = capabilities::name(number);
+        let explained = EXAMPLE.lines().skip_while(|line| !line.starts_with("# What root inside may have"));
+        let named = explained
+            .take_while(|line| line.starts_with("# "))
+            .any(|line| line.split(|c: char| !c.is_ascii_uppercase() && c != '_').any(|word| word == name));
+        assert_eq!(named, requested, "{name}");
+    }
+}
+
 fn line() -> impl Strategy<Value = String> {
     let key = prop_oneof![
-        proptest::sample::select(KEYS.iter().map(|key| key.name.to_owned()).collect::<Vec<_>>()),
+        proptest::sample::select(KEYS.iter().map(|(key, _)| (*key).to_owned()).collect::<Vec<_>>()),
         "[a-z_]{0,12}",
     ];
     let value = prop_oneof![
