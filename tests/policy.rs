@@ -336,6 +336,8 @@ fn doctor_says_what_the_policy_is() {
             let checks = project.ctst(["doctor", "--format", "json"]).json();
             checks.as_array().unwrap().iter().find(|check| check["name"] == "policy").unwrap().clone()
         };
+        let mode = project.ctst(["doctor"]).ok().stdout;
+        assert!(mode.lines().any(|line| line.starts_with("mode") && line.contains("rootless")), "{mode}");
         let check = policy(&project);
         let found = check["found"].as_str().unwrap();
         assert!(check["status"] == "good" && found.contains("at most 9 processes; overlayfs"), "{check}");

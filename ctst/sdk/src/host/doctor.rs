@@ -58,14 +58,20 @@ impl Check {
 #[must_use]
 pub fn examine() -> Vec<Check> {
     let mut checks = Vec::new();
+    let mut strict = false;
     match shim::locate() {
-        Ok(path) => checks.push(Check::good("shim", path.display().to_string())),
+        Ok(path) => {
+            // Whatever is in there gives it a privilege over the host (capabilities(7)).
+            strict = rustix::fs::getxattr(&path, c"security.capability", &mut [0_u8; 64]).is_ok();
+            checks.push(Check::good("shim", path.display().to_string()));
+            checks.push(Check::good("mode", mode(strict)));
+        }
         Err(error) => {
             let fix = error.help().unwrap_or_default();
             checks.push(Check::other("shim", Verdict::Bad, error.to_string(), fix));
         }
     }
-    checks.push(policy());
+    checks.push(policy(strict));
     checks.push(limits());
     checks.push(if confine::works() {
         Check::good("landlock", "plan and check run without the right to write files")
@@ -89,8 +95,17 @@ pub fn examine() -> Vec<Check> {
     checks
 }
 
+/// What the shim is between a caller and the host.
+fn mode(strict: bool) -> &'static str {
+    match strict {
+        _ if getuid().is_root() => "called by root, whose containers have ids of their own",
+        true => "strict: ctst-shim has file capabilities, and gives its callers nothing that the host took away",
+        false => "rootless: ctst-shim has no privilege, and does what every user may do",
+    }
+}
+
 /// What the administrator of this host says, and whether it is for this caller.
-fn policy() -> Check {
+fn policy(strict: bool) -> Check {
     const NAME: &str = "policy";
     let policy = match Policy::read() {
         Ok(policy) => policy,
@@ -99,8 +114,11 @@ fn policy() -> Check {
             return Check::other(NAME, Verdict::Bad, error.to_string(), fix);
         }
     };
-    // Without file capabilities a caller could use another shim.
-    let holds = "ctst keeps to it; without file capabilities of ctst-shim nothing makes others do so";
+    let holds = match strict {
+        true => "ctst-shim holds every caller to it",
+        // A caller could use another shim.
+        false => "ctst keeps to it; without file capabilities of ctst-shim nothing makes others do so",
+    };
     match (policy.admit(), policy.file().map(Rules::summary)) {
         (Err(error), _) => {
             let fix = format!("have the administrator add the line to {PATH}");
