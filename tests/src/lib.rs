@@ -12,4 +12,4 @@ pub mod probe;
 mod project;
 
 pub use caller::Caller;
-pub use project::{Done, Project, Running, eventually, finish, free_port, programs};
+pub use project::{Done, Project, Running, eventually, finish, free_port, programs, target};

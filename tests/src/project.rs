@@ -184,6 +184,17 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("find a free port").port()
 }
 
+/// Cargo's target folder.
+///
+/// # Panics
+/// If this is not a test that cargo built.
+#[must_use]
+pub fn target() -> PathBuf {
+    // target/TUPLE/PROFILE/deps/TEST
+    let me = std::env::current_exe().expect("find the test program");
+    me.ancestors().nth(4).expect("test programs lie in deps").to_owned()
+}
+
 /// The folder with `ctst` and `ctst-shim`, readable by every user, and beside it `rootfs`: busybox with its applets and
 /// the probe.
 ///
@@ -204,7 +215,9 @@ pub fn programs() -> &'static Path {
         for folder in ["bin", "dev", "etc", "proc", "root", "srv", "sys", "tmp", "usr", "var/tmp", "run"] {
             make_folder(&root.join(folder));
         }
-        copy(&built.join("ctst-probe"), &root.join("bin/ctst-probe"));
+        for probe in ["ctst-probe", "ctst-escape"] {
+            copy(&built.join(probe), &root.join("bin").join(probe));
+        }
         copy(Path::new("/bin/busybox"), &root.join("bin/busybox"));
         let applets = Command::new("/bin/busybox").arg("--list").output().expect("run busybox");
         for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|name| *name != "busybox") {

@@ -203,9 +203,13 @@ pub fn clear_environment() {
 
 /// Sets every signal to its default action and unblocks all: dispositions to ignore and the mask survive execve(2).
 pub fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler of ours; KILL, STOP and those reserved by libc answer EINVAL, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // Not by signal(3), which refuses 32 and 33, that libc keeps for itself and a caller can still have had ignored.
+    // The kernel's structure for SIG_DFL without flags and mask: all zero, of 32 bytes at most.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL installs no handler of ours, and the structure is valid for the call; KILL and STOP answer EINVAL,
+        // which is fine.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), null::<u64>(), size_of::<u64>()) };
     }
     // SAFETY: an all-zero sigset_t is the empty set on Linux; the pointer is valid for the call.
     unsafe {
