@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use containust_tests::escapes;
 use serde_json::Value;
 
 fn root() -> PathBuf {
@@ -157,4 +158,94 @@ fn shim_links_few_crates_and_names_them() {
     let unnamed: Vec<_> = linked.difference(&words).collect();
     assert!(unnamed.is_empty(), "ctst-shim/README.md does not argue for {unnamed:?}");
     assert!(linked.len() <= 12, "{linked:?}");
+}
+
+/// Test functions of one file.
+fn functions(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+    let mut found = Vec::new();
+    let mut test = false;
+    for line in text.lines() {
+        if line.starts_with("#[test]") {
+            test = true;
+        } else if let Some(rest) = line.strip_prefix("fn ") {
+            if test {
+                found.extend(rest.split('(').next().map(str::to_owned));
+            }
+            test = false;
+        }
+    }
+    found
+}
+
+/// ctst-shim/ESCAPES.md: ids are unique and without gaps, the tests are there, and the probe tries what the list says.
+#[test]
+fn every_way_out_has_its_test() {
+    let rows = escapes::rows();
+    let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    for pair in ids.windows(2).filter(|pair| pair[0][..1] == pair[1][..1]) {
+        assert!(pair[0] < pair[1], "{} stands before {}", pair[0], pair[1]);
+    }
+    // Of images, crashes, state and secrets one row stands for several ids, or another file has them.
+    for group in ["N", "F", "P", "S", "G", "W", "E", "A", "C", "X"] {
+        let numbers: Vec<&str> = ids.iter().filter(|id| id.starts_with(group)).map(|id| &id[1..]).collect();
+        let wanted: Vec<String> = (1..=numbers.len()).map(|number| format!("{number:02}")).collect();
+        assert_eq!(numbers, wanted, "group {group} has a gap");
+    }
+
+    let mut inside: BTreeSet<&str> = BTreeSet::new();
+    for row in &rows {
+        for test in row.tests.iter().filter(|test| !test.starts_with('–')) {
+            if test == "inside" {
+                inside.insert(&row.id);
+                continue;
+            }
+            let (file, function) = test.rsplit_once("::").expect("file::function");
+            let folders: &[&str] = match file.split_once("::") {
+                Some(("image", _)) => &["ctst/image/tests"],
+                _ => &["tests", "ctst-shim/tests", "policy/tests"],
+            };
+            let name = format!("{}.rs", file.rsplit("::").next().expect("a name"));
+            let there = folders.iter().map(|folder| root().join(folder).join(&name)).filter(|path| path.exists());
+            let found = there.flat_map(|path| functions(&path)).any(|known| known == function);
+            assert!(found, "{}: there is no test {function} in {name}", row.id);
+        }
+    }
+    let probe = Command::new(env!("CARGO_BIN_EXE_ctst-escape")).arg("list").output().expect("run the probe");
+    let probe = String::from_utf8(probe.stdout).expect("text");
+    // Those last ones are read off by the test itself, because the probe's runtime changes them.
+    let tried: BTreeSet<&str> = probe.lines().chain(["P17", "P18", "P19", "P20", "P21"]).collect();
+    assert_eq!(tried, inside, "the probe and ctst-shim/ESCAPES.md differ");
+    for (layers, ids) in escapes::layers() {
+        let unknown: Vec<_> = ids.iter().filter(|id| !rows.iter().any(|row| row.id == **id)).collect();
+        assert!(unknown.is_empty(), "without {layers:?}: {unknown:?}");
+    }
+}
+
+/// Layers of the confinement can be left out in a build for tests, and in no other.
+#[test]
+fn no_ordinary_shim_can_be_weakened() {
+    let shim = containust_tests::programs().join("ctst-shim");
+    let bytes = fs::read(&shim).expect("read the shim");
+    let mark = [b"ctst-weakened".as_slice(), b"-shim"].concat();
+    assert!(!bytes.windows(mark.len()).any(|window| window == mark), "{} can be weakened", shim.display());
+
+    // Nothing in the tree sets it: one file depends on it, one lint knows it, the tests' own build says it.
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    let manifests = EDGES.iter().map(|(_, folder, _)| root().join(folder).join("Cargo.toml"));
+    let others = ["Cargo.toml", ".cargo/config.toml", "Makefile", "tests/setup.sh"];
+    files.extend(manifests.chain(others.iter().map(|name| root().join(name))).filter(|path| path.exists()));
+    let word = ["wea", "ken"].concat();
+    let flags = [format!("cfg({word}"), format!("cfg(not({word}"), format!("cfg {word}"), format!("\"{word}\"")];
+    let found: BTreeSet<String> = files
+        .iter()
+        .filter(|path| {
+            let text = fs::read_to_string(path).expect("read a source");
+            flags.iter().any(|flag| text.contains(flag.as_str()))
+        })
+        .map(|path| path.strip_prefix(root()).expect("below the root").display().to_string())
+        .collect();
+    let allowed = ["Cargo.toml", "ctst-shim/core/src/weak.rs", "tests/src/project.rs"].map(str::to_owned);
+    assert_eq!(found, BTreeSet::from(allowed));
 }

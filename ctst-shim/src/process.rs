@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use containust_core::sys::{self, Alone, Arguments};
+use containust_core::weak::{Layer, weak};
 use containust_shared::exit;
 use containust_shared::protocol::{Failure, Process, Rlimit};
 use rustix::fs::{FileType, Gid, Uid};
@@ -229,8 +230,13 @@ fn run(
         sys::set_ids(prepared.user.uid, prepared.user.gid).map_err(at(ChildStep::Ids))?;
         // For another user than root the kernel has cleared them with the change of ids; said again, not assumed.
         let capabilities = if prepared.user.uid == 0 { confines.capabilities } else { 0 };
-        sys::set_capabilities(capabilities).map_err(at(ChildStep::Capabilities))?;
+        if !weak(Layer::Capabilities) {
+            sys::set_capabilities(capabilities).map_err(at(ChildStep::Capabilities))?;
+        }
         rustix::process::chdir(prepared.cwd.as_c_str()).map_err(|e| (ChildStep::Directory, e.into()))?;
+        if weak(Layer::Descriptors) {
+            return Ok(());
+        }
         sys::cloexec_from(3).map_err(at(ChildStep::Descriptors))
     };
     if let Err(failure) = steps() {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use containust_core::channel;
 use containust_core::sys::{self, Alone, Namespaces, Side};
+use containust_core::weak::{Layer, weak};
 use containust_shared::protocol::{Address, Failure, FromSandbox, FromShim, ToSandbox};
 use containust_shared::{exit, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -69,8 +70,12 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address, policy: &P
 
 fn prepare() -> Result<(), Failure> {
     // A tracer of this process would have all capabilities of the project: not even the caller shall be one.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("become undumpable", "")?;
-    rustix::thread::set_no_new_privs(true).step("set no_new_privs", "")?;
+    if !weak(Layer::Dumpable) {
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("become undumpable", "")?;
+    }
+    if !weak(Layer::NoNewPrivs) {
+        rustix::thread::set_no_new_privs(true).step("set no_new_privs", "")?;
+    }
     // Nobody here waits for a container's pid 1: the supervisor has its pidfd.
     sys::reap_automatically();
     limit_user_namespaces(0)
@@ -79,6 +84,9 @@ fn prepare() -> Result<(), Failure> {
 /// How many user namespaces there may be below the one of this process (namespaces(7)). With 0 no container makes
 /// another, even if its filter let it try.
 pub(crate) fn limit_user_namespaces(limit: u32) -> Result<(), Failure> {
+    if weak(Layer::UserNamespaces) {
+        return Ok(());
+    }
     let file = "/proc/sys/user/max_user_namespaces";
     std::fs::write(file, limit.to_string()).step("limit nested user namespaces by", file)
 }
@@ -107,6 +115,9 @@ fn fork_container(
     }
     let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
     let mut namespaces = Namespaces::of_a_container();
+    if weak(Layer::Network) && !bridged {
+        namespaces.remove(Namespaces::NET);
+    }
     if ids.is_some() {
         namespaces |= Namespaces::USER;
         limit_user_namespaces(MAX_CONTAINERS)?;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use containust_core::mount::{self, Attributes, DATA_ONLY, NOSUID_NODEV, READ_ONLY};
 use containust_core::sys;
+use containust_core::weak::{Layer, weak};
 use containust_shared::names;
 use containust_shared::protocol::{Failure, Mount, Plan, Source, Sysctl};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2};
@@ -85,8 +86,10 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
     let proc = mount::new("proc", &[], DATA_ONLY).step("mount a procfs (is the host's /proc masked?) on", "/proc")?;
     let sys = mount::new("sysfs", &[], DATA_ONLY | READ_ONLY).step("mount a sysfs on", "/sys")?;
 
+    let leaked = weak(Layer::Leak).then(|| rustix::fs::open("/", OFlags::PATH, Mode::empty()));
     mount::pivot(&root).step("pivot into the new root (a host whose root is an initramfs cannot)", "/")?;
     drop((layers, upper, work));
+    std::mem::forget(leaked);
     let root =
         rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step("open", "/")?;
     let root = root.as_fd();
@@ -195,7 +198,7 @@ fn files(root: BorrowedFd<'_>, proc: &OwnedFd, plan: &Plan) -> Result<(), Failur
 fn open_source(source: &Source) -> Result<OwnedFd, Failure> {
     let fd = mount::open_source(Path::new(std::ffi::OsStr::from_bytes(&source.path))).step("open", &source.path)?;
     let stat = rustix::fs::fstat(&fd).step("inspect", &source.path)?;
-    if (stat.st_dev, stat.st_ino) != (source.dev, source.ino) {
+    if (stat.st_dev, stat.st_ino) != (source.dev, source.ino) && !weak(Layer::Sources) {
         return Err(refusal("mount what was replaced by something else since it was checked:", &source.path));
     }
     let special = matches!(FileType::from_raw_mode(stat.st_mode), FileType::CharacterDevice | FileType::BlockDevice);
@@ -270,6 +273,9 @@ fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>, shm: u64) -> Result<OwnedF
 
 /// Covers files with the container's /dev/null, whose number was checked, and folders with an empty tmpfs.
 fn hide(mount: &OwnedFd, paths: &[&str]) -> Result<(), Failure> {
+    if weak(Layer::Masks) {
+        return Ok(());
+    }
     for path in paths {
         let Some(place) = inside(mount, path)? else { continue };
         let stat = rustix::fs::fstat(&place).step("inspect", path)?;
@@ -356,7 +362,7 @@ fn ensure(root: BorrowedFd<'_>, target: &[u8], directory: bool) -> Result<OwnedF
             }
             other => other.step("find", &name)?,
         };
-        if rustix::fs::fstatfs(&found).step("inspect", &name)?.f_type == PROC_SUPER_MAGIC {
+        if rustix::fs::fstatfs(&found).step("inspect", &name)?.f_type == PROC_SUPER_MAGIC && !weak(Layer::Targets) {
             return Err(refusal("mount over a part of /proc:", target));
         }
         let stat = rustix::fs::fstat(&found).step("inspect", &name)?;

@@ -1,5 +1,11 @@
 //! The hostile caller: everything somebody could do who executes the shim or holds the other end of its channel.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "test code")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "test code"
+)]
 
 mod common;
 mod policy;
@@ -8,7 +14,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 
-use common::{FIRST, Image, Project, SHIM, is_root, pair, receive, request, send, source, spawn_with};
+use common::{FIRST, Image, Project, is_root, pair, receive, request, send, shim, source, spawn_by, spawn_with};
 use containust_core::channel;
 use containust_shared::exit;
 use containust_shared::protocol::{
@@ -24,8 +30,12 @@ fn refused(mut shim: Child) -> String {
 
 #[test]
 fn takes_no_argument_and_needs_its_channel() {
-    let by_hand = |args: &[&str]| Command::new(SHIM).args(args).stderr(Stdio::piped()).spawn().unwrap();
+    let by_hand = |args: &[&str]| Command::new(shim()).args(args).stderr(Stdio::piped()).spawn().unwrap();
     assert!(refused(by_hand(&["--help"])).contains("takes no arguments"));
+    assert!(refused(by_hand(&[""])).contains("takes no arguments"));
+    let unnamed =
+        std::os::unix::process::CommandExt::arg0(&mut Command::new(shim()), "").stderr(Stdio::piped()).spawn();
+    assert!(refused(unnamed.unwrap()).contains("descriptor 3 is not open"));
     assert!(refused(by_hand(&[])).contains("descriptor 3 is not open"));
 
     let file = tempfile::tempfile().unwrap();
@@ -455,4 +465,503 @@ fn etc_passwd_of_an_image_is_read_as_hostile() {
         common::own(path);
     };
     refuses(with(large), 125, "1 MiB");
+}
+
+/// A copy of the shim that everybody can execute, in a folder of its own.
+fn copy(name: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = folder.path().join(name);
+    fs::copy(shim(), &path).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn the_channel_of_another_user_is_refused() {
+    if !is_root() {
+        eprintln!("skipped: needs two users, so root");
+        return;
+    }
+    let (_folder, path) = copy("ctst-shim");
+    let (_ours, theirs) = pair();
+    let mut command = Command::new(path);
+    std::os::unix::process::CommandExt::uid(&mut command, 65534);
+    std::os::unix::process::CommandExt::gid(&mut command, 65534);
+    command.stderr(Stdio::piped());
+    command_fds::CommandFdExt::fd_mappings(
+        &mut command,
+        vec![command_fds::FdMapping { parent_fd: theirs, child_fd: 3 }],
+    )
+    .unwrap();
+    assert!(refused(command.spawn().unwrap()).contains("the peer is another user"));
+}
+
+#[test]
+fn under_another_name_it_is_the_same() {
+    let (_folder, path) = copy("something else");
+    let (channel, theirs) = pair();
+    let mut command = Command::new(&path);
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command_fds::CommandFdExt::fd_mappings(
+        &mut command,
+        vec![command_fds::FdMapping { parent_fd: theirs, child_fd: 3 }],
+    )
+    .unwrap();
+    let mut shim = command.spawn().unwrap();
+    send(&channel, &request(), &[]);
+    assert!(matches!(receive(&channel), Some((FromShim::Created { .. }, _))));
+    assert_eq!(receive(&channel).map(|(message, _)| message), Some(FromShim::Ready));
+    assert!(shim.wait().unwrap().success());
+}
+
+/// What a container of this project does is what it always does.
+fn serves(project: &mut Project) {
+    let image = Image::new();
+    let (answer, channel) = project.run(image.plan());
+    assert!(matches!(answer, FromContainer::Started { id: MAIN, .. }), "{answer:?}");
+    let ended = Ended::Exited(exit::TOOL);
+    assert_eq!(receive::<FromContainer>(&channel).unwrap().0, FromContainer::Exited { id: MAIN, ended });
+}
+
+#[test]
+fn an_environment_has_no_effect() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let variables = [
+        "LD_PRELOAD=/nowhere.so",
+        "LD_LIBRARY_PATH=/tmp",
+        "LD_AUDIT=/nowhere.so",
+        "GLIBC_TUNABLES=glibc.malloc.check=3:glibc.rtld.nns=x",
+        "LOCPATH=/tmp",
+        "RUST_BACKTRACE=full",
+        "RUST_MIN_STACK=1",
+        "TMPDIR=/nowhere",
+    ]
+    .map(str::to_owned);
+    let more = [format!("MALLOC_TRACE={}", trace.display()), format!("HUGE={}", "x".repeat(100_000))];
+    let words: Vec<&str> = ["env", "-i"]
+        .into_iter()
+        .chain(variables.iter().map(String::as_str))
+        .chain(more.iter().map(String::as_str))
+        .collect();
+    serves(&mut Project::by(&words));
+    assert!(!trace.exists());
+}
+
+#[test]
+fn closed_streams_are_replaced_and_surplus_descriptors_closed() {
+    // The runtime opens /dev/null in place of a closed one before the first line of ours.
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let script = format!("exec \"$0\" {closed}");
+        serves(&mut Project::by(&["sh", "-c", &script]));
+    }
+    // Whoever still holds the other side of this pipe keeps it open.
+    let (end, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let (channel, theirs) = pair();
+    let mut command = Command::new(shim());
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut mappings = vec![command_fds::FdMapping { parent_fd: theirs, child_fd: 3 }];
+    for number in 4..500 {
+        mappings.push(command_fds::FdMapping { parent_fd: held.try_clone().unwrap(), child_fd: number });
+    }
+    drop(held);
+    command_fds::CommandFdExt::fd_mappings(&mut command, mappings).unwrap();
+    let mut shim = command.spawn().unwrap();
+    drop(command);
+    send(&channel, &request(), &[]);
+    assert!(matches!(receive(&channel), Some((FromShim::Created { .. }, _))));
+    assert_eq!(receive(&channel).map(|(message, _)| message), Some(FromShim::Ready));
+    assert!(shim.wait().unwrap().success());
+    let mut fds = [rustix::event::PollFd::new(&end, rustix::event::PollFlags::IN)];
+    let five = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut fds, Some(&five)).unwrap(), 1, "S still holds a descriptor of its caller's");
+    assert!(fds[0].revents().contains(rustix::event::PollFlags::HUP));
+}
+
+#[test]
+fn signals_and_timers_of_the_caller_have_no_effect() {
+    let all = ["env", "--block-signal", "--ignore-signal"];
+    serves(&mut Project::by(&all));
+    // An alarm survives execve(2), and its signal would end whoever has the default action.
+    let mut project = Project::by(&["perl", "-e", "alarm 1; exec @ARGV"]);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    serves(&mut project);
+    // A signal that waits ends the shim, or does not: never something between.
+    let (ours, theirs) = pair();
+    let mut shim = spawn_by(&["env", "--block-signal=TERM", "sh", "-c", "kill -TERM $$; exec \"$0\""], theirs);
+    assert!(!shim.wait().unwrap().success());
+    assert!(receive::<FromShim>(&ours).is_none());
+}
+
+/// Starts a project under a limit, and says whether that went as far as [`FromShim::Ready`]. Whatever happens, everything
+/// has ended soon after the channel is closed.
+fn under(limit: &str) -> bool {
+    let (ours, theirs) = pair();
+    let mut shim = spawn_by(&["prlimit", limit], theirs);
+    // It may have ended before it read anything.
+    let sent = channel::send(&ours, &wire::encode(&request()).unwrap(), &[]);
+    let mut init = None;
+    let mut ready = false;
+    while let (Ok(()), Ok(Some((message, mut fds)))) = (&sent, std::panic::catch_unwind(|| receive::<FromShim>(&ours)))
+    {
+        match message {
+            FromShim::Created { .. } => init = fds.pop(),
+            FromShim::Ready => {
+                ready = true;
+                break;
+            }
+            FromShim::Failed(_) => break,
+        }
+    }
+    let code = shim.wait().unwrap();
+    assert!(ready == code.success(), "{limit}: ready: {ready}, {code}");
+    drop(ours);
+    if let Some(init) = init {
+        let mut fds = [rustix::event::PollFd::new(&init, rustix::event::PollFlags::IN)];
+        let five = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut fds, Some(&five)).unwrap(), 1, "{limit}: S is still there");
+    }
+    ready
+}
+
+#[test]
+fn tiny_limits_are_told_or_do_no_harm() {
+    for limit in ["--nofile=5:5", "--nofile=63:63"] {
+        assert!(!under(limit), "{limit}");
+    }
+    let memory = ["--as=1000000", "--as=3000000", "--as=4000000", "--data=1", "--stack=65536", "--memlock=0"];
+    let others = ["--fsize=0", "--core=0", "--sigpending=0", "--msgqueue=0", "--locks=0", "--nproc=1", "--rttime=1"];
+    for limit in memory.into_iter().chain(others) {
+        under(limit);
+    }
+}
+
+#[test]
+fn records_of_any_size_but_the_right_one_end_their_reader() {
+    let sizes = [0, 1, 3, 65_535, 65_536, 65_537, 100_000];
+    for size in sizes {
+        let (ours, theirs) = pair();
+        let mut shim = spawn_with(theirs);
+        channel::send(&ours, &vec![0; size], &[]).unwrap();
+        assert!(!matches!(receive(&ours), Some((FromShim::Created { .. }, _))), "{size}");
+        assert_eq!(shim.wait().unwrap().code(), Some(exit::TOOL), "{size}");
+
+        let project = Project::new();
+        channel::send(&project.channel, &vec![0; size], &[]).unwrap();
+        assert!(project.ends(), "S survived {size} bytes");
+
+        let mut project = Project::new();
+        let container = project.launch();
+        channel::send(&container, &vec![0; size], &[]).unwrap();
+        let answer = receive(&container);
+        assert!(matches!(answer, Some((FromContainer::Failed { id: MAIN, .. }, _)) | None), "{size}: {answer:?}");
+        serves(&mut project);
+    }
+    // The end of the channel before the first record.
+    let (ours, theirs) = pair();
+    let mut shim = spawn_with(theirs);
+    drop(ours);
+    shim.wait().unwrap();
+}
+
+/// Sends more descriptors than the product's own function would.
+fn send_many(to: &std::os::fd::OwnedFd, bytes: &[u8], fd: std::os::fd::BorrowedFd<'_>, count: usize) {
+    let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+    let fds = vec![fd; count];
+    assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&fds)));
+    rustix::net::sendmsg(to, &[std::io::IoSlice::new(bytes)], &mut control, rustix::net::SendFlags::NOSIGNAL).unwrap();
+}
+
+#[test]
+fn any_number_of_descriptors_but_the_right_one_is_refused_and_none_is_kept() {
+    for count in [1, 2, 16, 17, 33, 253] {
+        let (end, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let closed = || {
+            let mut fds = [rustix::event::PollFd::new(&end, rustix::event::PollFlags::IN)];
+            let five = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+            rustix::event::poll(&mut fds, Some(&five)).unwrap() == 1
+        };
+        let (ours, theirs) = pair();
+        let shim = spawn_with(theirs);
+        send_many(&ours, &wire::encode(&request()).unwrap(), held.as_fd(), count);
+        assert!(!matches!(receive(&ours), Some((FromShim::Created { .. }, _))), "{count}");
+        refused(shim);
+
+        let project = Project::new();
+        let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
+        send_many(&project.channel, &dial, held.as_fd(), count);
+        assert!(project.ends(), "S survived {count} descriptors");
+
+        if count != 3 {
+            let image = Image::new();
+            let mut project = Project::new();
+            let container = project.launch();
+            let plan = wire::encode(&ToContainer::Plan(Box::new(image.plan()))).unwrap();
+            send_many(&container, &plan, held.as_fd(), count);
+            let answer = receive(&container);
+            assert!(!matches!(answer, Some((FromContainer::Started { .. }, _))), "{count}: {answer:?}");
+        }
+        drop(held);
+        assert!(closed(), "somebody still holds one of {count} descriptors");
+    }
+}
+
+#[test]
+fn requests_out_of_their_time_end_their_reader() {
+    // P takes one request, then at most that the maps are written, and only where it waits for that.
+    let (ours, theirs) = pair();
+    let shim = spawn_with(theirs);
+    let mapped = containust_shared::protocol::Mapped { version: containust_shared::protocol::VERSION };
+    send(&ours, &mapped, &[]);
+    assert!(matches!(receive(&ours), Some((FromShim::Failed(_), _))));
+    refused(shim);
+
+    // Twice the first request: the second one goes to S.
+    let project = Project::new();
+    send(&project.channel, &request(), &[]);
+    assert!(project.ends());
+
+    let image = Image::new();
+    let mut project = Project::new();
+    let early = |message: ToContainer| {
+        move |project: &mut Project| {
+            let channel = project.launch();
+            send(&channel, &message, &[]);
+            let answer = receive(&channel);
+            assert!(matches!(answer, Some((FromContainer::Failed { id: MAIN, .. }, _))), "{answer:?}");
+            assert!(receive::<FromContainer>(&channel).is_none());
+        }
+    };
+    let process = image.plan().process;
+    early(ToContainer::Stat)(&mut project);
+    early(ToContainer::Signal { id: MAIN, signal: 9 })(&mut project);
+    early(ToContainer::Dial { count: 1 })(&mut project);
+    early(ToContainer::Exec { id: 1, process })(&mut project);
+
+    // A second plan, after the first.
+    let channel = project.launch();
+    let hold = |plan: &mut Plan| plan.process.tty = true;
+    let mut plan = image.plan();
+    hold(&mut plan);
+    send(&channel, &ToContainer::Plan(Box::new(plan)), &[]);
+    common::send_plan(&channel, image.plan());
+    let mut answers = 0;
+    while receive::<FromContainer>(&channel).is_some() {
+        answers += 1;
+        assert!(answers < 4, "C goes on after a second plan");
+    }
+    serves(&mut project);
+}
+
+/// A generator of numbers that is the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
+
+    /// Changes some bytes of a good message, or cuts it, or makes another one.
+    fn mutate(&mut self, good: &[u8]) -> Vec<u8> {
+        let mut bytes = good.to_vec();
+        match self.below(4) {
+            0 => bytes = (0..self.below(600)).map(|_| self.below(256) as u8).collect(),
+            1 => bytes.truncate(self.below(good.len())),
+            _ => {
+                for _ in 0..=self.below(4) {
+                    let at = self.below(bytes.len());
+                    bytes[at] = [0, 1, 0x7f, 0x80, 0xff, self.below(256) as u8][self.below(6)];
+                }
+            }
+        }
+        bytes
+    }
+}
+
+#[test]
+fn mutated_messages_are_refused_or_mean_what_they_say() {
+    let rounds = if std::env::var_os("CTST_LONG").is_some() { 2000 } else { 100 };
+    let mut random = Random(4);
+    let image = Image::new();
+    let good = wire::encode(&request()).unwrap();
+    for _ in 0..rounds {
+        let (ours, theirs) = pair();
+        let mut shim = spawn_with(theirs);
+        let bytes = random.mutate(&good);
+        channel::send(&ours, &bytes, &[]).unwrap();
+        // An address may have changed, which makes another project; ids may not.
+        let created = matches!(receive(&ours), Some((FromShim::Created { .. }, _)));
+        drop(ours);
+        let code = shim.wait().unwrap().code();
+        assert!(matches!(code, Some(0 | exit::TOOL)), "{bytes:?}: created: {created}, {code:?}");
+    }
+    let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
+    let launch = wire::encode(&ToSandbox::Launch { id: 1, bridged: false, grouped: false, alone: None }).unwrap();
+    for round in 0..rounds {
+        let project = Project::new();
+        let bytes = random.mutate(if round % 2 == 0 { &dial } else { &launch });
+        channel::send(&project.channel, &bytes, &[]).unwrap();
+        rustix::net::shutdown(&project.channel, rustix::net::Shutdown::Write).unwrap();
+        assert!(project.ends(), "S hangs after {bytes:?}");
+    }
+    let plan = wire::encode(&ToContainer::Plan(Box::new(image.plan()))).unwrap();
+    let mut project = Project::new();
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
+    for _ in 0..rounds {
+        let container = project.launch();
+        channel::send(&container, &random.mutate(&plan), &[null.as_fd(); 3]).unwrap();
+        rustix::net::shutdown(&container, rustix::net::Shutdown::Write).unwrap();
+        while receive::<FromContainer>(&container).is_some() {}
+    }
+    serves(&mut project);
+}
+
+/// Who asks and never listens blocks S, and nobody else; S ends with the channel all the same.
+#[test]
+fn a_caller_that_does_not_listen_harms_himself_only() {
+    let deaf = Project::new();
+    rustix::io::ioctl_fionbio(&deaf.channel, true).unwrap();
+    let dial = wire::encode(&ToSandbox::Dial { count: 16 }).unwrap();
+    while channel::send(&deaf.channel, &dial, &[]).is_ok() {}
+    serves(&mut Project::new());
+    rustix::net::shutdown(&deaf.channel, rustix::net::Shutdown::Both).unwrap();
+    assert!(deaf.ends());
+}
+
+#[test]
+fn many_projects_at_once_keep_apart() {
+    let count = if std::env::var_os("CTST_LONG").is_some() { 200 } else { 40 };
+    let mut projects: Vec<Project> = (0..count).map(|_| Project::new()).collect();
+    for project in projects.iter_mut().step_by(8) {
+        serves(project);
+    }
+    let last = projects.pop().unwrap();
+    drop(projects);
+    send(&last.channel, &ToSandbox::Dial { count: 1 }, &[]);
+    assert!(matches!(receive(&last.channel), Some((FromSandbox::Dialed, _))));
+}
+
+/// Ancillary data of other kinds: the kernel drops what the reader has not asked for.
+#[test]
+fn credentials_and_descriptors_of_the_channel_itself_change_nothing() {
+    let mut project = Project::new();
+    let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+    let (pid, uid, gid) = (rustix::process::getpid(), rustix::process::getuid(), rustix::process::getgid());
+    let credentials = rustix::net::UCred { pid, uid, gid };
+    assert!(control.push(rustix::net::SendAncillaryMessage::ScmCredentials(credentials)));
+    let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
+    let flags = rustix::net::SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(&project.channel, &[std::io::IoSlice::new(&dial)], &mut control, flags).unwrap();
+    assert!(matches!(receive(&project.channel), Some((FromSandbox::Dialed, _))));
+    let urgent = rustix::net::send(&project.channel, &dial, rustix::net::SendFlags::OOB);
+    assert!(urgent.is_err(), "a record socket has no urgent data");
+    serves(&mut project);
+    // The caller's own end as a container's channel: C reads what S has for the caller, and what C says ends S.
+    let launch = ToSandbox::Launch { id: 77, bridged: false, grouped: false, alone: None };
+    send(&project.channel, &launch, &[project.channel.as_fd()]);
+    assert!(project.ends());
+}
+
+/// Exchanges `place` with each of `others`, back and forth, as fast as it can while `work` runs.
+fn exchanging<T>(place: &std::path::Path, others: &[std::path::PathBuf], work: impl FnOnce() -> T) -> T {
+    let busy = std::sync::atomic::AtomicBool::new(true);
+    let exchange = |other: &std::path::Path| {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(rustix::fs::CWD, place, rustix::fs::CWD, other, flags).unwrap();
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while busy.load(std::sync::atomic::Ordering::Relaxed) {
+                for other in others {
+                    exchange(other);
+                    exchange(other);
+                }
+            }
+        });
+        let result = work();
+        busy.store(false, std::sync::atomic::Ordering::Relaxed);
+        result
+    })
+}
+
+/// Starts containers for some seconds, each as far as its first program, which an empty root has not; how many came so far,
+/// and how many were refused.
+fn race(change: impl Fn(&mut Plan)) -> (u32, u32) {
+    let seconds = if std::env::var_os("CTST_LONG").is_some() { 120 } else { 2 };
+    let start = std::time::Instant::now();
+    let (mut built, mut refused) = (0, 0);
+    let mut plan = Image::new().plan();
+    plan.layers.clear();
+    (plan.upper, plan.work, plan.address) = (None, None, None);
+    change(&mut plan);
+    let mut project = Project::new();
+    project.bridged = false;
+    while start.elapsed().as_secs() < seconds {
+        match project.run(plan.clone()).0 {
+            FromContainer::Failed { code: exit::NOT_FOUND, .. } => built += 1,
+            FromContainer::Failed { code: exit::TOOL, .. } => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    eprintln!("{built} built, {refused} refused");
+    (built, refused)
+}
+
+fn folder(path: &std::path::Path) {
+    fs::create_dir(path).unwrap();
+    common::own(path);
+}
+
+/// Two containers share a folder, and one exchanges a folder in it with a link while the other starts with a mount below.
+#[test]
+fn links_that_are_swapped_lead_no_mount_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (shared, canary) = (scratch.path().join("shared"), scratch.path().join("canary"));
+    folder(&shared);
+    folder(&canary);
+    folder(&shared.join("a"));
+    let links = [shared.join("absolute"), shared.join("up"), shared.join("proc")];
+    std::os::unix::fs::symlink(&canary, &links[0]).unwrap();
+    let up = "../".repeat(20) + canary.strip_prefix("/").unwrap().to_str().unwrap();
+    std::os::unix::fs::symlink(up, &links[1]).unwrap();
+    std::os::unix::fs::symlink("/proc/self/fd", &links[2]).unwrap();
+    let (built, refused) = exchanging(&shared.join("a"), &links, || {
+        race(|plan| {
+            plan.mounts.push(Mount::Bind { source: source(&shared), target: b"/shared".into(), readonly: false });
+            plan.mounts.push(Mount::Tmpfs { target: b"/shared/a/inner".into(), size: 0, mode: 0o755 });
+            plan.mounts.push(Mount::File { target: b"/shared/a/file".into(), mode: 0o400, content: b"x".into() });
+        })
+    });
+    assert!(built > 0 && refused > 0, "{built} built, {refused} refused: there was no race");
+    assert_eq!(fs::read_dir(&canary).unwrap().count(), 0, "a mount's place was made outside");
+}
+
+/// The source of a mount is exchanged with a link and with another folder, both of which lead to what is not to be had.
+#[test]
+fn a_source_that_is_swapped_is_never_mounted() {
+    let scratch = tempfile::tempdir().unwrap();
+    let scratch = scratch.path().canonicalize().unwrap();
+    let (good, other, link) = (scratch.join("good"), scratch.join("other"), scratch.join("link"));
+    folder(&good);
+    folder(&other);
+    let secret = scratch.join("secret");
+    folder(&secret);
+    std::os::unix::fs::symlink(&secret, &link).unwrap();
+    let checked = source(&good);
+    // Whatever is mounted gets a file: the place of the mount in it.
+    let (built, refused) = exchanging(&good, &[link, other.clone()], || {
+        race(|plan| {
+            plan.mounts.push(Mount::Bind { source: checked.clone(), target: b"/data".into(), readonly: false });
+            plan.mounts.push(Mount::File { target: b"/data/mark".into(), mode: 0o400, content: b"x".into() });
+        })
+    });
+    assert!(built > 0 && refused > 0, "{built} built, {refused} refused: there was no race");
+    assert!(good.join("mark").exists());
+    for place in [&other, &secret] {
+        assert_eq!(fs::read_dir(place).unwrap().count(), 0, "{} was mounted", place.display());
+    }
 }

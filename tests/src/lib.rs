@@ -8,8 +8,9 @@
 
 pub mod archive;
 mod caller;
+pub mod escapes;
 pub mod probe;
 mod project;
 
 pub use caller::Caller;
-pub use project::{Done, Project, Running, eventually, finish, free_port, programs, target};
+pub use project::{Done, Project, Running, eventually, finish, free_port, programs, target, weakened};

@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Project {
     /// Who runs ctst here.
     pub caller: Caller,
+    /// The folder with the `ctst` and the `ctst-shim` that it uses: [`programs`], unless something else is said.
+    pub programs: PathBuf,
     folder: TempDir,
     runtime: TempDir,
     /// Processes seen while it ran, by pid and start time, with a name.
@@ -235,6 +237,49 @@ pub fn programs() -> &'static Path {
     })
 }
 
+/// A folder like [`programs`] with a shim that leaves out these layers of the confinement (ctst-shim/core/src/weak.rs).
+///
+/// # Panics
+/// If there is no cargo to build it with.
+#[must_use]
+pub fn weakened(layers: &[&str]) -> PathBuf {
+    static SHIM: OnceLock<Vec<u8>> = OnceLock::new();
+    const MARK: &[u8] = b"ctst-weakened-shim:";
+    const BLANKS: usize = 96 - MARK.len();
+    let shim = SHIM.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let folder = target().join("weakened");
+        let built = Command::new(cargo)
+            .args(["build", "--quiet", "--offline", "--package", "ctst-shim", "--target-dir"])
+            .arg(&folder)
+            .args(["--config", "profile.dev.opt-level=0", "--config", "profile.dev.package.\"*\".opt-level=0"])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static --cfg weaken")
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent"))
+            .output()
+            .expect("run cargo");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        // target/TUPLE/PROFILE/deps/TEST, with the same tuple.
+        let me = std::env::current_exe().expect("find the test program");
+        let tuple = me.ancestors().nth(3).and_then(Path::file_name).expect("test programs lie in deps");
+        fs::read(folder.join(tuple).join("debug/ctst-shim")).expect("read the weakened shim")
+    });
+    let at = shim.windows(MARK.len()).position(|bytes| bytes == MARK).expect("a weakened shim has the mark");
+    let names = layers.join(" ");
+    assert!(names.len() <= BLANKS, "too many layers: {names}");
+    let mut patched = shim.clone();
+    patched[at + MARK.len()..][..names.len()].copy_from_slice(names.as_bytes());
+
+    let folder = base().join("weakened").join(layers.join("-"));
+    make_folder(&base().join("weakened"));
+    make_folder(&folder);
+    copy(&programs().join("ctst"), &folder.join("ctst"));
+    let new = folder.join("new");
+    fs::write(&new, patched).expect("write a weakened shim");
+    copy(&new, &folder.join("ctst-shim"));
+    fs::remove_file(&new).expect("remove a file");
+    folder
+}
+
 /// Where tests keep their files: a file system that can be the upper layer of overlayfs, which a tmpfs became only with
 /// Linux 6.6.
 fn base() -> PathBuf {
@@ -284,6 +329,7 @@ impl Project {
         };
         let project = Self {
             caller: caller.clone(),
+            programs: programs().to_owned(),
             folder: temporary("p"),
             runtime: temporary("r"),
             seen: std::cell::RefCell::default(),
@@ -372,7 +418,7 @@ impl Project {
     /// `ctst` with these arguments, in the project's folder, as its caller; not started.
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let program = programs().join("ctst");
+        let program = self.programs.join("ctst");
         let mut command = match &self.etc {
             None => {
                 let mut command = Command::new(program);

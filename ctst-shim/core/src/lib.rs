@@ -10,3 +10,4 @@ pub mod entry;
 pub mod link;
 pub mod mount;
 pub mod sys;
+pub mod weak;

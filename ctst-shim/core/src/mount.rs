@@ -11,6 +11,7 @@ use rustix::mount::{
 };
 
 use crate::sys;
+use crate::weak::{Layer, weak};
 
 pub use rustix::mount::MountAttrFlags as Attributes;
 
@@ -20,6 +21,12 @@ pub const NOSUID_NODEV: Attributes = MountAttrFlags::MOUNT_ATTR_NOSUID.union(Mou
 pub const DATA_ONLY: Attributes = NOSUID_NODEV.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 /// Read-only.
 pub const READ_ONLY: Attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
+
+/// `attributes`, but for those that a weakened build leaves out.
+fn kept(mut attributes: Attributes) -> Attributes {
+    attributes.set(READ_ONLY, attributes.contains(READ_ONLY) && !weak(Layer::ReadOnly));
+    if weak(Layer::NosuidNodev) { attributes.difference(NOSUID_NODEV) } else { attributes }
+}
 
 /// Cuts all propagation of this mount namespace.
 ///
@@ -43,7 +50,7 @@ pub fn new(kind: &str, options: &[(&str, &str)], attributes: Attributes) -> io::
         }
     }
     rustix::mount::fsconfig_create(&fs)?;
-    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, kept(attributes))?)
 }
 
 /// A copy of the mount tree below `place`, detached, with `attributes` on all of it.
@@ -57,7 +64,7 @@ pub fn copy(place: impl AsFd, recursive: bool, attributes: Attributes) -> io::Re
     }
     let tree = rustix::mount::open_tree(place, "", flags)?;
     if !attributes.is_empty() {
-        sys::mount_setattr(tree.as_fd(), recursive, attributes.bits().into())?;
+        sys::mount_setattr(tree.as_fd(), recursive, kept(attributes).bits().into())?;
     }
     Ok(tree)
 }
@@ -67,7 +74,7 @@ pub fn copy(place: impl AsFd, recursive: bool, attributes: Attributes) -> io::Re
 /// # Errors
 /// The kernel's.
 pub fn restrict(mount: BorrowedFd<'_>, attributes: Attributes) -> io::Result<()> {
-    sys::mount_setattr(mount, false, attributes.bits().into())
+    sys::mount_setattr(mount, false, kept(attributes).bits().into())
 }
 
 /// Attaches a detached mount on `target`.

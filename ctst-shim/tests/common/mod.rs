@@ -24,7 +24,10 @@ use containust_shared::protocol::{
 use containust_shared::wire::{self, Message};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-pub const SHIM: &str = env!("CARGO_BIN_EXE_ctst-shim");
+/// The shim that is attacked: another one than cargo's where the tests run without cargo, or as another user.
+pub fn shim() -> PathBuf {
+    std::env::var_os("CTST_SHIM").unwrap_or_else(|| env!("CARGO_BIN_EXE_ctst-shim").into()).into()
+}
 /// What root maps to; any range will do.
 pub const FIRST: u32 = 1_879_048_192;
 
@@ -37,8 +40,18 @@ pub fn pair() -> (OwnedFd, OwnedFd) {
 }
 
 pub fn spawn_with(fd3: OwnedFd) -> Child {
-    Command::new(SHIM)
+    spawn_by(&[], fd3)
+}
+
+/// By a program that executes its arguments, as `env` does.
+pub fn spawn_by(words: &[&str], fd3: OwnedFd) -> Child {
+    let shim = shim();
+    let mut words: Vec<&std::ffi::OsStr> = words.iter().map(|word| word.as_ref()).collect();
+    words.push(shim.as_os_str());
+    Command::new(words[0])
+        .args(&words[1..])
         .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -68,18 +81,25 @@ pub fn request() -> Sandbox {
 pub struct Project {
     pub channel: OwnedFd,
     pub init: OwnedFd,
+    /// Whether its containers are on the bridge, which takes the kernel longer than all the rest.
+    pub bridged: bool,
     pub next: u32,
 }
 
 impl Project {
     pub fn new() -> Self {
+        Self::by(&[])
+    }
+
+    /// One whose shim is started by these words ([`spawn_by`]).
+    pub fn by(words: &[&str]) -> Self {
         let (channel, theirs) = pair();
-        let mut shim = spawn_with(theirs);
+        let mut shim = spawn_by(words, theirs);
         send(&channel, &request(), &[]);
         let Some((FromShim::Created { .. }, mut fds)) = receive(&channel) else { panic!("no S was created") };
         assert_eq!(receive(&channel).map(|(m, _)| m), Some(FromShim::Ready));
         assert!(shim.wait().unwrap().success(), "P ends once S runs");
-        Self { channel, init: fds.remove(0), next: 0 }
+        Self { channel, init: fds.remove(0), bridged: true, next: 0 }
     }
 
     /// Whether S ends within five seconds.
@@ -97,7 +117,8 @@ impl Project {
         let (ours, theirs) = pair();
         self.next += 1;
         let id = self.next;
-        send(&self.channel, &ToSandbox::Launch { id, bridged: true, grouped: false, alone }, &[theirs.as_fd()]);
+        let launch = ToSandbox::Launch { id, bridged: self.bridged, grouped: false, alone };
+        send(&self.channel, &launch, &[theirs.as_fd()]);
         drop(theirs);
         assert_eq!(receive(&self.channel).map(|(m, _)| m), Some(FromSandbox::Launched { id }));
         ours
@@ -139,7 +160,7 @@ impl Image {
             fs::create_dir(folder.path().join(name)).unwrap();
             own(&folder.path().join(name));
         }
-        fs::copy(SHIM, folder.path().join("root/probe")).unwrap();
+        fs::copy(shim(), folder.path().join("root/probe")).unwrap();
         own(&folder.path().join("root/probe"));
         Self { folder }
     }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{Image, Project, SHIM, is_root, pair, receive, request, send, source};
+use crate::common::{Image, Project, is_root, pair, receive, request, send, shim, source};
 use command_fds::{CommandFdExt, FdMapping};
 use containust_policy::capabilities::DEFAULT;
 use containust_shared::protocol::{FromContainer, FromShim, IdMap, MAIN, Mount, Plan, Sandbox};
@@ -49,7 +49,7 @@ impl Etc {
     /// What the shim first says to a request.
     fn ask(&self, request: &Sandbox) -> (OwnedFd, FromShim, Vec<OwnedFd>) {
         let (ours, theirs) = pair();
-        let mut command = self.command(Path::new(SHIM));
+        let mut command = self.command(&shim());
         command.fd_mappings(vec![FdMapping { parent_fd: theirs, child_fd: 3 }]).unwrap();
         let mut shim = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // The mapping keeps the other end, without which nobody would hear of the shim's end.
@@ -64,7 +64,7 @@ impl Etc {
         let (channel, answer, mut fds) = self.ask(&request());
         assert!(matches!(answer, FromShim::Created { .. }), "{answer:?}");
         assert_eq!(receive(&channel).map(|(m, _)| m), Some(FromShim::Ready));
-        Project { channel, init: fds.remove(0), next: 0 }
+        Project { channel, init: fds.remove(0), bridged: true, next: 0 }
     }
 }
 
@@ -147,7 +147,7 @@ fn paths_are_judged_as_the_kernel_follows_them() {
 
 #[test]
 fn ctst_predicts_in_the_same_words() {
-    let ctst = Path::new(SHIM).with_file_name("ctst");
+    let ctst = shim().with_file_name("ctst");
     assert!(ctst.exists(), "{} is not there: cargo build --workspace --bins", ctst.display());
     let data = tempfile::tempdir().unwrap();
     let data = data.path().canonicalize().unwrap();

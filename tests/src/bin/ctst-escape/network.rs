@@ -16,9 +16,7 @@ pub(crate) const CHECKS: &[Check] = &[
         let servers = ["192.0.2.53:53", "169.254.169.253:53"];
         all(servers.map(|server| (server.to_owned(), refused(route(server), &[ENETUNREACH]))))
     }),
-    ("W04", |_| {
-        all(["[2001:db8::1]:80", "169.254.169.254:80"].map(|place| (place.to_owned(), connect(place))))
-    }),
+    ("W04", |_| all(["[2001:db8::1]:80", "169.254.169.254:80"].map(|place| (place.to_owned(), connect(place))))),
     ("W05", abstract_socket),
     ("W06", interfaces),
     ("W07", |_| set_flags()),
@@ -138,7 +136,10 @@ fn other_protocols() -> Verdict {
     let reach = |kind, protocol| {
         let socket = call(libc::SYS_socket, &[inet, kind, protocol])?;
         let timeout = [2_u64, 0];
-        call(libc::SYS_setsockopt, &[socket, libc::SOL_SOCKET.into(), libc::SO_SNDTIMEO.into(), pointer(&timeout), 16])?;
+        call(
+            libc::SYS_setsockopt,
+            &[socket, libc::SOL_SOCKET.into(), libc::SO_SNDTIMEO.into(), pointer(&timeout), 16],
+        )?;
         call(libc::SYS_connect, &[socket, pointer(&to), 16])
     };
     let gone = [ENETUNREACH, libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT, libc::ENOPROTOOPT, EACCES];
