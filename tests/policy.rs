@@ -179,7 +179,7 @@ fn limits_are_wanted_and_bounded() {
         refused(
             &project,
             &[
-                &format!("component web: limit its memory to 68157440: line 1 of {PATH} says `max_memory = 67108864`"),
+                &format!("component web: limit its memory to 65MiB: line 1 of {PATH} says `max_memory = 64MiB`"),
                 &format!("run without a limit of cpus: line 2 of {PATH} says `max_cpus = 1.5`, so write `cpus = 1.5`"),
                 "`max_pids = 51`",
             ],
@@ -344,6 +344,10 @@ fn doctor_says_what_the_policy_is() {
         fs::remove_file(project.policy()).unwrap();
         let found = policy(&project)["found"].clone();
         assert_eq!(found, format!("there is no {PATH}: the defaults hold"));
+        // Where it tries containers none may be, and that is what it says.
+        project.set_policy("mount = deny /tmp\n");
+        let doctor = project.ctst(["doctor"]).ok().stdout;
+        assert!(doctor.contains("`mount = deny /tmp`") && doctor.contains("set TMPDIR to a folder"), "{doctor}");
     }
 }
 

@@ -237,7 +237,7 @@ impl Rules {
             parts.push(format!("publishes {}", list(&self.publish, text)));
         }
         if let Some(line) = &self.max_memory {
-            parts.push(format!("at most {} bytes of memory", line.value));
+            parts.push(format!("at most {} of memory", size(line.value)));
         }
         if let Some(line) = &self.max_cpus {
             parts.push(format!("at most {} processors", cpus(line.value)));
@@ -259,6 +259,16 @@ impl Rules {
 pub(crate) fn cpus(millis: u64) -> String {
     let (whole, rest) = (millis / 1000, millis % 1000);
     if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:03}").trim_end_matches('0').to_owned() }
+}
+
+/// Bytes as they are written: `64MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = |(_, shift): &(&str, u32)| bytes != 0 && bytes.trailing_zeros() >= *shift;
+    match units.into_iter().find(whole) {
+        Some((unit, shift)) => format!("{}{unit}", bytes.checked_shr(shift).unwrap_or_default()),
+        None => bytes.to_string(),
+    }
 }
 
 /// Why a file is no policy.
@@ -571,7 +581,7 @@ mod tests {
         assert_eq!(
             rules.summary(),
             "for group ctst, user 1000 only; mounts ro /srv/a b, deny /; capabilities NET_RAW; filter compat; publishes \
-             127.0.0.1 80, any 8000-8999; at most 4294967296 bytes of memory; at most 1.5 processors; at most 512 processes; \
+             127.0.0.1 80, any 8000-8999; at most 4GiB of memory; at most 1.5 processors; at most 512 processes; \
              no overlayfs; 65536 ids from 100000 for root"
         );
     }
@@ -653,9 +663,12 @@ mod tests {
     }
 
     #[test]
-    fn processors_are_told_as_they_are_written() {
+    fn amounts_are_told_as_they_are_written() {
         for text in ["1", "1.5", "0.25", "10.001"] {
             assert_eq!(cpus(millis(text).unwrap()), text);
+        }
+        for text in ["1", "1023", "1KiB", "1025", "1536KiB", "4GiB", "3TiB"] {
+            assert_eq!(size(memory(text).unwrap()), text);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use containust_shared::protocol::{Mount, Plan};
 
 use crate::capabilities;
-use crate::conf::{Access, Filter, Line, MountRule, PATH, Rules, Who, cpus, is_plain, short};
+use crate::conf::{Access, Filter, Line, MountRule, PATH, Rules, Who, cpus, is_plain, short, size};
 
 /// Control groups, which a container with limits sees its own part of.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -370,7 +370,7 @@ fn judge_limits(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {
     let Some(limits) = &spec.limits else { return };
     let number = |n: u64| n.to_string();
     let all: [(_, _, _, _, &dyn Fn(u64) -> String); 3] = [
-        ("memory", "max_memory", limits.memory, &rules.max_memory, &number),
+        ("memory", "max_memory", limits.memory, &rules.max_memory, &size),
         ("cpus", "max_cpus", limits.cpu_millis, &rules.max_cpus, &cpus),
         ("pids", "max_pids", limits.pids, &rules.max_pids, &number),
     ];
@@ -604,7 +604,7 @@ mod tests {
         assert_eq!(judged(most, text), "");
         assert_eq!(
             judged(Limits { memory: Some(1025), ..most }, text),
-            "limit its memory to 1025: line 1 of /etc/containust/policy.conf says `max_memory = 1024`, so ask the administrator \
+            "limit its memory to 1025: line 1 of /etc/containust/policy.conf says `max_memory = 1KiB`, so ask the administrator \
              for `max_memory = 1025`"
         );
         assert!(judged(Limits { cpu_millis: Some(2000), ..most }, text).contains("`max_cpus = 2`"));

@@ -71,7 +71,9 @@ pub fn examine() -> Vec<Check> {
             checks.push(Check::other("shim", Verdict::Bad, error.to_string(), fix));
         }
     }
-    checks.push(policy(strict));
+    let policy = policy(strict);
+    let governed = policy.status != Verdict::Bad;
+    checks.push(policy);
     checks.push(limits());
     checks.push(if confine::works() {
         Check::good("landlock", "plan and check run without the right to write files")
@@ -83,7 +85,10 @@ pub fn examine() -> Vec<Check> {
     match Ids::detect() {
         Ok(ids) => {
             checks.push(user_ids(&ids));
-            sandbox(&ids, &mut checks);
+            // Else it was said why there is none.
+            if governed {
+                sandbox(&ids, &mut checks);
+            }
         }
         Err(error) => {
             // What is wrong with the policy was said.
@@ -184,6 +189,11 @@ fn sandbox(ids: &Ids, checks: &mut Vec<Check>) {
         Ok(code) => {
             let fix = "see the kernel's log: dmesg | tail";
             checks.push(Check::other("container", Verdict::Bad, format!("a program in one exited with {code}"), fix));
+        }
+        Err(Error::Denied { reasons, .. }) => {
+            let found = format!("not tried in {}: {reasons}", std::env::temp_dir().display());
+            let fix = "to have it tried, set TMPDIR to a folder that the policy lets containers see";
+            return checks.push(Check::other("container", Verdict::Limited, found, fix));
         }
         Err(error) => {
             let fix = "see the kernel's log: dmesg | tail";

@@ -103,7 +103,7 @@ impl Job {
                 Received::Message(FromContainer::Exited { id: MAIN, ended }, _) => return Ok(End::Ended(ended)),
                 Received::Message(FromContainer::Failed { failure, .. }, _) => return Ok(End::Failed(failure)),
                 Received::Message(FromContainer::Denied { reasons }, _) => {
-                    return Ok(End::Failed(Failure { step: reasons, subject: Vec::new(), errno: 0 }));
+                    return Err(Error::Denied { component: None, reasons });
                 }
                 Received::Message(..) => {}
                 Received::End => return Ok(End::Killed),
