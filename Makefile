@@ -14,7 +14,7 @@ demo:
 
 test:
 	. tests/setup.sh
-	packages uidmap busybox-static xz-utils gcc libc6-dev strace
+	packages uidmap busybox-static xz-utils gcc libc6-dev strace libcap2-bin
 	rust
 	ordinary_user ctst-single single
 	ordinary_user ctst-test

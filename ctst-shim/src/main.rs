@@ -9,6 +9,7 @@
 
 mod container;
 mod failure;
+mod loss;
 mod message;
 mod network;
 mod policy;
@@ -17,24 +18,26 @@ mod project;
 mod root;
 mod sandbox;
 mod user;
+mod window;
 
 use containust_core::{entry, sys};
+use containust_policy::window::CAPABILITIES;
 use containust_shared::{exit, protocol};
 
 fn main() {
     if std::env::args_os().count() > 1 {
         refuse("takes no arguments; it is started by ctst");
     }
+    let (channel, held) = match entry::sanitise(protocol::CHANNEL_FD, CAPABILITIES) {
+        Ok(entered) => entered,
+        Err(error) => refuse(&error.to_string()),
+    };
     // Started from a sealed copy it would be called by the number of a descriptor.
     if let Err(error) = rustix::thread::set_name(c"ctst-shim") {
         refuse(&error.to_string());
     }
-    let alone = match sys::Alone::check() {
-        Ok(alone) => alone,
-        Err(error) => refuse(&error.to_string()),
-    };
-    match entry::sanitise(protocol::CHANNEL_FD) {
-        Ok(channel) => std::process::exit(sandbox::serve(&alone, channel)),
+    match sys::Alone::check() {
+        Ok(alone) => std::process::exit(sandbox::serve(&alone, &channel, held)),
         Err(error) => refuse(&error.to_string()),
     }
 }

@@ -34,6 +34,11 @@ impl Policy {
         Ok(Self { file, uid: rustix::process::getuid().as_raw(), groups, strict })
     }
 
+    /// Whether the caller has no power over the project's user namespace, and must not get any over one below it.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
     /// What a forked child must not close.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(|(fd, _)| std::os::fd::AsFd::as_fd(fd))

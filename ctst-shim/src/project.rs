@@ -26,7 +26,7 @@ const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
 /// S: pid 1 of the project. Ends when its channel closes, and the kernel ends every container with it.
 pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address, policy: &Policy) -> i32 {
-    match prepare().and_then(|()| send(channel.as_fd(), &FromShim::Ready, &[]).step("answer", "")) {
+    match prepare(policy.is_strict()).and_then(|()| send(channel.as_fd(), &FromShim::Ready, &[]).step("answer", "")) {
         Ok(()) => {}
         Err(failure) => {
             sandbox::tell_failure(channel, failure);
@@ -45,7 +45,8 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address, policy: &P
         let Ok(request) = wire::decode(buffer.get(..len).unwrap_or_default()) else { return exit::TOOL };
         let answered = match (request, fds.as_slice()) {
             (ToSandbox::Launch { id, bridged, grouped, alone: ids }, [container, cgroup @ ..])
-                if cgroup.len() == usize::from(grouped) =>
+                // A user namespace of the container's own would belong to the caller.
+                if cgroup.len() == usize::from(grouped) && !(policy.is_strict() && ids.is_some()) =>
             {
                 let wish = Wish { id, bridged, ids, cgroup: cgroup.first() };
                 match fork_container(alone, &mut network, container, &wish, policy) {
@@ -68,7 +69,11 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address, policy: &P
     }
 }
 
-fn prepare() -> Result<(), Failure> {
+fn prepare(strict: bool) -> Result<(), Failure> {
+    if strict {
+        // S was born with the id of the namespace's owner, which is nobody in it.
+        sys::set_ids(0, 0).step("become root of the user namespace", "")?;
+    }
     // A tracer of this process would have all capabilities of the project: not even the caller shall be one.
     if !weak(Layer::Dumpable) {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("become undumpable", "")?;

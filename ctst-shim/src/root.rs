@@ -80,6 +80,11 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
             mount::new("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID_NODEV).step("mount a tmpfs as", "/")?
         }
         (Some(upper), Some(work)) => overlay(&layers, upper, work)?,
+        // A tree that is this container's alone, or read-only. Places to mount on are created in it.
+        (None, None) if layers.len() == 1 => {
+            let tree = layers.first().ok_or_else(|| refusal("find the root", ""))?;
+            mount::copy(tree, false, NOSUID_NODEV).step("prepare the mount of the root on", "/")?
+        }
         _ => return Err(refusal("mount an image without a writable layer on", "/")),
     };
     // Made before the old root goes: the kernel gives a new procfs or sysfs only to who can see an unmasked one.

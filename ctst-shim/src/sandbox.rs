@@ -2,28 +2,27 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use containust_core::capability;
 use containust_core::sys::{self, Alone, Namespaces, Side};
+use containust_core::{capability, entry, trusted};
+use containust_policy::subid::{self, MAX_FILE, Maps, Range};
+use containust_policy::window::CAPABILITIES;
 use containust_shared::exit;
 use containust_shared::protocol::{self, Failure, FromShim, IdMap, Mapped, Sandbox};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::failure::{Step, refusal};
 use crate::message::{receive_one, send};
 use crate::policy::Policy;
-use crate::project;
+use crate::window::{self, Wish, open_proc};
+use crate::{loss, project};
 
-/// `statfs(2)`'s `f_type` of procfs.
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-
-/// Serves one SANDBOX request on `channel`; in the process that becomes S this returns only when the project ends.
+/// Serves one SANDBOX request; in the process that becomes S this returns only when the project ends.
 /// The result is an exit code.
-pub(crate) fn serve(alone: &Alone, channel: OwnedFd) -> i32 {
-    match create(alone, &channel) {
+pub(crate) fn serve(alone: &Alone, channel: &OwnedFd, held: u64) -> i32 {
+    match create(alone, channel, held) {
         Ok(code) => code,
         Err(failure) => {
-            tell_failure(&channel, failure);
+            tell_failure(channel, failure);
             exit::TOOL
         }
     }
@@ -36,43 +35,53 @@ pub(crate) fn tell_failure(channel: &OwnedFd, failure: Failure) {
     }
 }
 
-fn create(alone: &Alone, channel: &OwnedFd) -> Result<i32, Failure> {
-    let policy = Policy::open(false)?;
+fn create(alone: &Alone, channel: &OwnedFd, held: u64) -> Result<i32, Failure> {
+    let strict = held == CAPABILITIES && !rustix::process::getuid().is_root();
+    let policy = Policy::open(strict);
+    let authority = entry::check_authority(held).step("use ctst-shim", "");
+    // Also where it is refused: who closes a socket with something unread takes its own last words back (unix(7)).
     let request: Sandbox = receive_one(channel)?;
+    let (in_file, policy) = (authority?, policy?);
     if request.version != protocol::VERSION {
         return Err(refusal("serve another version of ctst: reinstall ctst and ctst-shim together", ""));
     }
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    let held = capability::permitted().step("read the capabilities of ctst-shim", "")?;
-    if uid != 0 && held != 0 {
-        return Err(refusal(
-            "run with file capabilities (strict mode is not supported yet): remove them from",
-            "ctst-shim",
-        ));
-    }
-    match request.map {
-        IdMap::Range { first, count } => {
-            if uid != 0 {
-                return Err(refusal("map a range of ids directly for a caller that is not root", ""));
-            }
+    let proc = open_proc()?;
+    let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
+    let side = match (request.map, uid) {
+        (IdMap::Range { first, count }, 0) => {
             let own = policy.root_range()?;
             if (first, count) != (own.first, own.count) {
                 let wanted = format!("{count} ids from {first}");
                 return Err(refusal(&format!("map other host ids than {} from {}:", own.count, own.first), wanted));
             }
+            let map = format!("0 {first} {count}\n");
+            // What belongs to root is out of reach for everybody else anyway.
+            let wish = Wish { held, owner: None, uid_map: map.clone(), gid_map: map };
+            window::pass(alone, &proc, &wish)?
         }
-        IdMap::Single | IdMap::Helper if uid == 0 => {
-            return Err(refusal("map root itself into a container", ""));
+        (IdMap::Granted, 1..) if strict => {
+            let Maps { uids, gids, owner } = granted(uid, gid)?;
+            let wish = Wish { held, owner: Some(owner), uid_map: uids.to_string(), gid_map: gids.to_string() };
+            window::pass(alone, &proc, &wish)?
         }
-        IdMap::Single | IdMap::Helper => {}
-    }
-
-    let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
-    // With CLONE_PARENT S is the supervisor's child, not P's: P can exit, and the supervisor can wait for S.
-    let namespaces = Namespaces::USER | Namespaces::PID | Namespaces::NET | Namespaces::OF_MY_PARENT;
-    match sys::clone3(alone, namespaces, None).step("create the user, pid and network namespaces", "")? {
+        (IdMap::Granted, 1..) => return Err(loss::explain(held, in_file)),
+        (IdMap::Single | IdMap::Helper, 1..) if strict => {
+            return Err(refusal("map other ids than the granted ones in strict mode", ""));
+        }
+        (IdMap::Single | IdMap::Helper, 1..) => {
+            capability::renounce().step("give up the capabilities", "")?;
+            let namespaces = Namespaces::USER | Namespaces::PID | Namespaces::NET | Namespaces::OF_MY_PARENT;
+            sys::clone3(alone, namespaces, None).step("create the user, pid and network namespaces", "")?
+        }
+        (_, 0) => return Err(refusal("map root itself into a container", "")),
+        (IdMap::Range { .. }, _) => {
+            return Err(refusal("map a range of ids directly for a caller that is not root", ""));
+        }
+    };
+    match side {
         Side::Child => {
-            drop(go_write);
+            drop((go_write, proc));
             let mut go = [0];
             // P's death before the maps are written closes the pipe, and there is no project.
             match rustix::io::read(&go_read, &mut go) {
@@ -84,8 +93,14 @@ fn create(alone: &Alone, channel: &OwnedFd) -> Result<i32, Failure> {
             let created = FromShim::Created { pid: pid.unsigned_abs() };
             send(channel.as_fd(), &created, &[pidfd.as_fd()]).step("answer", "")?;
             match request.map {
-                IdMap::Single => write_maps(pid, (uid, 1), (gid, 1), true)?,
-                IdMap::Range { first, count } => write_maps(pid, (first, count), (first, count), false)?,
+                IdMap::Range { .. } | IdMap::Granted => {}
+                IdMap::Single => {
+                    // Without CAP_SETGID the kernel takes a gid map only after this; else a caller could leave a group by
+                    // which something is forbidden to him.
+                    window::write(proc.as_fd(), pid, "setgroups", "deny")?;
+                    window::write(proc.as_fd(), pid, "gid_map", &format!("0 {gid} 1\n"))?;
+                    window::write(proc.as_fd(), pid, "uid_map", &format!("0 {uid} 1\n"))?;
+                }
                 IdMap::Helper => {
                     let mapped: Mapped = receive_one(channel)?;
                     if mapped.version != protocol::VERSION {
@@ -99,26 +114,18 @@ fn create(alone: &Alone, channel: &OwnedFd) -> Result<i32, Failure> {
     }
 }
 
-/// Maps id 0 of the user namespace of `pid` and what follows to the host's ids (`user_namespaces(7)`).
-fn write_maps(pid: i32, uids: (u32, u32), gids: (u32, u32), deny_setgroups: bool) -> Result<(), Failure> {
-    let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .step("open", "/proc")?;
-    if rustix::fs::fstatfs(&proc).step("inspect", "/proc")?.f_type != PROC_SUPER_MAGIC {
-        return Err(refusal("find a proc file system at", "/proc"));
-    }
-    let write = |file: &str, content: &str| {
-        let path = format!("{pid}/{file}");
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        openat2(&proc, path.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), how)
-            .and_then(|file| rustix::io::write(&file, content.as_bytes()))
-            .map(drop)
-            .step("write the id map", format!("/proc/{path}"))
+/// The maps that the administrator's files allow this caller.
+fn granted(uid: u32, gid: u32) -> Result<Maps, Failure> {
+    let read = |name: &str| {
+        let path = format!("/etc/{name}");
+        trusted::open("/etc", name).and_then(|file| trusted::read(file, MAX_FILE)).step("read", path)
     };
-    if deny_setgroups {
-        // Without CAP_SETGID the kernel takes a gid map only after this; else a caller could leave a group by which
-        // something is forbidden to him.
-        write("setgroups", "deny")?;
-    }
-    write("gid_map", &format!("0 {} {}\n", gids.0, gids.1))?;
-    write("uid_map", &format!("0 {} {}\n", uids.0, uids.1))
+    let passwd = read("passwd")?;
+    let name = subid::user_name(&passwd, uid);
+    let range = |file: &str| -> Result<Range, Failure> {
+        subid::granted(&read(file)?, uid, name)
+            .map_err(|problem| refusal(&format!("map the ids that /etc/{file} grants: {problem}"), ""))
+    };
+    Maps::new((uid, gid), range("subuid")?, range("subgid")?)
+        .map_err(|problem| refusal(&format!("map the ids of /etc/subuid and /etc/subgid: {problem}"), ""))
 }

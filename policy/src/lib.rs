@@ -8,4 +8,6 @@ pub mod capabilities;
 pub mod conf;
 pub mod judge;
 pub mod seccomp;
+pub mod subid;
 pub mod trust;
+pub mod window;

@@ -42,9 +42,17 @@ pub fn base_filter() -> &'static [Instruction] {
 }
 
 #[cfg(target_arch = "x86_64")]
-const HOST: Arch = Arch::X86_64;
+pub(crate) const HOST: Arch = Arch::X86_64;
 #[cfg(target_arch = "aarch64")]
-const HOST: Arch = Arch::Aarch64;
+pub(crate) const HOST: Arch = Arch::Aarch64;
+
+/// `linux/audit.h`: how the kernel names a processor to a filter.
+pub(crate) fn audit(arch: Arch) -> u32 {
+    match arch {
+        Arch::X86_64 => 0xc000_003e,
+        Arch::Aarch64 => 0xc000_00b7,
+    }
+}
 
 /// The table as text: each call with its numbers, its verdict and the reason, in the table's order.
 pub fn describe() -> String {

@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -24,6 +24,9 @@ pub enum IdMap {
     Single,
     /// The caller runs newuidmap and newgidmap for the pid in [`FromShim::Created`], then sends [`Mapped`].
     Helper,
+    /// Strict mode: the shim maps what `/etc/subuid` and `/etc/subgid` grant the caller, and lets the last id of his range
+    /// own the namespace. Needs a shim with file capabilities, which takes no other map.
+    Granted,
     /// A caller that is root: the range that the host's policy gives to root's containers, which the shim maps. The
     /// request says what the caller takes it for, and another than the policy's is refused.
     Range {

@@ -17,6 +17,8 @@ pub struct Caller {
     pub home: PathBuf,
     /// Asks ctst for a single id although there may be more.
     pub single: bool,
+    /// Calls a ctst whose shim has file capabilities.
+    pub strict: bool,
 }
 
 impl Caller {
@@ -44,6 +46,17 @@ impl Caller {
         let caller = caller.expect("make test makes the user ctst-single");
         assert!(!is_root() || !caller.subordinate("/etc/subuid"), "ctst-single has subordinate ids");
         Self { single: !is_root(), ..caller }
+    }
+
+    /// The user of [`Caller::ranges`], who may execute a shim in strict mode. None, and said so, where the tests do not run
+    /// as root, who alone can make one.
+    #[must_use]
+    pub fn strict() -> Option<Self> {
+        if !is_root() {
+            skipped("root, to give the shim file capabilities");
+            return None;
+        }
+        Some(Self { strict: true, ..Self::ranges()? })
     }
 
     /// An ordinary user, with subordinate ids where there is one: for tests of what is the same for everybody.
@@ -129,6 +142,7 @@ impl Caller {
             name: fields[0].to_owned(),
             home: Path::new(fields[5]).to_owned(),
             single: false,
+            strict: false,
         })
     }
 }

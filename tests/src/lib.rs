@@ -13,4 +13,6 @@ pub mod probe;
 mod project;
 
 pub use caller::Caller;
-pub use project::{Done, Project, Running, eventually, finish, free_port, programs, target, weakened};
+pub use project::{
+    Done, Project, Running, eventually, finish, free_port, install_strict, programs, strict_programs, target, weakened,
+};

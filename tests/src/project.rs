@@ -197,6 +197,39 @@ pub fn target() -> PathBuf {
     me.ancestors().nth(4).expect("test programs lie in deps").to_owned()
 }
 
+/// The folder with a `ctst` whose shim is in strict mode, as a package installs it: root's, with file capabilities, and
+/// executable for a group that `caller` is in.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn strict_programs(caller: &Caller) -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let (from, to) = (programs(), base().join("strict"));
+        make_folder(&to);
+        for name in ["ctst", "ctst-shim"] {
+            copy(&from.join(name), &to.join(name));
+        }
+        install_strict(&to.join("ctst-shim"), caller);
+        to
+    })
+}
+
+/// Gives a shim what the package gives it, if it has not got it.
+///
+/// # Panics
+/// If it cannot be given.
+pub fn install_strict(shim: &Path, caller: &Caller) {
+    if rustix::fs::getxattr(shim, "security.capability", &mut [0u8; 64][..]).is_ok() {
+        return;
+    }
+    chown(shim, Some(0), Some(caller.gid)).expect("give the shim to the group");
+    fs::set_permissions(shim, Permissions::from_mode(0o750)).expect("close the shim");
+    // After chown, which takes capabilities away.
+    let set = Command::new("setcap").arg("cap_sys_admin,cap_setuid,cap_setgid+p").arg(shim).status();
+    assert!(set.expect("run setcap (Debian: libcap2-bin)").success(), "setcap failed");
+}
+
 /// The folder with `ctst` and `ctst-shim`, readable by every user, and beside it `rootfs`: busybox with its applets and
 /// the probe.
 ///
@@ -220,6 +253,7 @@ pub fn programs() -> &'static Path {
         for probe in ["ctst-probe", "ctst-escape"] {
             copy(&built.join(probe), &root.join("bin").join(probe));
         }
+        copy(&built.join("ctst-outsider"), &bin.join("ctst-outsider"));
         copy(Path::new("/bin/busybox"), &root.join("bin/busybox"));
         let applets = Command::new("/bin/busybox").arg("--list").output().expect("run busybox");
         for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|name| *name != "busybox") {
@@ -418,7 +452,8 @@ impl Project {
     /// `ctst` with these arguments, in the project's folder, as its caller; not started.
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let program = self.programs.join("ctst");
+        let folder = if self.caller.strict { strict_programs(&self.caller) } else { &self.programs };
+        let program = folder.join("ctst");
         let mut command = match &self.etc {
             None => {
                 let mut command = Command::new(program);

@@ -5,18 +5,23 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::{channel, sys};
+use crate::{capability, channel, ids, sys};
 
 /// Descriptors that the shim needs at the same time, with room.
 const MIN_DESCRIPTORS: u64 = 64;
 
-/// Brings the process into a known state, whatever its caller left it, and returns the descriptor `channel_fd` once it
-/// has proved to be a `SOCK_SEQPACKET` socket of the same user. Everything above it is closed.
+/// `xattr(7)`: where a file's capabilities are.
+const FILE_CAPABILITIES: &str = "security.capability";
+
+/// Brings the process into a known state, whatever its caller left it, and takes the descriptor `channel_fd` once it
+/// has proved to be a `SOCK_SEQPACKET` socket of the same user. Everything above it is closed. Of its capabilities it keeps
+/// those of `keep`, permitted but not effective, and says which it had of them.
 ///
 /// # Errors
 /// A lower-case sentence that says which expectation the caller broke.
-pub fn sanitise(channel_fd: i32) -> io::Result<OwnedFd> {
+pub fn sanitise(channel_fd: i32, keep: u64) -> io::Result<(OwnedFd, u64)> {
     sys::clear_environment();
+    let held = capability::lower(keep)?;
     sys::reset_signals();
     sys::stop_timers();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -39,5 +44,33 @@ pub fn sanitise(channel_fd: i32) -> io::Result<OwnedFd> {
     // plan and nobody could raise one again.
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
     setrlimit(Resource::RLIMIT_CORE, 0, hard)?;
-    Ok(socket)
+    Ok((socket, held))
+}
+
+/// Whether the file of this program has capabilities, whatever became of them. What it holds has to come from there, or from
+/// a caller who is root.
+///
+/// # Errors
+/// A lower-case sentence that says what else it comes from.
+pub fn check_authority(held: u64) -> io::Result<bool> {
+    ids::check_plain()?;
+    let in_file = has_file_capabilities()?;
+    let root = rustix::process::getuid().is_root();
+    if root && in_file {
+        return Err(io::Error::other("root needs no file capabilities: use a ctst-shim without"));
+    }
+    // Without this the environment, the descriptors and a tracer would have been the caller's to choose.
+    if held != 0 && !root && !sys::is_secure_execution() {
+        return Err(io::Error::other("it has capabilities that are its caller's and not its file's"));
+    }
+    Ok(in_file)
+}
+
+fn has_file_capabilities() -> io::Result<bool> {
+    let mut value = [0u8; 64];
+    match rustix::fs::getxattr("/proc/self/exe", FILE_CAPABILITIES, &mut value[..]) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP) => Ok(false),
+        Err(error) => Err(io::Error::other(format!("look for file capabilities at /proc/self/exe: {error}"))),
+    }
 }

@@ -7,7 +7,10 @@
 pub mod capability;
 pub mod channel;
 pub mod entry;
+pub mod ids;
 pub mod link;
+pub mod lock;
 pub mod mount;
 pub mod sys;
+pub mod trusted;
 pub mod weak;

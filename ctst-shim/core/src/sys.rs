@@ -201,6 +201,13 @@ pub fn clear_environment() {
     unsafe { libc::clearenv() };
 }
 
+/// Whether the kernel gave this process more than its caller has, and says so (`AT_SECURE`, getauxval(3)).
+#[must_use]
+pub fn is_secure_execution() -> bool {
+    // SAFETY: reads a value that the kernel put beside the environment; takes no pointer.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Sets every signal to its default action and unblocks all: dispositions to ignore and the mask survive execve(2).
 pub fn reset_signals() {
     // Not by signal(3), which refuses 32 and 33, that libc keeps for itself and a caller can still have had ignored.

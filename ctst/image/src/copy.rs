@@ -374,7 +374,7 @@ pub(crate) fn write_at(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> Result<
 }
 
 /// Owner first: giving a file away clears setuid and setgid.
-fn finish(job: &Copy<'_>, file: &OwnedFd, item: &Item) -> Result<(), Errno> {
+pub(crate) fn finish(job: &Copy<'_>, file: &OwnedFd, item: &Item) -> Result<(), Errno> {
     if let Some((uid, gid)) = mapped(job, item) {
         rustix::fs::fchown(file, Some(uid), Some(gid))?;
     }

@@ -21,6 +21,7 @@ use rustix::process::getuid;
 use crate::error::{During, Error, Result};
 use crate::host::doctor::namespaces_fix;
 use crate::host::policy::Policy;
+use crate::host::strict;
 use crate::ipc::fdpass;
 
 const INSTALLED: &str = "/usr/libexec/ctst/ctst-shim";
@@ -65,7 +66,10 @@ pub(crate) fn spawn_on((a, b): (OwnedFd, OwnedFd)) -> Result<(Child, Channel)> {
         let mapping = FdMapping { parent_fd: theirs, child_fd: CHANNEL_FD };
         command.fd_mappings(vec![mapping]).map_err(|e| Error::Sandbox(e.to_string()))?.spawn()
     };
-    Ok((child.during(what)?, Channel::new(ours)))
+    match child {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(strict::closed(&path, error)),
+        child => Ok((child.during(what)?, Channel::new(ours))),
+    }
 }
 
 /// A copy of the program in memory that nobody can change, where the file itself is not safe: its processes serve

@@ -230,6 +230,9 @@ pub(crate) fn set(env: &mut Vec<String>, entry: String) {
     }
 }
 
+/// Where in a container's folder the copy of its image is, if its root is no overlay.
+pub(crate) const ROOT: &str = "root";
+
 impl ContainerSpec {
     /// SHA-256 of the spec as JSON, in hexadecimal digits.
     pub(crate) fn hash(&self) -> String {
@@ -251,17 +254,18 @@ impl ContainerSpec {
     }
 
     /// What C needs, and the descriptors that keep the inodes of its sources from being reused until it has started.
-    /// `alone`: as in [`crate::host::ids::Ids::alone`]. `places`: folders that volumes must not show.
+    /// `overlay`: as in [`crate::host::ids::Ids::has_overlay`]. `alone`: as in [`crate::host::ids::Ids::alone`]. `places`: folders that volumes must not show.
     pub(crate) fn plan(
         &self,
         dir: &Path,
+        overlay: bool,
         address: Option<Address>,
         alone: Option<(u32, u32)>,
         places: &Places,
         values: &Values,
     ) -> Result<(Plan, Vec<OwnedFd>)> {
         let mut held = Vec::new();
-        let open = |path: &Path| -> Result<Source> {
+        let mut open = |path: &Path| -> Result<Source> {
             let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             let fd = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how);
             let stat = fd.and_then(|fd| fstat(&fd).map(|stat| (fd, stat)));
@@ -273,7 +277,8 @@ impl ContainerSpec {
             held.push(fd);
             Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: stat.st_dev, ino: stat.st_ino })
         };
-        let plan = self.plan_with(dir, address, alone, places, values, open)?;
+        let mut plan = self.plan_with(dir, address, alone, places, values, &mut open)?;
+        self.root(&mut plan, dir, overlay, &mut open)?;
         Ok((plan, held))
     }
 
@@ -340,9 +345,9 @@ impl ContainerSpec {
 
         Ok(Plan {
             hostname: self.hostname.clone().into_bytes(),
-            layers: self.layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?,
-            upper: Some(open(&dir.join("upper"))?),
-            work: Some(open(&dir.join("work"))?),
+            layers: Vec::new(),
+            upper: None,
+            work: None,
             readonly: self.readonly,
             mounts,
             address,
@@ -359,13 +364,32 @@ impl ContainerSpec {
         })
     }
 
+    /// What the root is made of.
+    fn root(
+        &self,
+        plan: &mut Plan,
+        dir: &Path,
+        overlay: bool,
+        mut open: impl FnMut(&Path) -> Result<Source>,
+    ) -> Result<()> {
+        if overlay {
+            plan.layers = self.layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?;
+            plan.upper = Some(open(&dir.join("upper"))?);
+            plan.work = Some(open(&dir.join("work"))?);
+        } else {
+            plan.layers = vec![open(&dir.join(ROOT))?];
+        }
+        Ok(())
+    }
+
     /// What C will be told, with sources that nobody has opened yet. It, and a probe's command, must each fit one message.
-    pub(crate) fn unopened(&self, dir: &Path, places: &Places, values: &Values) -> Result<Plan> {
+    pub(crate) fn unopened(&self, dir: &Path, overlay: bool, places: &Places, values: &Values) -> Result<Plan> {
         let unopened = |path: &Path| Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: 0, ino: 0 });
         // The longest that a container can get of what is not decided yet.
         let (address, alone) = (Address { ip: [0; 4], prefix: 0 }, self.user.len() < 21);
         let alone = alone.then_some((u32::MAX, u32::MAX));
-        let plan = self.plan_with(dir, Some(address), alone, places, values, unopened)?;
+        let mut plan = self.plan_with(dir, Some(address), alone, places, values, unopened)?;
+        self.root(&mut plan, dir, overlay, unopened)?;
         let probe = match self.healthcheck.as_ref().map(|check| &check.probe) {
             Some(Probe::Command(argv)) => {
                 Some(ToContainer::Exec { id: 0, process: self.process(argv.clone(), alone, values) })
@@ -511,13 +535,13 @@ mod tests {
                 .tmpfs("/tmp/", None)
                 .volume(&data, "/etc", true),
         );
-        let (plan, held) = spec.plan(&dir, None, None, &Places::default(), &Values::default()).unwrap();
+        let (plan, held) = spec.plan(&dir, true, None, None, &Places::default(), &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         assert_eq!(targets, ["/run", "/srv", "/tmp/", "/etc", "/etc/hosts", "/etc/hostname", "/var/tmp", "/srv/a/b"]);
         assert_eq!(held.len(), 7);
         std::fs::remove_dir(dir.join("data")).unwrap();
         assert!(
-            matches!(spec.plan(&dir, None, None, &Places::default(), &Values::default()), Err(Error::Source { path, .. }) if path == dir.join("data"))
+            matches!(spec.plan(&dir, true, None, None, &Places::default(), &Values::default()), Err(Error::Source { path, .. }) if path == dir.join("data"))
         );
     }
 
@@ -525,9 +549,9 @@ mod tests {
     fn refuses_what_no_message_holds() {
         let dir = Path::new("/p/.containust/containers/web");
         let half = "x".repeat(40_000);
-        resolved(builder().env("A", &half)).unopened(dir, &Places::default(), &Values::default()).unwrap();
+        resolved(builder().env("A", &half)).unopened(dir, true, &Places::default(), &Values::default()).unwrap();
         let error = resolved(builder().env("A", &half).env("B", &half))
-            .unopened(dir, &Places::default(), &Values::default())
+            .unopened(dir, true, &Places::default(), &Values::default())
             .unwrap_err();
         let text = error.to_string();
         assert!(text.contains("component web") && text.contains("65536") && text.contains(" 80"), "{text}");
@@ -546,7 +570,7 @@ mod tests {
         let private = [dir.join("p/.containust")];
         let (all, other) = (dir.to_str().unwrap(), dir.join("p/other").to_str().unwrap().to_owned());
         let spec = resolved(builder().volume(all, "/all/", true).volume(&other, "/all/p", false).readonly(false));
-        let (plan, _) = spec.plan(&dir, None, None, &Places::new(private.to_vec()), &Values::default()).unwrap();
+        let (plan, _) = spec.plan(&dir, true, None, None, &Places::new(private.to_vec()), &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         // Right after its mount: what the author mounts above it is none of its business.
         assert_eq!(targets, ["/all/", "/all/p/.containust", "/etc/hosts", "/etc/hostname", "/all/p"]);

@@ -93,7 +93,11 @@ pub fn examine() -> Vec<Check> {
         Err(error) => {
             // What is wrong with the policy was said.
             if !matches!(error, Error::Policy { .. }) {
-                checks.push(Check::other("user ids", Verdict::Bad, error.to_string(), "unset CTST_IDS"));
+                let fix = match &error {
+                    Error::NoSandbox { help, .. } => help.clone(),
+                    _ => "unset CTST_IDS".to_owned(),
+                };
+                checks.push(Check::other("user ids", Verdict::Bad, error.to_string(), fix));
             }
         }
     }
@@ -162,10 +166,7 @@ fn user_ids(ids: &Ids) -> Check {
     } else if why.contains("CTST_IDS") {
         "unset CTST_IDS".to_owned()
     } else {
-        let first = [Path::new("/etc/subuid"), Path::new("/etc/subgid")].map(ids::end_of_grants);
-        let first = first.into_iter().max().unwrap_or_default().max(100_000);
-        let (range, uid) = (format!("{first}-{}", first + 65_535), getuid().as_raw());
-        format!("give yourself ids: sudo usermod --add-subuids {range} --add-subgids {range} $(id -un {uid})")
+        give_ids()
     };
     Check::other(
         "user ids",
@@ -173,6 +174,14 @@ fn user_ids(ids: &Ids) -> Check {
         format!("{ids}: a container has one user, and its image cannot switch to another"),
         fix,
     )
+}
+
+/// How the caller gets subordinate ids.
+pub(crate) fn give_ids() -> String {
+    let first = [Path::new("/etc/subuid"), Path::new("/etc/subgid")].map(ids::end_of_grants);
+    let first = first.into_iter().max().unwrap_or_default().max(100_000);
+    let (range, uid) = (format!("{first}-{}", first + 65_535), getuid().as_raw());
+    format!("give yourself ids: sudo usermod --add-subuids {range} --add-subgids {range} $(id -un {uid})")
 }
 
 fn sandbox(ids: &Ids, checks: &mut Vec<Check>) {
@@ -202,6 +211,11 @@ fn sandbox(ids: &Ids, checks: &mut Vec<Check>) {
     }
     let folder = std::env::temp_dir();
     let name = "overlayfs";
+    if !ids.has_overlay() {
+        let found = "policy.conf allows none in strict mode: each container gets a copy of its image";
+        let fix = "to share images, have the administrator write overlay = yes into /etc/containust/policy.conf";
+        return checks.push(Check::other(name, Verdict::Limited, found, fix));
+    }
     match run_overlay(&mut workshop, ids, &folder) {
         Ok(0) => checks.push(Check::good(name, format!("mounted in {}", folder.display()))),
         Ok(code) => checks.push(Check::other(

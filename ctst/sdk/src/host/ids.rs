@@ -12,6 +12,7 @@ use rustix::process::getuid;
 
 use crate::error::{Error, Result};
 use crate::host::policy::Policy;
+use crate::host::strict;
 use crate::images::users;
 
 /// Ids of an image beyond this are rare, and a host may grant more than anything needs.
@@ -34,6 +35,9 @@ pub(crate) enum Ids {
     Single(String),
     /// The caller's subordinate ids, by the helpers at these paths.
     Helper { uids: Range, gids: Range, newuidmap: PathBuf, newgidmap: PathBuf },
+    /// What the administrator's files grant, as the shim maps it in strict mode: 0 is the caller, then come these.
+    /// `overlay`: a container's root may be one.
+    Strict { uids: Range, gids: Range, overlay: bool },
     /// For root.
     Root(Range),
 }
@@ -42,6 +46,7 @@ impl fmt::Display for Ids {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Single(why) => write!(f, "single ({why})"),
+            Self::Strict { uids: Range { first, count }, .. } => write!(f, "strict ({count} ids from {first})"),
             Self::Helper { uids: Range { first, count }, .. } | Self::Root(Range { first, count }) => {
                 write!(f, "range ({count} ids from {first})")
             }
@@ -70,6 +75,14 @@ impl Ids {
             let conf::Range { first, count } = Policy::read()?.rules().root_range();
             return Ok(Self::Root(Range { first, count }));
         }
+        if strict::is_installed() {
+            if single {
+                let text =
+                    "map user ids: CTST_IDS is `single`, but the shim is in strict mode and maps what is granted";
+                return Err(Error::Sandbox(text.to_owned()));
+            }
+            return strict::ids();
+        }
         if single {
             return Ok(Self::Single("CTST_IDS".to_owned()));
         }
@@ -80,6 +93,7 @@ impl Ids {
         match self {
             Self::Single(_) => IdMap::Single,
             Self::Helper { .. } => IdMap::Helper,
+            Self::Strict { .. } => IdMap::Granted,
             Self::Root(Range { first, count }) => IdMap::Range { first: *first, count: *count },
         }
     }
@@ -96,9 +110,19 @@ impl Ids {
         Ok(())
     }
 
+    /// Whether files of containers may belong to ids that only the project's user namespace has power over.
+    pub(crate) fn has_others(&self) -> bool {
+        matches!(self, Self::Helper { .. } | Self::Strict { .. })
+    }
+
+    /// Whether a container's root is an overlay of its image, and not a copy.
+    pub(crate) fn has_overlay(&self) -> bool {
+        !matches!(self, Self::Strict { overlay: false, .. })
+    }
+
     pub(crate) fn ownership(&self) -> Ownership {
         match self {
-            Self::Single(_) | Self::Helper { .. } => Ownership::Caller,
+            Self::Single(_) | Self::Helper { .. } | Self::Strict { .. } => Ownership::Caller,
             Self::Root(Range { first, count }) => Ownership::Shifted { base: *first, count: *count },
         }
     }
@@ -106,7 +130,7 @@ impl Ids {
     /// The same of archives, which a worker with the project's map unpacks.
     pub(crate) fn archive_ownership(&self) -> Ownership {
         match self {
-            Self::Helper { uids, gids, .. } => {
+            Self::Helper { uids, gids, .. } | Self::Strict { uids, gids, .. } => {
                 Ownership::Subordinate { uid: uids.first, gid: gids.first, count: uids.count.min(gids.count) + 1 }
             }
             Self::Single(_) | Self::Root(_) => self.ownership(),

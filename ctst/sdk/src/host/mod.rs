@@ -8,3 +8,4 @@ pub(crate) mod kernel;
 pub(crate) mod listening;
 pub(crate) mod places;
 pub(crate) mod policy;
+pub(crate) mod strict;

@@ -17,7 +17,8 @@ use rustix::io::Errno;
 use rustix::process::{getgid, getgroups, getuid};
 
 use crate::error::{During, Error, Result};
-use crate::spec::Bind;
+use crate::host::strict;
+use crate::spec::{Bind, ROOT};
 use crate::status::Published;
 
 /// The policy, and whom it is about.
@@ -27,6 +28,8 @@ pub(crate) struct Policy {
     file: Option<Rules>,
     rules: Rules,
     caller: Caller,
+    /// The shim has file capabilities.
+    strict: bool,
 }
 
 impl Policy {
@@ -46,11 +49,18 @@ impl Policy {
             true => Vec::new(),
             false => std::fs::read(path).unwrap_or_default(),
         };
+        let strict = strict::is_installed();
         let mut groups = getgroups().during(|| "read the groups of this process".to_owned())?;
         groups.push(getgid());
         let groups = groups.into_iter().map(rustix::fs::Gid::as_raw).collect();
-        let caller = Caller::new(getuid().as_raw(), groups, &names("/etc/passwd"), &names("/etc/group"), false);
-        Ok(Self { file, rules, caller })
+        let caller = Caller::new(getuid().as_raw(), groups, &names("/etc/passwd"), &names("/etc/group"), strict);
+        Ok(Self { file, rules, caller, strict })
+    }
+
+    /// Whether the root of containers is an overlay of their image. Only in strict mode is it something else where there may
+    /// be none: elsewhere that is an exception, and told.
+    pub(crate) fn has_overlay(&self) -> bool {
+        !self.strict || self.rules.overlay(true)
     }
 
     /// What the file says; none where there is no file.
@@ -88,11 +98,12 @@ impl Policy {
             purpose: Purpose::Mount,
             target: bind.target.as_bytes(),
         });
-        let upper = dir.join("upper");
+        let overlay = self.has_overlay();
+        let upper = dir.join(if overlay { "upper" } else { ROOT });
         let layer =
             HostPath { path: upper.as_os_str().as_bytes(), writable: true, purpose: Purpose::Layer, target: b"" };
         let paths = std::iter::once(layer).chain(mounts).collect();
-        let spec = Spec { paths, overlay: true, capabilities: DEFAULT, filter: Filter::Default, ..Spec::nothing() };
+        let spec = Spec { paths, overlay, capabilities: DEFAULT, filter: Filter::Default, ..Spec::nothing() };
         self.judge_spec(component, spec, limits, ports)
     }
 

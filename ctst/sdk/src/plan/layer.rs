@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, ROOT};
 
 /// A layer with more folders and files than this, all empty, is taken for one with data.
 const MAX_ENTRIES: usize = 10_000;
@@ -21,6 +21,10 @@ pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
         }
         if spec.readonly {
             return false;
+        }
+        // Nor can it in a copy of the whole image.
+        if dir.join(ROOT).symlink_metadata().is_ok() {
+            return true;
         }
         let targets = spec.volumes.iter().map(|volume| &volume.target);
         let targets = targets.chain(spec.secrets.iter().map(|file| &file.target));

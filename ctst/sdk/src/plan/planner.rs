@@ -119,6 +119,11 @@ impl Project {
         // Where nothing starts, it was said when it did.
         if planner.plan.changes() {
             planner.plan.notes.extend(unheld);
+            if !planner.ids.has_overlay() {
+                let note =
+                    "each container has a copy of its image: policy.conf of this host allows no overlay in strict mode";
+                planner.plan.notes.push(note.to_owned());
+            }
         }
         Ok(planner.plan)
     }
@@ -387,7 +392,12 @@ impl Planner<'_> {
             None => None,
         };
         if let Some(spec) = &spec {
-            let plan = spec.unopened(&self.project.container_dir(name), &self.places, &Values::default())?;
+            let plan = spec.unopened(
+                &self.project.container_dir(name),
+                self.ids.has_overlay(),
+                &self.places,
+                &Values::default(),
+            )?;
             self.policy.judge(name, &plan, &spec.limits, ports)?;
             self.ids
                 .alone(&spec.layers, &spec.user)

@@ -57,7 +57,8 @@ impl Supervisor {
         let policy = Policy::read()?;
         let mut denied = Vec::new();
         for Wanted { spec, secrets, published, .. } in &wanted {
-            let plan = spec.unopened(&self.project.container_dir(&spec.name), &places, secrets)?;
+            let plan =
+                spec.unopened(&self.project.container_dir(&spec.name), self.ids.has_overlay(), &places, secrets)?;
             denied.extend(policy.judge(&spec.name, &plan, &spec.limits, published).err());
         }
         if let Some(error) = Error::several(denied) {

@@ -81,7 +81,7 @@ impl Supervisor {
             }
         }
         if !waits {
-            return match self.provide_volumes(cid) {
+            return match self.provide_folders(cid) {
                 Provided::There => self.begin(cid),
                 Provided::Coming => {}
                 Provided::Failed(problem) => {
@@ -191,7 +191,9 @@ impl Supervisor {
         let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
         let address = container.host.map(|host| self.subnet.address(host));
         container.record.address = container.host.map(|host| self.subnet.ip(host));
-        prepare(&container.dir, &self.ids)?;
+        if self.ids.has_overlay() {
+            prepare(&container.dir, &self.ids)?;
+        }
         write_in_place(&container.dir.join("hostname"), &format!("{}\n", container.record.spec.hostname))?;
         self.write_hosts(cid)?;
 
@@ -209,7 +211,8 @@ impl Supervisor {
         // Root's own folders are closed to containers, whose ids are others; a cover might be out of their reach too.
         let private = if matches!(self.ids, Ids::Root(_)) { Vec::new() } else { self.project.private_dirs() };
         let places = Places::new(private);
-        let (mut plan, mut held) = spec.plan(&container.dir, address, container.alone, &places, &container.secrets)?;
+        let (mut plan, mut held) =
+            spec.plan(&container.dir, self.ids.has_overlay(), address, container.alone, &places, &container.secrets)?;
         let entry = match group {
             Some(group) => Some(limits::show(group, spec, &mut plan, &mut held)?),
             None => None,
@@ -773,7 +776,7 @@ pub(super) fn own_by_root(path: &Path, ids: &Ids) -> Result<()> {
         Ids::Root(Range { first, .. }) => {
             chown(path, Some(*first), Some(*first)).during(|| format!("set up {}", path.display()))
         }
-        Ids::Single(_) | Ids::Helper { .. } => Ok(()),
+        Ids::Single(_) | Ids::Helper { .. } | Ids::Strict { .. } => Ok(()),
     }
 }
 

@@ -12,7 +12,6 @@ use super::life::log_pipe;
 use super::poller::Source;
 use super::{Supervisor, say};
 use crate::error::{During, Result};
-use crate::host::ids::Ids;
 use crate::shim::{self, Channel, Received};
 use crate::workers;
 
@@ -32,8 +31,8 @@ pub(super) struct Removed {
 pub(super) enum Task {
     /// Empties a folder, which is then removed.
     Remove,
-    /// Makes a folder with the content of an image, for which it has this scratch folder.
-    Fill { scratch: PathBuf },
+    /// Makes a folder with the content of an image, for which it may have this scratch folder.
+    Fill { scratch: Option<PathBuf> },
 }
 
 /// A container of our own, that works on a folder.
@@ -131,7 +130,7 @@ impl Supervisor {
             match result {
                 Ok(()) => self.removing -= 1,
                 // Files of the ids that only the project's user namespace has power over.
-                Err(error) if !worked && matches!(self.ids, Ids::Helper { .. }) => {
+                Err(error) if !worked && self.ids.has_others() => {
                     let worker = workers::plan(&path, &["remove", workers::TARGET]);
                     let started = worker.and_then(|(plan, held)| self.start_worker(&path, Task::Remove, plan, held));
                     if let Err(second) = started {

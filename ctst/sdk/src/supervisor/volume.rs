@@ -8,6 +8,7 @@ use super::Supervisor;
 use super::life::{own_by_root, prepare};
 use super::retire::Task;
 use crate::error::{During, Error, Result};
+use crate::spec::ROOT;
 use crate::volumes;
 use crate::workers;
 
@@ -20,18 +21,39 @@ pub(super) enum Provided {
     Failed(String),
 }
 
+/// What a folder is filled with.
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    /// A whole image of these layers.
+    Image(&'a [PathBuf]),
+    /// What such an image has at this path.
+    InLayers(&'a [PathBuf], &'a str),
+    /// What this copy of an image has at this path.
+    InTree(&'a Path, &'a str),
+}
+
 impl Supervisor {
-    /// What there is of the named volumes of a container and of those of its image, which are begun to be made where they are not there.
-    pub(super) fn provide_volumes(&mut self, cid: super::Cid) -> Provided {
+    /// What there is of the folders of a container: the copy of its image, if its root is no overlay, its named volumes and
+    /// those of its image. What is not there is begun to be made.
+    pub(super) fn provide_folders(&mut self, cid: super::Cid) -> Provided {
         let Some(container) = self.containers.get(&cid) else { return Provided::There };
-        let layers = container.record.spec.layers.clone();
+        let (layers, dir) = (container.record.spec.layers.clone(), container.dir.clone());
         let spec = &container.record.spec;
         let named = spec.volumes.iter().filter(|bind| bind.named);
         let named = named.map(|bind| (self.project.volumes_dir().join(&bind.source), bind.target.clone()));
-        let wanted: Vec<(PathBuf, String)> = named.chain(spec.kept_in(&container.dir)).collect();
+        let wanted: Vec<(PathBuf, String)> = named.chain(spec.kept_in(&dir)).collect();
+        let root = dir.join(ROOT);
+        let overlay = self.ids.has_overlay();
+        if !overlay {
+            match self.provide(&root, Content::Image(&layers)) {
+                Provided::There => {}
+                other => return other,
+            }
+        }
         let mut coming = false;
         for (place, inside) in wanted {
-            match self.provide(&place, &layers, &inside) {
+            let content = if overlay { Content::InLayers(&layers, &inside) } else { Content::InTree(&root, &inside) };
+            match self.provide(&place, content) {
                 Provided::There => {}
                 Provided::Coming => coming = true,
                 Provided::Failed(why) => return Provided::Failed(why),
@@ -40,9 +62,9 @@ impl Supervisor {
         if coming { Provided::Coming } else { Provided::There }
     }
 
-    /// Makes the folder `place` with what an image of these layers has at `inside`, by a container of its own: owners are
-    /// those of the image, and its links lead nowhere but into itself. Either all of it is there in the end, or nothing.
-    pub(super) fn provide(&mut self, place: &Path, layers: &[PathBuf], inside: &str) -> Provided {
+    /// Makes the folder `place` with this content, by a container of its own: owners are those of the image, and its links
+    /// lead nowhere but into itself. Either all of it is there in the end, or nothing.
+    fn provide(&mut self, place: &Path, content: Content<'_>) -> Provided {
         match place.symlink_metadata() {
             Ok(meta) if meta.is_dir() => return Provided::There,
             Ok(_) => return Provided::Failed(format!("use {}: it is not a folder", place.display())),
@@ -54,28 +76,35 @@ impl Supervisor {
         if let Some(why) = self.unfilled.get(place) {
             return Provided::Failed(why.clone());
         }
-        match self.start_filling(place, layers, inside) {
+        match self.start_filling(place, content) {
             Ok(()) => Provided::Coming,
             Err(error) => Provided::Failed(error.to_string()),
         }
     }
 
-    fn start_filling(&mut self, place: &Path, layers: &[PathBuf], inside: &str) -> Result<()> {
+    fn start_filling(&mut self, place: &Path, content: Content<'_>) -> Result<()> {
         let parent = place.parent().unwrap_or(Path::new("/"));
         volumes::create_dir(parent, 0o700)?;
         let staging = staging(place);
         self.retire(&staging)?;
         volumes::create_dir(&staging, 0o755)?;
         own_by_root(&staging, &self.ids)?;
-        // Named so that a later supervisor removes it, should this one not come to it.
-        let scratch = self.scratch()?;
-        prepare(&scratch, &self.ids)?;
-        let (plan, held) = workers::fill_plan(layers, &scratch, &staging, inside)?;
+        let mut scratch = None;
+        let (plan, held) = match content {
+            Content::Image(layers) => workers::flatten_plan(layers, &staging)?,
+            Content::InTree(tree, inside) => workers::fill_from_tree_plan(tree, &staging, inside)?,
+            Content::InLayers(layers, inside) => {
+                // Named so that a later supervisor removes it, should this one not come to it.
+                let scratch = scratch.insert(self.scratch()?);
+                prepare(scratch, &self.ids)?;
+                workers::fill_plan(layers, scratch, &staging, inside)?
+            }
+        };
         self.start_worker(place, Task::Fill { scratch }, plan, held)
     }
 
     /// A worker has filled a folder, or says why not.
-    pub(super) fn on_filled(&mut self, place: &Path, scratch: PathBuf, result: Result<(), String>) {
+    pub(super) fn on_filled(&mut self, place: &Path, scratch: Option<PathBuf>, result: Result<(), String>) {
         self.dirty = true;
         let staging = staging(place);
         let result = result.and_then(|()| {
@@ -87,7 +116,9 @@ impl Supervisor {
                 super::say(&format!("{error}"));
             }
         }
-        self.remove(scratch, false);
+        if let Some(scratch) = scratch {
+            self.remove(scratch, false);
+        }
     }
 
     /// Takes note of the volumes of a composition, and tries again what failed.

@@ -6,13 +6,14 @@ pub(crate) mod unpacker;
 pub(crate) mod workshop;
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use containust_shared::exit;
 use containust_shared::protocol::{Mount, Plan, Process, Source};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
 
 use crate::error::{During, Result};
 
@@ -66,6 +67,31 @@ pub(crate) fn fill_plan(
     Ok((plan, held))
 }
 
+/// What C needs to run a worker that copies an image of these layers into `target`, as one tree.
+pub(crate) fn flatten_plan(layers: &[PathBuf], target: &Path) -> Result<(Plan, Vec<OwnedFd>)> {
+    with_layers(layers, target, &["flatten", &layers.len().to_string()])
+}
+
+/// What C needs to run a worker that copies what is at `inside` in an image that was made one `tree` into `target`.
+pub(crate) fn fill_from_tree_plan(tree: &Path, target: &Path, inside: &str) -> Result<(Plan, Vec<OwnedFd>)> {
+    with_layers(&[tree.to_owned()], target, &["fill-from-tree", inside])
+}
+
+fn with_layers(layers: &[PathBuf], target: &Path, arguments: &[&str]) -> Result<(Plan, Vec<OwnedFd>)> {
+    let (mut plan, mut held) = plan(target, arguments)?;
+    for (number, layer) in layers.iter().enumerate() {
+        let (source, fd) = source(layer)?;
+        held.push(fd);
+        plan.mounts.push(Mount::Bind { source, target: layer_at(number).into_bytes(), readonly: true });
+    }
+    Ok((plan, held))
+}
+
+/// Where a worker finds a layer.
+fn layer_at(number: usize) -> String {
+    format!("/layer{number}")
+}
+
 /// A container of nothing that runs this.
 fn bare(argv: &[&str]) -> Plan {
     Plan {
@@ -109,6 +135,12 @@ pub(crate) fn main(arguments: &[OsString]) -> i32 {
         [verb, from, to] if verb == "fill" => {
             finish(containust_image::copy_folder(Path::new(from), Path::new(to)).map_err(|error| error.to_string()))
         }
+        [verb, count] if verb == "flatten" => {
+            let count = count.to_str().and_then(|count| count.parse().ok()).unwrap_or(0);
+            let layers: Vec<PathBuf> = (0..count).map(|number| layer_at(number).into()).collect();
+            finish(containust_image::flatten(&layers, Path::new(TARGET)).map_err(|error| error.to_string()))
+        }
+        [verb, inside] if verb == "fill-from-tree" => finish(fill_from_tree(Path::new(inside))),
         [verb, job] if verb == IMAGE => match job.to_str() {
             Some(job) => containust_image::worker_main(job, Path::new(TARGET)),
             None => exit::TOOL,
@@ -120,6 +152,25 @@ pub(crate) fn main(arguments: &[OsString]) -> i32 {
             exit::TOOL
         }
     }
+}
+
+/// Links of the image lead nowhere but into itself.
+fn fill_from_tree(inside: &Path) -> Result<(), String> {
+    let what = |error: rustix::io::Errno| format!("open {}: {error}", inside.display());
+    let path = OFlags::PATH | OFlags::CLOEXEC;
+    let tree = openat2(CWD, layer_at(0), path, Mode::empty(), ResolveFlags::empty()).map_err(what)?;
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    // Somebody renames something somewhere, and the kernel cannot say whether a `..` left the tree.
+    let from = loop {
+        match openat2(&tree, inside, path, Mode::empty(), how) {
+            Err(Errno::AGAIN) => {}
+            // The image has nothing there.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            other => break other.map_err(what)?,
+        }
+    };
+    let from = format!("/proc/self/fd/{}", from.as_raw_fd());
+    containust_image::copy_folder(Path::new(&from), Path::new(TARGET)).map_err(|error| error.to_string())
 }
 
 fn finish(result: Result<(), String>) -> i32 {

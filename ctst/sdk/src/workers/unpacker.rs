@@ -204,7 +204,7 @@ impl Runner for Unpacker {
     fn remove(&self, folder: &Path) -> Result<(), Error> {
         match remove_tree(folder) {
             // Files of the ids that only a container has power over.
-            Err(_) if matches!(self.ids, Ids::Helper { .. }) => {
+            Err(_) if self.ids.has_others() => {
                 let name = format!("remove `{}`", folder.display().to_string().escape_debug());
                 let arguments = ["remove", workers::TARGET];
                 let work = Work { name, target: folder, arguments, writes: true, input: null()? };

@@ -1,0 +1,318 @@
+//! Strict mode from outside: a shim with file capabilities, and a caller who has nothing else of the host. Run in the test
+//! machine too, on a kernel that forbids user namespaces to everybody without CAP_SYS_ADMIN (`tests/vm/strict`).
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use containust_tests::{Caller, Done, Project, finish, install_strict, programs, strict_programs};
+
+const STACK: &str = r#"
+COMPONENT root {
+  image = "file://ROOTFS"
+  command = ["/bin/ctst-probe", "hold"]
+}
+COMPONENT other {
+  image = "file://ROOTFS"
+  command = ["/bin/sh", "-c", "echo started; exec /bin/ctst-probe hold"]
+  user = "somebody"
+}
+COMPONENT writes {
+  image = "file://ROOTFS"
+  readonly = false
+  command = ["/bin/sh", "-c", "echo kept >> /file; exec /bin/ctst-probe hold"]
+}"#;
+
+fn shell(script: &str) -> Done {
+    finish(Command::new("sh").args(["-c", script]))
+}
+
+/// setpriv itself keeps root's capabilities until it executes something.
+fn setpriv(caller: &Caller) -> String {
+    format!("setpriv --reuid={} --regid={} --clear-groups --", caller.uid, caller.gid)
+}
+
+/// S, the containers' pid 1 and what they run: everything of a project but its supervisor.
+fn inside(project: &Project) -> BTreeSet<i32> {
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/user"));
+    let ours = fs::read_link("/proc/self/ns/user").expect("read a link");
+    let all = project.processes().into_keys().map(|(pid, _)| pid);
+    all.filter(|pid| namespace(*pid).is_ok_and(|theirs| theirs != ours)).collect()
+}
+
+fn answers(done: &Done) -> BTreeMap<String, String> {
+    serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("no answers ({error}):\n{done}"))
+}
+
+/// What the caller's attack on a process is answered.
+fn attack(caller: &Caller, pid: i32) -> BTreeMap<String, String> {
+    let outsider = programs().join("ctst-outsider");
+    answers(&shell(&format!("{} {} attack {pid}", setpriv(caller), outsider.display())).ok())
+}
+
+#[test]
+fn a_member_of_the_group_runs_a_stack() {
+    let Some(caller) = Caller::strict() else { return };
+    let project = Project::new(&caller, STACK);
+    let plan = project.ctst(["plan"]).ok();
+    assert!(plan.stdout.contains("ids: strict"), "{plan}");
+    assert!(plan.stdout.contains("copy of its image"), "{plan}");
+    project.up();
+    let (first, count) = caller.range().expect("a range");
+    let report = project.report(&[], "root");
+    let own = i64::from(caller.uid);
+    let rest = i64::from(count.min(65_536)) - 1;
+    assert_eq!(format!("{:?}", report.uid_map), format!("{:?}", [[0, own, 1], [1, i64::from(first), rest]]));
+    assert_eq!(project.ctst(["exec", "other", "id", "-u"]).ok().stdout.trim(), "1000");
+    assert_eq!(project.logs("other").trim(), "started");
+    let readonly = project.ctst(["exec", "root", "touch", "/file"]);
+    assert!(readonly.code != 0 && readonly.stderr.contains("Read-only"), "{readonly}");
+    project.ctst(["stop", "--time", "1"]).ok();
+    project.up();
+    assert_eq!(project.ctst(["exec", "writes", "cat", "/file"]).ok().stdout, "kept\nkept\n");
+    project.ctst(["stop", "--time", "1"]).ok();
+    project.assert_nothing_left();
+    project.ctst(["rm", "root", "other", "writes"]).ok();
+    let left: Vec<_> = fs::read_dir(project.folder().join(".containust/containers")).expect("a folder").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn volumes_begin_with_what_the_image_has() {
+    let Some(caller) = Caller::strict() else { return };
+    let text = r#"
+VOLUME data {}
+COMPONENT one {
+  image = "file://ROOTFS"
+  command = ["/bin/ctst-probe", "hold"]
+  volumes = ["data:/etc"]
+}"#;
+    let project = Project::new(&caller, text);
+    project.up();
+    let passwd = project.ctst(["exec", "one", "cat", "/etc/passwd"]).ok();
+    assert!(passwd.stdout.contains("somebody"), "{passwd}");
+    project.stop();
+}
+
+#[test]
+fn the_caller_has_no_way_into_his_containers() {
+    let Some(caller) = Caller::strict() else { return };
+    // The control: without strict mode the same attack works, on the payload at least.
+    let mut control = BTreeSet::new();
+    if fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone").is_ok_and(|text| text.trim() == "0") {
+        // There is no rootless mode to compare with.
+    } else {
+        let rootless = Caller::ranges().expect("strict needs ranges");
+        let project = Project::new(&rootless, STACK);
+        project.up();
+        for pid in inside(&project) {
+            control.extend(attack(&rootless, pid).into_iter().filter(|(_, no)| no.is_empty()).map(|(name, _)| name));
+        }
+        project.stop();
+        for name in ["setns user", "ptrace", "AF_PACKET in its network", "read environ", "read the link root"] {
+            assert!(control.contains(name), "the control finds {name} refused: {control:?}");
+        }
+    }
+
+    let project = Project::new(&caller, STACK);
+    project.up();
+    let pids = inside(&project);
+    assert!(pids.len() >= 7, "S, three pid 1 and three programs are {pids:?}");
+    for pid in &pids {
+        let worked: Vec<_> = attack(&caller, *pid).into_iter().filter(|(_, no)| no.is_empty()).collect();
+        assert!(worked.is_empty(), "{worked:?} on process {pid}");
+    }
+    // No user namespace of the project belongs to the caller, whose it would be to enter.
+    let (first, count) = caller.range().expect("a range");
+    let owner = first + count - 1;
+    for pid in &pids {
+        let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).expect("read a map");
+        let ids =
+            map.lines().map(|line| line.split_whitespace().map(|n| n.parse().expect("a number")).collect::<Vec<u32>>());
+        for extent in ids {
+            assert!(!(extent[1]..extent[1] + extent[2]).contains(&owner), "the owner is mapped: {map}");
+        }
+    }
+    project.stop();
+}
+
+/// Whoever is the owner's id in a user namespace of his own has no power over the project's, which is no child of that.
+#[test]
+fn the_owners_id_opens_nothing_in_another_namespace() {
+    let Some(caller) = Caller::strict() else { return };
+    let project = Project::new(&caller, STACK);
+    project.up();
+    let (first, count) = caller.range().expect("a range");
+    let owner = first + count - 1;
+    let pids = inside(&project);
+    for pid in pids {
+        let script = format!(
+            "{} unshare --user --map-users={owner},0,1 --map-groups={first},0,1 --setuid 0 --setgid 0 {} attack {pid}",
+            setpriv(&caller),
+            programs().join("ctst-outsider").display()
+        );
+        let done = shell(&script);
+        if done.code != 0 && done.stderr.contains("unshare") {
+            // The host forbids such a namespace to begin with.
+            break;
+        }
+        let worked: Vec<_> = answers(&done.ok()).into_iter().filter(|(_, no)| no.is_empty()).collect();
+        assert!(worked.is_empty(), "{worked:?} on process {pid}");
+    }
+    project.stop();
+}
+
+#[test]
+fn who_is_not_in_the_group_gets_nothing() {
+    let Some(caller) = Caller::strict() else { return };
+    let folder = tempfile::tempdir_in("/var/tmp").expect("make a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("set a mode");
+    let [ctst, shim] = ["ctst", "ctst-shim"].map(|name| folder.path().join(name));
+    for to in [&ctst, &shim] {
+        fs::copy(strict_programs(&caller).join(to.file_name().expect("a name")), to).expect("copy a program");
+    }
+    install_strict(&shim, &Caller { gid: 0, ..caller.clone() });
+    let user = setpriv(&caller);
+    let done = shell(&format!("{user} {} doctor", ctst.display()));
+    assert!(done.stdout.contains("only members of group root may"), "{done}");
+    assert!(done.stdout.contains(&format!("usermod -aG root {}", caller.name)), "{done}");
+    shell(&format!("{user} sh -c {}", shim.display())).fails(126, &["Permission denied"]);
+}
+
+/// The kernel takes file capabilities away without a word in all of these.
+#[test]
+fn lost_capabilities_are_named_with_their_cause() {
+    let Some(caller) = Caller::strict() else { return };
+    let ctst = strict_programs(&caller).join("ctst");
+    let (user, ctst) = (setpriv(&caller), ctst.display().to_string());
+    let folder = Path::new(&ctst).parent().expect("a folder").display().to_string();
+    let doctor = |before: &str| shell(&format!("{before} {ctst} doctor"));
+    let privileges = user.trim_end_matches(" --");
+    for (script, words) in [
+        (format!("{privileges} --no-new-privs --"), "no_new_privs"),
+        (format!("{privileges} --bounding-set=-sys_admin --"), "bounding set lacks cap_sys_admin"),
+        (format!("{privileges} --bounding-set=-setgid --"), "bounding set lacks cap_setgid"),
+        (
+            format!(
+                "unshare --mount sh -c 'mount --bind {folder} {folder} && mount -o remount,bind,nosuid {folder} && exec \"$@\"' - {user}"
+            ),
+            "mounted nosuid",
+        ),
+        (format!("{user} strace -f -o /dev/null"), "under a tracer"),
+    ] {
+        let done = doctor(&script);
+        assert!(done.stdout.contains(words), "no {words:?} after {script}:\n{done}");
+    }
+    let done = doctor(&format!("{user} unshare --user --map-current-user"));
+    // Where no such namespace can be made there is nothing to lose in it.
+    assert!(done.stdout.contains("user namespace") || done.stderr.contains("unshare"), "{done}");
+}
+
+/// Everything that could be wrong with the files that say which ids are whose.
+#[test]
+fn ids_come_from_files_that_only_root_can_write() {
+    let Some(caller) = Caller::strict() else { return };
+    let ctst = strict_programs(&caller).join("ctst").display().to_string();
+    let user = setpriv(&caller);
+    let dir = tempfile::tempdir().expect("make a folder");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("set a mode");
+    let file = dir.path().join("subuid");
+    let name = &caller.name;
+    let doctor = |content: &str, change: &str| {
+        fs::write(&file, content).expect("write a file");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("set a mode");
+        let file = file.display();
+        shell(&format!(
+            "unshare --mount sh -c '{change} mount --bind {file} /etc/subuid && exec \"$@\"' - {user} {ctst} doctor"
+        ))
+    };
+    let good = format!("{name}:100000:65536\n");
+    assert!(doctor(&good, "").stdout.contains("strict (65535 ids from 100000)"));
+    for (content, change, words) in [
+        (format!("{name}:0:65536\n"), "", "id 0"),
+        (format!("{name}:1:4294967295\n"), "", "owner:first:count"),
+        (format!("{name}:100000:1\n"), "", "fewer than 2"),
+        (format!("{name}:{}:5\n", caller.uid - 1), "", "caller"),
+        (format!("{good}somebody:165535:1\n"), "", "somebody else"),
+        (format!("{good}rubbish\n"), "", "line 2"),
+        ("somebody:100000:65536\n".to_owned(), "", "no line"),
+        (good.clone(), "chmod g+w FILE &&", "others may write"),
+        (good.clone(), "chown NAME FILE &&", "does not belong to root"),
+    ] {
+        let change = change.replace("FILE", &file.display().to_string()).replace("NAME", name);
+        let done = doctor(&content, &change);
+        assert!(done.stdout.contains(words), "no {words:?} for {content:?} after {change:?}:\n{done}");
+    }
+}
+
+#[test]
+fn root_and_changed_bits_are_refused() {
+    let Some(caller) = Caller::strict() else { return };
+    let shim = strict_programs(&caller).join("ctst-shim");
+    let done = shell(&shim.display().to_string());
+    done.fails(125, &["descriptor 3"]);
+    let root = Caller { strict: true, ..Caller::root().expect("strict tests run as root") };
+    let project = Project::new(&root, STACK);
+    let done = project.ctst(["run", "-d", "--yes"]);
+    assert_eq!(done.code, 125, "{done}");
+    assert!(done.stderr.contains("root needs no file capabilities"), "{done}");
+    project.assert_nothing_left();
+}
+
+/// The privileged window, call by call: `tests/window.strace`. A changed line is a change of what is done with a capability
+/// over the host.
+#[test]
+fn the_window_is_as_short_as_it_was_reviewed() {
+    let Some(caller) = Caller::strict() else { return };
+    let ctst = strict_programs(&caller).join("ctst");
+    let folder = tempfile::tempdir().expect("make a folder");
+    let trace = folder.path().join("trace");
+    // A tracer that may trace anything, as root's, leaves a program its file capabilities.
+    let script = format!("strace -f -u {} -o {} {} doctor", caller.name, trace.display(), ctst.display());
+    let done = shell(&script);
+    assert!(done.stdout.contains("a program ran in one"), "{done}");
+    let trace = fs::read_to_string(&trace).expect("read a trace");
+    let call = |line: &str| line.split_once(' ').map(|(pid, call)| (pid.to_owned(), call.trim_start().to_owned()));
+    let raised = |text: &str| text.starts_with("capset(") && text.contains("{effective=1<<CAP_SETGID");
+    let (shim, _) = trace.lines().filter_map(call).find(|(_, text)| raised(text)).expect("capabilities are raised");
+    let calls = trace.lines().filter_map(call).filter(|(pid, _)| *pid == shim).map(|(_, text)| text);
+    let calls: Vec<String> = calls.filter(|text| !text.starts_with("<...")).collect();
+    let first = calls.iter().position(|text| raised(text)).expect("found above");
+    let given_up = |text: &&String| text.starts_with("capget(") && text.contains("effective=0, permitted=0");
+    let last = first + calls[first..].iter().position(|text| given_up(&text)).expect("they are given up");
+    // A debug build looks whether a descriptor is open before it closes it.
+    let window: Vec<&String> = calls[first..=last].iter().filter(|text| !text.contains("F_GETFD")).collect();
+    assert!(window.len() <= 30, "{window:#?}");
+    let names: Vec<&str> = window.iter().filter_map(|text| text.split('(').next()).collect();
+    assert_eq!(names, include_str!("window.strace").lines().collect::<Vec<_>>(), "{window:#?}");
+    for text in window {
+        for quoted in text.split('"').skip(1).step_by(2) {
+            let map = quoted.trim_end_matches("\\n").chars().all(|c| c.is_ascii_digit() || " \\n".contains(c));
+            let file = quoted.ends_with("/uid_map") || quoted.ends_with("/gid_map");
+            assert!(map || file, "{quoted:?} is named in the window");
+        }
+    }
+    // And P can do next to nothing afterwards.
+    let after: BTreeSet<&str> = calls[last + 1..].iter().filter_map(|text| text.split('(').next()).collect();
+    let lock = ["landlock_create_ruleset", "prctl", "landlock_restrict_self", "close", "fcntl", "seccomp"];
+    let answer = ["sendmsg", "write", "munmap", "sigaltstack", "exit_group", "+++ exited with 0 +++"];
+    let odd: Vec<_> = after.iter().filter(|name| !lock.contains(name) && !answer.contains(name)).collect();
+    assert!(odd.is_empty(), "{odd:?} after the window");
+}
+
+/// A copy of the program is not the program: neither of its rights goes with it.
+#[test]
+fn a_copy_has_nothing() {
+    let Some(caller) = Caller::strict() else { return };
+    let folder = tempfile::tempdir_in("/var/tmp").expect("make a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("set a mode");
+    let copy = folder.path().join("ctst-shim");
+    fs::copy(strict_programs(&caller).join("ctst-shim"), &copy).expect("copy the shim");
+    assert!(rustix::fs::getxattr(&copy, "security.capability", &mut [0u8; 64][..]).is_err());
+    install_strict(&copy, &caller);
+    assert_eq!(copy.metadata().expect("stat").mode() & 0o7777, 0o750);
+    assert!(rustix::fs::getxattr(&copy, "security.capability", &mut [0u8; 64][..]).is_ok());
+}
