@@ -1,26 +1,15 @@
-//! The base filter `default`: which system calls a container can make.
+//! The base filters: which system calls a container can make.
 //!
-//! It is compiled when this crate is built; installing it is handing [`base_filter`] to seccomp(2).
+//! They are compiled when this crate is built; installing one is handing [`base_filter`] to seccomp(2).
 //! A program may stack further filters on it, of which the strictest verdict counts.
 
+#[cfg(feature = "assemble")]
+#[path = "assemble.rs"]
+pub mod assemble;
 #[path = "table.rs"]
 mod table;
 
-pub use table::{Arch, Check, DEFAULT, Errno, Row, Verdict, X32_BIT, numbers};
-
-/// One instruction of classic BPF, laid out as the kernel's `struct sock_filter`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Instruction {
-    /// What to do.
-    pub code: u16,
-    /// How many instructions to skip where the comparison holds.
-    pub jt: u8,
-    /// How many to skip where it does not.
-    pub jf: u8,
-    /// The operand.
-    pub k: u32,
-}
+pub use table::{Arch, Base, COMPAT, Check, DEFAULT, Errno, Instruction, Row, STRICT, Verdict, X32_BIT, numbers};
 
 mod compiled {
     use super::Instruction;
@@ -28,23 +17,29 @@ mod compiled {
     include!(concat!(env!("OUT_DIR"), "/filter.rs"));
 }
 
-/// The filter for `arch`.
-pub fn filter_for(arch: Arch) -> &'static [Instruction] {
-    match arch {
-        Arch::X86_64 => &compiled::X86_64,
-        Arch::Aarch64 => &compiled::AARCH64,
+/// The filter of this name for `arch`.
+pub fn filter_for(base: Base, arch: Arch) -> &'static [Instruction] {
+    match (base, arch) {
+        (Base::Default, Arch::X86_64) => &compiled::DEFAULT_X86_64,
+        (Base::Default, Arch::Aarch64) => &compiled::DEFAULT_AARCH64,
+        (Base::Strict, Arch::X86_64) => &compiled::STRICT_X86_64,
+        (Base::Strict, Arch::Aarch64) => &compiled::STRICT_AARCH64,
+        (Base::Compat, Arch::X86_64) => &compiled::COMPAT_X86_64,
+        (Base::Compat, Arch::Aarch64) => &compiled::COMPAT_AARCH64,
     }
 }
 
-/// The filter for the processor this was built for.
-pub fn base_filter() -> &'static [Instruction] {
-    filter_for(HOST)
+/// The filter of this name for the processor this was built for.
+pub fn base_filter(base: Base) -> &'static [Instruction] {
+    filter_for(base, HOST)
 }
 
+/// The processor this was built for.
 #[cfg(target_arch = "x86_64")]
-pub(crate) const HOST: Arch = Arch::X86_64;
+pub const HOST: Arch = Arch::X86_64;
+/// The processor this was built for.
 #[cfg(target_arch = "aarch64")]
-pub(crate) const HOST: Arch = Arch::Aarch64;
+pub const HOST: Arch = Arch::Aarch64;
 
 /// `linux/audit.h`: how the kernel names a processor to a filter.
 pub(crate) fn audit(arch: Arch) -> u32 {
@@ -54,21 +49,31 @@ pub(crate) fn audit(arch: Arch) -> u32 {
     }
 }
 
-/// The table as text: each call with its numbers, its verdict and the reason, in the table's order.
-pub fn describe() -> String {
-    let mut out = String::from(
+/// What a base filter does, as text: each call with its numbers, its verdict and the reason, in the table's order. Rows that
+/// are otherwise than in `default` come first.
+pub fn describe(base: Base) -> String {
+    let size = |arch| filter_for(base, arch).len();
+    let mut out = format!(
         "\
+instructions: {} on x86_64, {} on aarch64
 call from another processor's table (i386, 32-bit Arm): the process is killed
 x32 call (number 0x40000000 and above): ENOSYS
 number that no line below has: ENOSYS
 
   x86_64  aarch64  name                      verdict
 ",
+        size(Arch::X86_64),
+        size(Arch::Aarch64)
     );
-    for row in DEFAULT {
+    for row in base.changes().iter().chain(DEFAULT) {
+        let decides = |name: &&str| base.row(name).is_some_and(|decisive| std::ptr::eq(decisive, row));
+        let calls: Vec<&str> = row.calls.split_ascii_whitespace().filter(decides).collect();
+        if calls.is_empty() {
+            continue;
+        }
         out.push_str(&format!("\n{}\n", row.reason));
         let verdict = render(row.verdict);
-        for name in row.calls.split_ascii_whitespace() {
+        for name in calls {
             let number = |arch| {
                 numbers(arch)
                     .find(|&(_, known)| known == name)

@@ -1,4 +1,5 @@
-//! The base filter `default` as data. The build script compiles this file, the library prints it.
+//! The base filters as data: `default`, and what `strict` and `compat` say instead. The build script compiles this file, the
+//! library prints it.
 
 /// A processor whose system calls the filter knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,6 +8,20 @@ pub enum Arch {
     X86_64,
     /// 64-bit Arm.
     Aarch64,
+}
+
+/// One instruction of classic BPF, laid out as the kernel's `struct sock_filter`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// What to do.
+    pub code: u16,
+    /// How many instructions to skip where the comparison holds.
+    pub jt: u8,
+    /// How many to skip where it does not.
+    pub jf: u8,
+    /// The operand.
+    pub k: u32,
 }
 
 /// What a refused call fails with. The numbers are the same on both processors.
@@ -51,6 +66,46 @@ pub enum Verdict {
     },
 }
 
+/// A base filter. One of them is installed in every container before anything of the container runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// What ordinary images need.
+    Default,
+    /// What ordinary services need: less of the kernel than [`Base::Default`].
+    Strict,
+    /// More than [`Base::Default`], for debuggers, jails and old programs.
+    Compat,
+}
+
+impl Base {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Default, Self::Strict, Self::Compat];
+
+    /// The name as a file has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Strict => "strict",
+            Self::Compat => "compat",
+        }
+    }
+
+    /// The rows that stand instead of those of [`DEFAULT`] that name the same calls.
+    pub fn changes(self) -> &'static [Row] {
+        match self {
+            Self::Default => &[],
+            Self::Strict => STRICT,
+            Self::Compat => COMPAT,
+        }
+    }
+
+    /// The row that decides about the call of this name.
+    pub fn row(self, call: &str) -> Option<&'static Row> {
+        let names = |row: &&Row| row.calls.split_ascii_whitespace().any(|name| name == call);
+        self.changes().iter().chain(DEFAULT).find(names)
+    }
+}
+
 /// Calls that share a verdict and the reason for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
@@ -82,7 +137,13 @@ const TIOCSETD: u32 = 0x5423;
 const PER_LINUX: u32 = 0;
 const PER_LINUX32: u32 = 8;
 const UNAME26: u32 = 0x2_0000;
+const ADDR_NO_RANDOMIZE: u32 = 0x4_0000;
 const PERSONALITY_QUERY: u32 = 0xffff_ffff;
+
+// linux/prctl.h
+const PR_SET_MM: u32 = 35;
+const PR_SET_SYSCALL_USER_DISPATCH: u32 = 59;
+const PR_SET_PTRACER: u32 = 0x5961_6d61;
 
 const fn allow(calls: &'static str, reason: &'static str) -> Row {
     Row { calls, verdict: Verdict::Allow, reason }
@@ -102,7 +163,7 @@ const fn allow_if(calls: &'static str, argument: u8, check: Check, otherwise: Er
 
 /// Every call the tables below know is in exactly one row; the build stops where one is missing or
 /// named twice.
-pub const DEFAULT: &[Row] = &[
+pub static DEFAULT: &[Row] = &[
     // Decided by an argument.
     allow_if(
         "clone",
@@ -311,6 +372,79 @@ pub const DEFAULT: &[Row] = &[
     ),
     eperm("modify_ldt", "segments for 16-bit programs, a source of holes in the kernel's entry code"),
     eperm("ustat sysfs", "superseded by statfs and /proc, and tested by nobody"),
+];
+
+/// What `strict` refuses beyond [`DEFAULT`]: what a server that answers requests and keeps files has no use for. Whoever
+/// starts the processes of a container runs under it, too, so that execve, capset and the like stay.
+pub static STRICT: &[Row] = &[
+    allow_if(
+        "socket socketpair",
+        0,
+        Check::In(&[AF_UNIX, AF_INET, AF_INET6]),
+        Errno::Eafnosupport,
+        "no netlink, behind which most of the kernel's network code lies; looking up addresses does without",
+    ),
+    allow_if(
+        "personality",
+        0,
+        Check::In(&[PER_LINUX, PERSONALITY_QUERY]),
+        Errno::Eperm,
+        "asking, and staying what one is",
+    ),
+    allow_if(
+        "prctl",
+        0,
+        Check::NotIn(&[PR_SET_MM, PR_SET_SYSCALL_USER_DISPATCH, PR_SET_PTRACER]),
+        Errno::Eperm,
+        "not for moving a program's own segments, emulating other systems, or letting others trace it",
+    ),
+    enosys(
+        "io_setup io_destroy io_submit io_cancel io_getevents io_pgetevents",
+        "kernel AIO has had holes, and databases that use it go on without",
+    ),
+    enosys(
+        "msgget msgsnd msgrcv msgctl mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr",
+        "message queues: next to unused, and the usual way to lay out the kernel's memory for an attack",
+    ),
+    enosys("tee vmsplice", "lend pages of a program to a pipe, where the kernel has lost track of them before"),
+    enosys("execveat", "running a file that has no name; fexecve(3) falls back to /proc/self/fd"),
+    enosys(
+        "remap_file_pages process_mrelease cachestat",
+        "for programs that steer the kernel's memory, not for services",
+    ),
+    eperm("sched_setattr ioprio_set ioprio_get", "classes of scheduling that only a host's administrator gives"),
+    eperm("adjtimex clock_adjtime", "for time servers, which no container is"),
+    eperm("setfsuid setfsgid", "for servers of files that act for others within one process, such as NFS"),
+];
+
+/// What `compat` allows beyond [`DEFAULT`]. It opens no way to the host by itself, but more of the kernel.
+pub static COMPAT: &[Row] = &[
+    allow_if(
+        "personality",
+        0,
+        Check::In(&[
+            PER_LINUX,
+            PER_LINUX32,
+            UNAME26,
+            UNAME26 | PER_LINUX32,
+            ADDR_NO_RANDOMIZE,
+            ADDR_NO_RANDOMIZE | PER_LINUX32,
+            PERSONALITY_QUERY,
+        ]),
+        Errno::Eperm,
+        "debuggers switch address randomisation off for what they start",
+    ),
+    allow(
+        "ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd kcmp",
+        "debuggers and tracers, for processes that the kernel lets them trace: never a container's pid 1",
+    ),
+    allow("chroot", "programs that jail themselves: sshd, postfix, vsftpd; takes CAP_SYS_CHROOT"),
+    allow("name_to_handle_at", "telling mounts apart, as systemd does; opening what a handle names stays refused"),
+    allow(
+        "mbind set_mempolicy get_mempolicy set_mempolicy_home_node",
+        "placing one's own memory on the nodes of a large machine: databases, Java, numactl",
+    ),
+    allow("modify_ldt", "16-bit segments for old programs in emulators such as Wine"),
 ];
 
 /// A first number and the names that follow each other from there on.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use containust_policy::capabilities;
-use containust_policy::seccomp::{Arch, Check, DEFAULT, Errno, Instruction, Verdict, X32_BIT, filter_for, numbers};
+use containust_policy::seccomp::{
+    Arch, Base, Check, DEFAULT, Errno, Instruction, Verdict, X32_BIT, filter_for, numbers,
+};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 mod bpf;
@@ -11,11 +13,15 @@ use bpf::{ALLOW, AUDIT_ARM, AUDIT_I386, KILL_PROCESS, audit, fails, run};
 
 const ARCHES: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
 
+/// Every base filter on every processor.
+fn all() -> impl Iterator<Item = (Base, Arch)> {
+    Base::ALL.into_iter().flat_map(|base| ARCHES.map(|arch| (base, arch)))
+}
+
 /// The table, keyed by number.
-fn table(arch: Arch) -> BTreeMap<u32, (&'static str, Verdict)> {
-    let rows: BTreeMap<&str, Verdict> =
-        DEFAULT.iter().flat_map(|row| row.calls.split_ascii_whitespace().map(|name| (name, row.verdict))).collect();
-    numbers(arch).map(|(number, name)| (number, (name, rows[name]))).collect()
+fn table(base: Base, arch: Arch) -> BTreeMap<u32, (&'static str, Verdict)> {
+    let verdict = |name| base.row(name).unwrap_or_else(|| panic!("no row names {name}")).verdict;
+    numbers(arch).map(|(number, name)| (number, (name, verdict(name)))).collect()
 }
 
 fn number(arch: Arch, name: &str) -> u32 {
@@ -48,14 +54,14 @@ fn expected(verdict: Option<Verdict>, args: [u64; 6]) -> u32 {
 
 #[test]
 fn every_number_gets_the_verdict_of_the_table() {
-    for arch in ARCHES {
-        let (program, table) = (filter_for(arch), table(arch));
+    for (base, arch) in all() {
+        let (program, table) = (filter_for(base, arch), table(base, arch));
         let far = [X32_BIT - 1, X32_BIT, X32_BIT + 39, X32_BIT + 512, X32_BIT * 2, u32::MAX];
         for number in (0..1024).chain(X32_BIT..X32_BIT + 1024).chain(far) {
             let verdict = table.get(&number).map(|&(_, verdict)| verdict);
             for args in [[0; 6], [u64::MAX; 6]] {
                 let (answer, _) = run(program, audit(arch), number, args);
-                assert_eq!(answer, expected(verdict, args), "{arch:?} {number} {args:x?}");
+                assert_eq!(answer, expected(verdict, args), "{base:?} {arch:?} {number} {args:x?}");
             }
         }
     }
@@ -63,11 +69,11 @@ fn every_number_gets_the_verdict_of_the_table() {
 
 #[test]
 fn arguments_are_compared_by_their_low_32_bits_and_no_others_are_looked_at() {
-    let mut seen = 0;
-    for arch in ARCHES {
-        for (&number, &(name, verdict)) in &table(arch) {
+    let mut seen = BTreeSet::new();
+    for (base, arch) in all() {
+        for (&number, &(name, verdict)) in &table(base, arch) {
             let Verdict::AllowIf { argument, check, .. } = verdict else { continue };
-            seen += 1;
+            seen.insert((base.name(), name));
             let listed: Vec<u32> = match check {
                 Check::WithoutBits(mask) => vec![mask],
                 Check::In(values) | Check::NotIn(values) => values.to_vec(),
@@ -80,14 +86,17 @@ fn arguments_are_compared_by_their_low_32_bits_and_no_others_are_looked_at() {
                     for others in [0, u64::MAX] {
                         let mut args = [others; 6];
                         args[usize::from(argument)] = high << 32 | u64::from(low);
-                        let (answer, _) = run(filter_for(arch), audit(arch), number, args);
-                        assert_eq!(answer, want, "{arch:?} {name} {args:x?}");
+                        let (answer, _) = run(filter_for(base, arch), audit(arch), number, args);
+                        assert_eq!(answer, want, "{base:?} {arch:?} {name} {args:x?}");
                     }
                 }
             }
         }
     }
-    assert_eq!(seen, 12, "clone, socket, socketpair, ioctl, personality and prlimit64, on two processors");
+    let judged = ["clone", "socket", "socketpair", "ioctl", "personality", "prlimit64"];
+    let mut known: BTreeSet<_> = judged.iter().flat_map(|&name| Base::ALL.map(|base| (base.name(), name))).collect();
+    known.insert(("strict", "prctl"));
+    assert_eq!(seen, known);
 }
 
 /// The rows that the escape suite relies on, written out: a slip in the table cannot move these
@@ -97,7 +106,7 @@ fn the_dangerous_calls_are_refused_and_the_needed_ones_are_not() {
     let each = |names: &str, want| {
         for arch in ARCHES {
             for name in names.split_ascii_whitespace() {
-                let (answer, _) = run(filter_for(arch), audit(arch), number(arch, name), [0; 6]);
+                let (answer, _) = run(filter_for(Base::Default, arch), audit(arch), number(arch, name), [0; 6]);
                 assert_eq!(answer, want, "{arch:?} {name}");
             }
         }
@@ -125,7 +134,13 @@ fn the_dangerous_calls_are_refused_and_the_needed_ones_are_not() {
     );
 
     let ask = |name, index, value| {
-        run(filter_for(Arch::X86_64), audit(Arch::X86_64), number(Arch::X86_64, name), with_argument(index, value)).0
+        run(
+            filter_for(Base::Default, Arch::X86_64),
+            audit(Arch::X86_64),
+            number(Arch::X86_64, name),
+            with_argument(index, value),
+        )
+        .0
     };
     for request in [libc::TIOCSTI, libc::TIOCSTI | 1 << 32, libc::TIOCLINUX, libc::TIOCSETD] {
         assert_eq!(ask("ioctl", 1, request), fails(Errno::Eperm), "{request:#x}");
@@ -166,22 +181,22 @@ fn the_dangerous_calls_are_refused_and_the_needed_ones_are_not() {
 
 #[test]
 fn a_foreign_processor_is_killed() {
-    for arch in ARCHES {
+    for (base, arch) in all() {
         for foreign in [AUDIT_I386, AUDIT_ARM, 0, u32::MAX, !audit(arch)] {
             for number in 0..1024 {
-                assert_eq!(run(filter_for(arch), foreign, number, [0; 6]).0, KILL_PROCESS);
+                assert_eq!(run(filter_for(base, arch), foreign, number, [0; 6]).0, KILL_PROCESS);
             }
         }
     }
-    assert_eq!(run(filter_for(Arch::X86_64), audit(Arch::Aarch64), 0, [0; 6]).0, KILL_PROCESS);
-    assert_eq!(run(filter_for(Arch::Aarch64), audit(Arch::X86_64), 0, [0; 6]).0, KILL_PROCESS);
+    assert_eq!(run(filter_for(Base::Default, Arch::X86_64), audit(Arch::Aarch64), 0, [0; 6]).0, KILL_PROCESS);
+    assert_eq!(run(filter_for(Base::Default, Arch::Aarch64), audit(Arch::X86_64), 0, [0; 6]).0, KILL_PROCESS);
 }
 
 /// The same table as a linear list by seccompiler alone, which shares no code with our tree.
 #[test]
 fn the_tree_agrees_with_a_linear_filter() {
-    for arch in ARCHES {
-        let table = table(arch);
+    for (base, arch) in all() {
+        let table = table(base, arch);
         let linear = |wanted: Verdict, answer: SeccompAction| {
             let rules = table
                 .iter()
@@ -204,12 +219,12 @@ fn the_tree_agrees_with_a_linear_filter() {
         let (mut tree_steps, mut list_steps) = (0, 0);
         for number in 0..1024 {
             let ask = |program: &[Instruction]| run(program, audit(arch), number, [0; 6]).0;
-            tree_steps += run(filter_for(arch), audit(arch), number, [0; 6]).1;
+            tree_steps += run(filter_for(base, arch), audit(arch), number, [0; 6]).1;
             list_steps += run(&allowed, audit(arch), number, [0; 6]).1;
             if matches!(table.get(&number), Some((_, Verdict::AllowIf { .. }))) {
                 continue;
             }
-            let tree = ask(filter_for(arch));
+            let tree = ask(filter_for(base, arch));
             assert_eq!(tree == ALLOW, ask(&allowed) == ALLOW, "{arch:?} {number}");
             assert_eq!(tree == fails(Errno::Eperm), ask(&eperm) == fails(Errno::Eperm), "{arch:?} {number}");
         }
@@ -218,12 +233,45 @@ fn the_tree_agrees_with_a_linear_filter() {
     }
 }
 
+/// `strict` takes away only, and `compat` gives only.
+#[test]
+fn the_three_are_ordered() {
+    for arch in ARCHES {
+        for number in 0..1024 {
+            let mut arguments = vec![[0; 6], [u64::MAX; 6]];
+            arguments.extend((0..64).map(|bit| [1 << bit; 6]));
+            arguments.extend((0..64).flat_map(|value| [[value; 6], [value | 1 << 32; 6]]));
+            for args in arguments {
+                let allowed = |base| run(filter_for(base, arch), audit(arch), number, args).0 == ALLOW;
+                let [default, strict, compat] = Base::ALL.map(allowed);
+                assert!(!strict || default, "strict allows {arch:?} {number} {args:x?}");
+                assert!(!default || compat, "compat refuses {arch:?} {number} {args:x?}");
+            }
+        }
+    }
+}
+
+/// What `compat` must not open, whoever asks.
+#[test]
+fn compat_keeps_what_leads_out() {
+    for arch in ARCHES {
+        for name in "bpf perf_event_open userfaultfd keyctl add_key request_key mount umount2 pivot_root move_mount \
+                     open_tree fsopen mount_setattr unshare setns open_by_handle_at kexec_load init_module finit_module \
+                     reboot clock_settime syslog quotactl swapon clone3 io_uring_setup"
+            .split_ascii_whitespace()
+        {
+            let (answer, _) = run(filter_for(Base::Compat, arch), audit(arch), number(arch, name), [0; 6]);
+            assert_ne!(answer, ALLOW, "{arch:?} {name}");
+        }
+    }
+}
+
 /// What the kernel demands of a program (bpf_check_classic), for the processor we do not run on
 /// too.
 #[test]
 fn the_programs_are_well_formed_short_and_shallow() {
-    for arch in ARCHES {
-        let program = filter_for(arch);
+    for (base, arch) in all() {
+        let program = filter_for(base, arch);
         assert!(program.len() < 4096);
         for (at, op) in program.iter().enumerate() {
             let furthest = match op.code {
@@ -235,18 +283,32 @@ fn the_programs_are_well_formed_short_and_shallow() {
         }
         assert_eq!(program.last().map(|op| op.code), Some(0x06), "{arch:?} ends in a return");
 
-        let table = table(arch);
+        let table = table(base, arch);
         let unconditional = |number: &u32| !matches!(table.get(number), Some((_, Verdict::AllowIf { .. })));
         let steps = |number| run(program, audit(arch), number, [u64::MAX; 6]).1;
         let lookup = (0..1024).filter(unconditional).map(steps).max().unwrap_or(0);
         let worst = (0..1024).map(steps).max().unwrap_or(0);
-        println!("{arch:?}: {} instructions, at most {lookup} for a lookup, {worst} with an argument", program.len());
+        println!(
+            "{base:?} {arch:?}: {} instructions, at most {lookup} for a lookup, {worst} with an argument",
+            program.len()
+        );
         assert!(lookup <= 24 && worst <= 64, "{arch:?}: {lookup} and {worst} steps");
     }
 }
 
 #[test]
 fn every_call_is_named_once_and_every_row_has_a_reason() {
+    for base in [Base::Strict, Base::Compat] {
+        let mut changed = BTreeSet::new();
+        for row in base.changes() {
+            assert!(row.reason.len() > 10, "{}", row.calls);
+            for name in row.calls.split_ascii_whitespace() {
+                assert!(changed.insert(name), "{name} is in two rows of {}", base.name());
+                let before = Base::Default.row(name).unwrap_or_else(|| panic!("{name} is in no row")).verdict;
+                assert_ne!(before, row.verdict, "{} says the same of {name} as the default", base.name());
+            }
+        }
+    }
     let mut named = BTreeSet::new();
     for row in DEFAULT {
         assert!(row.reason.len() > 10, "{}", row.calls);
@@ -289,14 +351,21 @@ fn numbers_and_names_are_the_kernels() {
 
 #[test]
 fn capabilities_have_the_kernels_numbers_and_a_reason() {
-    assert_eq!(capabilities::names().count(), 11);
-    let mut mask = 0_u64;
-    for capability in capabilities::TABLE {
+    for (number, capability) in (0..).zip(capabilities::TABLE) {
         let theirs: caps::Capability = format!("CAP_{}", capability.name).parse().expect("a capability's name");
-        assert_eq!(capability.number, theirs.index(), "{}", capability.name);
+        assert_eq!((capability.number, number), (theirs.index(), theirs.index()), "{}", capability.name);
         assert!(capability.reason.len() > 10, "{}", capability.name);
-        mask |= theirs.bitmask();
+        assert_eq!(capabilities::find(&format!("cap_{}", capability.name)), Some(&capability));
+        assert_eq!(capabilities::find(capability.name), Some(&capability));
     }
-    assert_eq!(capabilities::DEFAULT, mask);
-    assert_eq!(mask.count_ones(), 11);
+    assert_eq!(capabilities::TABLE.len(), caps::all().len());
+    assert_eq!(capabilities::DEFAULT.count_ones(), 11);
+    assert_eq!(
+        capabilities::names(capabilities::CEILING & !capabilities::DEFAULT).collect::<Vec<_>>(),
+        ["DAC_READ_SEARCH", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_PTRACE", "SYS_NICE", "MKNOD", "AUDIT_WRITE"]
+    );
+    for name in ["SYS_ADMIN", "NET_ADMIN", "SYS_MODULE", "BPF"] {
+        assert_eq!(capabilities::find(name).map(|found| found.bit() & capabilities::CEILING), Some(0), "{name}");
+    }
+    assert_eq!(capabilities::find("CAP_EVERYTHING"), None);
 }
