@@ -5,18 +5,21 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use containust_core::landlock::{self, Missing};
 use containust_core::link::{LOOPBACK, Links};
-use containust_core::sys::{self, Alone};
+use containust_core::sys::{self, Alone, Filter};
 use containust_core::weak::{Layer, weak};
 use containust_core::{capability, channel};
-use containust_policy::seccomp;
-use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, Plan, Process, Rlimit, ToContainer};
+use containust_policy::seccomp::{self, Base};
+use containust_shared::protocol::{
+    self, Beneath, Ended, Failure, FromContainer, MAIN, MAX_INSTRUCTIONS, Plan, Process, Rlimit, ToContainer,
+};
 use containust_shared::{exit, names, wire};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
 use crate::failure::{Step, refusal};
@@ -27,9 +30,9 @@ use crate::process::{Confines, Starting, Streams};
 use crate::project::limit_user_namespaces;
 use crate::{process, root};
 
-/// What C itself needs to start processes under other ids and to signal them: CAP_KILL, CAP_SETGID, CAP_SETUID,
-/// CAP_SETPCAP. A container's root has them by default; one whose root has not must not be started for now.
-const NEEDED: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
+/// What C itself keeps to start processes under other ids, give them their streams, and signal them: CAP_CHOWN, CAP_KILL,
+/// CAP_SETGID, CAP_SETUID, CAP_SETPCAP. Processes of a container that drops them do not get them.
+const NEEDED: u64 = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 
 /// Longer than any honest process takes from fork to execve.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -108,8 +111,8 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
     if !names::is_host_name(&plan.hostname) {
         return Err(refusal("set the host name", &plan.hostname));
     }
-    if plan.capabilities & NEEDED != NEEDED {
-        return Err(refusal("start a container whose root lacks CAP_KILL, CAP_SETGID, CAP_SETUID or CAP_SETPCAP", ""));
+    if plan.profile.len() > MAX_INSTRUCTIONS {
+        return Err(refusal("install a seccomp profile of so many instructions:", plan.profile.len().to_string()));
     }
     rustix::system::sethostname(&plan.hostname).step("set the host name", &plan.hostname)?;
     let root = root::build(plan, as_root)?;
@@ -131,18 +134,68 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
     drop(links);
 
     let setgroups = process::setgroups_allowed(root.proc.as_fd())?;
-    // From here on C is as confined as its payload: it cannot mount, nor make namespaces, nor get anything back.
-    capability::confine(plan.capabilities).step("drop the capabilities", "")?;
-    let filter = seccomp::base_filter().iter().map(|i| (i.code, i.jt, i.jf, i.k));
+    // While nothing of the container runs that could move a path: every process gets this one ruleset.
+    let landlock = plan.landlock.as_ref().map(ruleset).transpose()?;
+    // From here on C is confined, too: it cannot mount, nor make namespaces, nor get anything back.
+    capability::confine(plan.capabilities | NEEDED).step("drop the capabilities", "")?;
+    let base = match plan.filter {
+        protocol::Filter::Default => Base::Default,
+        protocol::Filter::Strict => Base::Strict,
+        protocol::Filter::Compat => Base::Compat,
+    };
+    let base = seccomp::base_filter(base).iter().map(|i| (i.code, i.jt, i.jf, i.k));
     if !weak(Layer::Filter) {
-        sys::install_filter(filter).step("install the system call filter", "")?;
+        Filter::new(base).install().step("install the system call filter", "")?;
     }
+    let profile = plan.profile.iter().map(|i| (i.code, i.jt, i.jf, i.k));
     let mut rlimits = plan.rlimits.clone();
     if !rlimits.iter().any(|limit| limit.resource == RLIMIT_CORE) {
         rlimits.push(Rlimit { resource: RLIMIT_CORE, soft: 0, hard: 0 });
     }
-    let confines = Confines { capabilities: plan.capabilities, rlimits, setgroups };
+    let confines = Confines {
+        capabilities: plan.capabilities,
+        surplus: NEEDED & !plan.capabilities,
+        landlock,
+        profile: (!plan.profile.is_empty()).then(|| Filter::new(profile)),
+        rlimits,
+        setgroups,
+    };
     Ok(Held { confines, root })
+}
+
+/// The author's landlock. Its paths are looked up within the root that was entered, as everything in the container sees
+/// them.
+fn ruleset(wanted: &protocol::Landlock) -> Result<OwnedFd, Failure> {
+    let mut places = Vec::new();
+    for beneath in wanted.files.iter().flatten() {
+        if beneath.path.first() != Some(&b'/') {
+            return Err(refusal("restrict by landlock to what is not an absolute path:", &beneath.path));
+        }
+        let how = ResolveFlags::NO_MAGICLINKS;
+        let place = openat2(CWD, beneath.path.as_slice(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)
+            .step("restrict by landlock to", &beneath.path)?;
+        places.push((place, beneath));
+    }
+    let files = places.iter().map(|(place, Beneath { write, execute, .. })| landlock::Beneath {
+        place: place.as_fd(),
+        write: *write,
+        execute: *execute,
+    });
+    let restriction = landlock::Restriction {
+        files: wanted.files.is_some().then(|| files.collect()),
+        bind: wanted.bind.as_deref(),
+        connect: wanted.connect.as_deref(),
+        abstract_sockets: wanted.abstract_sockets,
+        signals: wanted.signals,
+    };
+    landlock::ruleset(&restriction).map_err(|missing| match missing {
+        Missing::Kernel { what, since } => {
+            let step =
+                format!("restrict {what} by landlock, which takes Linux {since} with landlock on; this is Linux");
+            refusal(&step, rustix::system::uname().release().to_bytes())
+        }
+        Missing::Refused(error) => refusal(&format!("restrict by landlock ({error})"), ""),
+    })
 }
 
 /// What C holds while the container lives.

@@ -2,9 +2,9 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use containust_core::sys::{self, Alone, Arguments};
+use containust_core::sys::{self, Alone, Arguments, Filter};
 use containust_core::weak::{Layer, weak};
 use containust_shared::exit;
 use containust_shared::protocol::{Failure, Process, Rlimit};
@@ -22,6 +22,12 @@ const PIPEFS_MAGIC: i64 = 0x5049_5045;
 pub(crate) struct Confines {
     /// Capabilities of root.
     pub(crate) capabilities: u64,
+    /// What C has of capabilities beyond that.
+    pub(crate) surplus: u64,
+    /// A ruleset of landlock.
+    pub(crate) landlock: Option<OwnedFd>,
+    /// A filter of the author's, on top of the one that C has.
+    pub(crate) profile: Option<Filter>,
     pub(crate) rlimits: Vec<Rlimit>,
     /// Whether the user namespace lets processes set their groups.
     pub(crate) setgroups: bool,
@@ -42,6 +48,8 @@ pub(crate) struct Starting {
     pub(crate) status: OwnedFd,
     /// The terminal's master side.
     pub(crate) master: Option<OwnedFd>,
+    /// Whether landlock may be why it does not.
+    restricted: bool,
     prepared: Prepared,
 }
 
@@ -78,7 +86,7 @@ pub(crate) fn start(
         }
         Some(pid) => {
             drop((argv, envp));
-            Ok(Starting { pid, status, master, prepared })
+            Ok(Starting { pid, status, master, restricted: confines.landlock.is_some(), prepared })
         }
     }
 }
@@ -93,7 +101,7 @@ impl Starting {
             Ok(0) => Ok((self.pid, self.master)),
             Ok(_) => {
                 let [at, a, b, c, d] = status;
-                Err(self.prepared.failure(at, i32::from_ne_bytes([a, b, c, d])))
+                Err(self.prepared.failure(self.restricted, at, i32::from_ne_bytes([a, b, c, d])))
             }
             Err(error) => Err((exit::TOOL, io_failure("hear from the new process", b"", error.into()))),
         }
@@ -146,7 +154,7 @@ impl Prepared {
     }
 
     /// Explains what the child reported.
-    fn failure(&self, step: u8, errno: i32) -> (i32, Failure) {
+    fn failure(&self, restricted: bool, step: u8, errno: i32) -> (i32, Failure) {
         let error = io::Error::from_raw_os_error(errno);
         let command = self.argv.first().map(|arg| arg.as_bytes()).unwrap_or_default();
         let ids = format!("{}:{}", self.user.uid, self.user.gid);
@@ -158,6 +166,9 @@ impl Prepared {
                 let what = if exists { "find the interpreter of the command" } else { "find the command" };
                 (exit::NOT_FOUND, at(what, command))
             }
+            ChildStep::Execute if restricted && error.kind() == io::ErrorKind::PermissionDenied => {
+                (exit::NOT_EXECUTABLE, at("execute (does `landlock` allow it, and its interpreter?)", command))
+            }
             ChildStep::Execute => (exit::NOT_EXECUTABLE, at("execute", command)),
             ChildStep::Session => (exit::TOOL, at("start a session for", command)),
             ChildStep::Streams => (exit::TOOL, at("connect the standard streams of", command)),
@@ -167,6 +178,8 @@ impl Prepared {
             ChildStep::Limits => (exit::TOOL, at("set the resource limits of", command)),
             ChildStep::Directory => (exit::TOOL, at("enter the working directory", self.cwd.as_bytes())),
             ChildStep::Descriptors => (exit::TOOL, at("close the descriptors of", command)),
+            ChildStep::Landlock => (exit::TOOL, at("restrict by landlock", command)),
+            ChildStep::Profile => (exit::TOOL, at("install the seccomp profile for", command)),
         }
     }
 }
@@ -181,7 +194,9 @@ enum ChildStep {
     Ids,
     Capabilities,
     Directory,
+    Landlock,
     Descriptors,
+    Profile,
     Execute,
 }
 
@@ -195,14 +210,16 @@ impl ChildStep {
             5 => Self::Ids,
             6 => Self::Capabilities,
             7 => Self::Directory,
-            8 => Self::Descriptors,
+            8 => Self::Landlock,
+            9 => Self::Descriptors,
+            10 => Self::Profile,
             _ => Self::Execute,
         }
     }
 }
 
 /// In the child: the steps whose order is the confinement, then the program. It already has the container's namespaces,
-/// bounding set, no_new_privs and filter from C. Returns only on failure. Allocates nothing.
+/// no_new_privs and filter from C. Returns only on failure. Allocates nothing.
 fn run(
     confines: &Confines,
     prepared: &Prepared,
@@ -227,6 +244,7 @@ fn run(
         if confines.setgroups {
             sys::set_groups(&prepared.user.groups).map_err(at(ChildStep::Groups))?;
         }
+        sys::drop_from_bounding_set(confines.surplus).map_err(at(ChildStep::Capabilities))?;
         sys::set_ids(prepared.user.uid, prepared.user.gid).map_err(at(ChildStep::Ids))?;
         // For another user than root the kernel has cleared them with the change of ids; said again, not assumed.
         let capabilities = if prepared.user.uid == 0 { confines.capabilities } else { 0 };
@@ -234,10 +252,14 @@ fn run(
             sys::set_capabilities(capabilities).map_err(at(ChildStep::Capabilities))?;
         }
         rustix::process::chdir(prepared.cwd.as_c_str()).map_err(|e| (ChildStep::Directory, e.into()))?;
-        if weak(Layer::Descriptors) {
-            return Ok(());
+        if let Some(ruleset) = &confines.landlock {
+            sys::restrict_by_landlock(ruleset.as_fd()).map_err(at(ChildStep::Landlock))?;
         }
-        sys::cloexec_from(3).map_err(at(ChildStep::Descriptors))
+        if !weak(Layer::Descriptors) {
+            sys::cloexec_from(3).map_err(at(ChildStep::Descriptors))?;
+        }
+        // Last, because it may refuse any of the above.
+        confines.profile.as_ref().map_or(Ok(()), Filter::install).map_err(at(ChildStep::Profile))
     };
     if let Err(failure) = steps() {
         return failure;

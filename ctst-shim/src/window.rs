@@ -58,7 +58,7 @@ pub(crate) fn pass(alone: &Alone, proc: &OwnedFd, wish: &Wish) -> Result<Side, F
     let passed = passed?;
     lock::no_files().step("give up files", "")?;
     let filter = window::filter().into_iter().map(|i| (i.code, i.jt, i.jf, i.k));
-    sys::install_filter(filter).step("install the system call filter", "")?;
+    sys::Filter::new(filter).install().step("install the system call filter", "")?;
     Ok(passed)
 }
 

@@ -18,8 +18,8 @@ use common::{FIRST, Image, Project, is_root, pair, receive, request, send, shim,
 use containust_core::channel;
 use containust_shared::exit;
 use containust_shared::protocol::{
-    Ended, FromContainer, FromSandbox, FromShim, IdMap, MAIN, Mount, Plan, Rlimit, Sandbox, Sysctl, ToContainer,
-    ToSandbox,
+    Beneath, Ended, FromContainer, FromSandbox, FromShim, IdMap, Instruction, Landlock, MAIN, Mount, Plan, Rlimit,
+    Sandbox, Sysctl, ToContainer, ToSandbox,
 };
 use containust_shared::wire;
 
@@ -247,7 +247,20 @@ fn refuses(change: impl FnOnce(&mut Plan, &Image), code: i32, text: &str) {
 fn plans_that_ask_for_too_much_are_refused() {
     refuses(|plan, _| plan.capabilities = u64::MAX, 125, "no container is given it");
     refuses(|plan, _| plan.capabilities |= 1 << 21, 125, "give root CAP_SYS_ADMIN");
-    refuses(|plan, _| plan.capabilities = 0, 125, "lacks CAP_KILL");
+    refuses(|plan, _| plan.capabilities |= 1 << 12, 125, "give root CAP_NET_ADMIN");
+    let profile = |count, code| vec![Instruction { code, jt: 0, jf: 0, k: 0x7fff_0000 }; count];
+    refuses(|plan, _| plan.profile = profile(4097, 6), 125, "instructions: 4097");
+    refuses(|plan, _| plan.profile = profile(4096, 0xffff), 125, "seccomp profile");
+    // A load of what lies beyond struct seccomp_data, and a program that does not end in a return.
+    refuses(|plan, _| plan.profile = profile(1, 0x20), 125, "seccomp profile");
+    let landlock = |path: &str| {
+        let beneath = Beneath { path: path.into(), write: false, execute: true };
+        Some(Landlock { files: Some(vec![beneath]), ..Landlock::default() })
+    };
+    refuses(|plan, _| plan.landlock = landlock("srv"), 125, "absolute path: srv");
+    refuses(|plan, _| plan.landlock = landlock("/none"), 125, "/none");
+    refuses(|plan, _| plan.landlock = landlock("/proc/self/exe"), 125, "/proc/self/exe");
+    refuses(|plan, _| plan.landlock = landlock("/dev"), 126, "landlock");
     refuses(|plan, _| plan.hostname = b"a_b".into(), 125, "host name");
     refuses(|plan, _| plan.process.argv.clear(), 125, "no command");
     refuses(|plan, _| plan.process.argv[0] = b"/pro\0be".into(), 125, "NUL");

@@ -12,7 +12,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use containust_shared::protocol::{Mount, Plan};
+use containust_shared::protocol::{self, Mount, Plan};
 
 use crate::capabilities;
 use crate::conf::{Access, Filter, Line, MountRule, PATH, Rules, Who, cpus, is_plain, short, size};
@@ -98,7 +98,11 @@ impl<'a> Spec<'a> {
             paths: layers.chain(written).chain(mounts).collect(),
             overlay: !bare,
             capabilities: plan.capabilities,
-            filter: Filter::Default,
+            filter: match plan.filter {
+                protocol::Filter::Default => Filter::Default,
+                protocol::Filter::Strict => Filter::Strict,
+                protocol::Filter::Compat => Filter::Compat,
+            },
             ports: Vec::new(),
             limits: None,
         }

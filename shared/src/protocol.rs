@@ -215,6 +215,59 @@ pub struct Sysctl {
     pub value: Vec<u8>,
 }
 
+/// The built-in filter of system calls that everything in a container runs under (`policy/snapshots`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Filter {
+    /// What ordinary images need.
+    Default,
+    /// What ordinary services need.
+    Strict,
+    /// More than the default, for debuggers, jails and old programs.
+    Compat,
+}
+
+/// One instruction of classic BPF, the kernel's `struct sock_filter`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Instruction {
+    /// What to do.
+    pub code: u16,
+    /// How many instructions to skip where the comparison holds.
+    pub jt: u8,
+    /// How many to skip where it does not.
+    pub jf: u8,
+    /// The operand.
+    pub k: u32,
+}
+
+/// Most instructions of a filter (`BPF_MAXINSNS`).
+pub const MAX_INSTRUCTIONS: usize = 4096;
+
+/// A file or directory that stays accessible under [`Landlock`], with everything below it, for reading at least.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Beneath {
+    /// Absolute path inside.
+    pub path: Vec<u8>,
+    /// For changing, creating and removing files, too.
+    pub write: bool,
+    /// For executing files, too.
+    pub execute: bool,
+}
+
+/// What `landlock(7)` leaves to the processes of a container. `None`: not restricted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Landlock {
+    /// Files.
+    pub files: Option<Vec<Beneath>>,
+    /// TCP ports to bind.
+    pub bind: Option<Vec<u16>>,
+    /// TCP ports to connect to.
+    pub connect: Option<Vec<u16>>,
+    /// Only abstract UNIX sockets of its own and of the processes that it starts.
+    pub abstract_sockets: bool,
+    /// Signals only to itself and to the processes that it starts.
+    pub signals: bool,
+}
+
 /// Everything C needs to build and start one container.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Plan {
@@ -234,6 +287,12 @@ pub struct Plan {
     pub address: Option<Address>,
     /// Capabilities of root in the container, as a bit mask of `capabilities(7)` numbers.
     pub capabilities: u64,
+    /// The filter of system calls.
+    pub filter: Filter,
+    /// A further one, at most [`MAX_INSTRUCTIONS`] long, for the container's processes: it can only narrow. Empty: none.
+    pub profile: Vec<Instruction>,
+    /// A further restriction of the container's processes.
+    pub landlock: Option<Landlock>,
     /// Resource limits.
     pub rlimits: Vec<Rlimit>,
     /// Set before /proc/sys becomes read-only, and before there is any interface but `lo`.

@@ -1,5 +1,5 @@
 //! Safe, typed functions over what the kernel offers for isolation: namespaces, mounts, capabilities, seccomp,
-//! network links. This crate knows nothing of requests, plans or policy, and decides nothing.
+//! landlock, network links. This crate knows nothing of requests, plans or policy, and decides nothing.
 //!
 //! `unsafe` is in [`sys`] only.
 #![deny(unsafe_code)]
@@ -8,6 +8,7 @@ pub mod capability;
 pub mod channel;
 pub mod entry;
 pub mod ids;
+pub mod landlock;
 pub mod link;
 pub mod lock;
 pub mod mount;

@@ -264,17 +264,48 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attributes: u64) ->
     .map(drop)
 }
 
-/// Installs a seccomp filter on this process; needs `no_new_privs`. The instructions are classic BPF: code, jump if true,
-/// jump if false, operand.
+/// A seccomp filter, laid out for the kernel so that a child can install it without allocating.
+#[derive(Debug)]
+pub struct Filter(Vec<libc::sock_filter>);
+
+impl Filter {
+    /// From instructions of classic BPF: code, jump if true, jump if false, operand. They are checked when it is installed.
+    pub fn new(program: impl Iterator<Item = (u16, u8, u8, u32)>) -> Self {
+        Self(program.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect())
+    }
+
+    /// Installs it on this process, for good; needs `no_new_privs`. Allocates nothing.
+    ///
+    /// # Errors
+    /// EINVAL for a program that the kernel's checker refuses, EACCES without `no_new_privs`.
+    pub fn install(&self) -> io::Result<()> {
+        let len = u16::try_from(self.0.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let prog = libc::sock_fprog { len, filter: self.0.as_ptr().cast_mut() };
+        // SAFETY: the kernel copies `len` instructions from `filter`, which is what the vector holds, and writes nothing.
+        result(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const prog) }).map(drop)
+    }
+}
+
+/// Restricts this process by a ruleset, for good (landlock_restrict_self(2)); needs `no_new_privs`. The `landlock` crate
+/// does this only with a ruleset of its own, and allocates. Allocates nothing.
 ///
 /// # Errors
-/// EINVAL for a program that the kernel's checker refuses, EACCES without `no_new_privs`.
-pub fn install_filter(program: impl Iterator<Item = (u16, u8, u8, u32)>) -> io::Result<()> {
-    let program: Vec<_> = program.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
-    let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
-    // SAFETY: the kernel copies `len` instructions from `filter`, which is what the vector holds, and writes nothing.
-    result(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const prog) }).map(drop)
+/// EPERM without `no_new_privs`, E2BIG below 16 other restrictions.
+pub fn restrict_by_landlock(ruleset: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a descriptor and no flags.
+    result(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
+}
+
+/// Removes the capabilities of `mask` from the bounding set (PR_CAPBSET_DROP, prctl(2)). Allocates nothing.
+///
+/// # Errors
+/// EPERM without CAP_SETPCAP, EINVAL for one that the kernel does not know.
+pub fn drop_from_bounding_set(mask: u64) -> io::Result<()> {
+    for number in (0..64u32).filter(|number| mask >> number & 1 == 1) {
+        // SAFETY: plain integers.
+        result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) }.into())?;
+    }
+    Ok(())
 }
 
 /// Sets permitted and effective capabilities to `mask`, inheritable to none (capset(2), version 3). Allocates nothing.

@@ -18,8 +18,8 @@ use std::process::{Child, Command, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 use containust_core::channel;
 use containust_shared::protocol::{
-    Address, FromContainer, FromSandbox, FromShim, IdMap, Plan, Process, Sandbox, Source, ToContainer, ToSandbox,
-    VERSION,
+    Address, Filter, FromContainer, FromSandbox, FromShim, IdMap, Plan, Process, Sandbox, Source, ToContainer,
+    ToSandbox, VERSION,
 };
 use containust_shared::wire::{self, Message};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -179,6 +179,9 @@ impl Image {
             readonly: true,
             mounts: Vec::new(),
             address: Some(Address { ip: [10, 89, 0, 2], prefix: 24 }),
+            filter: Filter::Default,
+            profile: Vec::new(),
+            landlock: None,
             capabilities: containust_policy::capabilities::DEFAULT,
             rlimits: Vec::new(),
             sysctls: Vec::new(),
