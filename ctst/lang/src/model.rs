@@ -141,6 +141,18 @@ pub struct Component {
     /// Whether the health check of the image is switched off. Without this and without a `healthcheck` it holds.
     #[serde(default, skip_serializing_if = "is_default")]
     pub no_healthcheck: bool,
+    /// Capabilities that its root has beyond the usual ones, without `CAP_`, in alphabetical order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_add: Vec<String>,
+    /// Capabilities of the usual ones that its root has not, likewise; `ALL` alone is all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_drop: Vec<String>,
+    /// Which system calls its processes can make.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub seccomp: Seccomp,
+    /// What `landlock(7)` leaves to its processes; none: no further restriction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock: Option<Landlock>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -184,8 +196,76 @@ impl Component {
             hosts: Vec::new(),
             logs: Logs::default(),
             no_healthcheck: false,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            seccomp: Seccomp::default(),
+            landlock: None,
         }
     }
+}
+
+/// Which system calls a component's processes can make.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Seccomp {
+    /// A built-in filter.
+    pub filter: Filter,
+    /// A profile in docker's format on top of it. Absolute, or relative to the file's folder.
+    pub profile: Option<String>,
+}
+
+/// A built-in filter of system calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// What ordinary images need.
+    #[default]
+    Default,
+    /// What ordinary services need, and less of the kernel.
+    Strict,
+    /// More, for debuggers, jails and old programs.
+    Compat,
+}
+
+impl Filter {
+    /// The name as the file has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Strict => "strict",
+            Self::Compat => "compat",
+        }
+    }
+}
+
+/// What `landlock(7)` leaves to a component's processes. Files are restricted where one of the first three is there, and the
+/// rest where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Landlock {
+    /// Absolute paths inside of files and folders that can be read, with what is below.
+    pub read: Option<Vec<String>>,
+    /// Of those that can be read and changed.
+    pub write: Option<Vec<String>>,
+    /// Of those that can be read and executed.
+    pub execute: Option<Vec<String>>,
+    /// TCP ports that can be listened on.
+    pub bind: Option<Vec<u16>>,
+    /// TCP ports that can be connected to.
+    pub connect: Option<Vec<u16>>,
+    /// What does not reach beyond the process and those that it starts.
+    pub scope: Vec<Scope>,
+}
+
+/// What can be kept to a process and those that it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Connections to abstract UNIX sockets.
+    AbstractSockets,
+    /// Signals.
+    Signals,
 }
 
 /// One of several components that are alike.

@@ -98,6 +98,9 @@ impl<'a> Checker<'a, '_> {
         let hosts = self.hosts(settings, scope);
         let logs = self.logs(settings, scope);
         self.init(settings, scope);
+        let (cap_add, cap_drop) = self.capabilities(settings, scope);
+        let seccomp = self.seccomp(settings, scope);
+        let landlock = self.landlock(settings, scope);
         let span = self.declared[index].span;
         let replicas = edges.iter().filter_map(|&number| self.declared[self.edges[number].to].replicas);
         let replicas = replicas.map(|count| count as usize * size_of::<Dependency>()).sum();
@@ -135,6 +138,10 @@ impl<'a> Checker<'a, '_> {
             hosts,
             logs,
             no_healthcheck: declared.no_healthcheck,
+            cap_add,
+            cap_drop,
+            seccomp,
+            landlock,
             ..model::Component::new(declared.name.clone().into_owned(), declared.host(), image)
         })
     }

@@ -19,6 +19,7 @@ mod profiles;
 mod properties;
 mod replicas;
 mod resolve;
+mod rights;
 mod runtime;
 mod stores;
 mod values;

@@ -169,6 +169,19 @@ pub(super) static COMPONENT: Kind = Kind {
         ),
         block("logs", "a block", "logs { max_size = 10MiB, max_files = 3 }", &LOGS),
         property("init", "`true`", "init = true"),
+        list("cap_add", "a capability's name in quotes, or a list of them", r#"cap_add = ["NET_RAW"]"#),
+        list("cap_drop", "a capability's name in quotes, `ALL`, or a list of them", r#"cap_drop = ["ALL"]"#),
+        list(
+            "seccomp",
+            "`default`, `strict`, `compat` or the path of a profile in quotes, or a list of a name and a path",
+            r#"seccomp = ["strict", "./seccomp.json"]"#,
+        ),
+        block(
+            "landlock",
+            "a block",
+            r#"landlock { read = ["/etc"], execute = ["/usr", "/bin", "/lib"], write = "/data" }"#,
+            &LANDLOCK,
+        ),
     ],
     other: None,
 };
@@ -235,6 +248,25 @@ static LOGS: Kind = Kind {
     known: &[
         property("max_size", SIZE, "max_size = 10MiB"),
         property("max_files", "a whole number from 1 to 1000", "max_files = 3"),
+    ],
+    other: None,
+};
+
+const PLACES: &str = "an absolute path inside in quotes, or a list of them";
+
+static LANDLOCK: Kind = Kind {
+    name: "`landlock`",
+    known: &[
+        list("read", PLACES, r#"read = ["/etc", "/srv"]"#),
+        list("write", PLACES, r#"write = ["/data"]"#),
+        list("execute", PLACES, r#"execute = ["/usr", "/bin", "/lib"]"#),
+        list("bind", "a port from 1 to 65535, or a list of them", "bind = [8080]"),
+        list("connect", "a port from 1 to 65535, or a list of them", "connect = [5432]"),
+        list(
+            "scope",
+            "`abstract_sockets` or `signals` in quotes, or a list of both",
+            r#"scope = ["abstract_sockets", "signals"]"#,
+        ),
     ],
     other: None,
 };
@@ -332,17 +364,13 @@ pub(super) static ENV_FILE: Kind = Kind {
 const LATER: &[&str] = &[
     "annotate",
     "build",
-    "cap_add",
-    "cap_drop",
     "devices",
     "distroless",
     "dns",
-    "landlock",
     "lazy",
     "networks",
     "no_new_privileges",
     "platform",
-    "seccomp",
     "stdin",
     "tty",
 ];
@@ -360,6 +388,7 @@ const COMPOSE: &[(&str, &str)] = &[
     ("network_mode", "`network`"),
     ("pids_limit", "`pids`"),
     ("read_only", "`readonly`"),
+    ("security_opt", "`seccomp`"),
     ("shm_size", "`shm`"),
     ("stop_grace_period", "`stop { grace = 10s }`"),
     ("stop_signal", "`stop { signal = \"SIGINT\" }`"),
@@ -399,8 +428,20 @@ mod tests {
     use crate::codes::Code;
     use crate::{Inputs, Loader};
 
-    static KINDS: [&Kind; 11] =
-        [&COMPONENT, &HEALTHCHECK, &STOP, &LOGS, &IO, &DEVICE, &ULIMITS, &LABELLED, &CONFIG, &MOUNTED, &ENV_FILE];
+    static KINDS: [&Kind; 12] = [
+        &COMPONENT,
+        &HEALTHCHECK,
+        &STOP,
+        &LOGS,
+        &LANDLOCK,
+        &IO,
+        &DEVICE,
+        &ULIMITS,
+        &LABELLED,
+        &CONFIG,
+        &MOUNTED,
+        &ENV_FILE,
+    ];
 
     const PAGE: &str = include_str!("../../LANGUAGE.md");
 
@@ -464,6 +505,7 @@ mod tests {
         let nested = [
             ("stop {", &STOP),
             ("logs {", &LOGS),
+            ("landlock {", &LANDLOCK),
             ("io {", &IO),
             ("io { \"/dev/sda\" {", &DEVICE),
             ("ulimits {", &ULIMITS),
