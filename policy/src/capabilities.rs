@@ -146,61 +146,27 @@ pub fn names(mask: u64) -> impl Iterator<Item = &'static str> {
     TABLE.iter().filter(move |capability| capability.bit() & mask != 0).map(|capability| capability.name)
 }
 
-/// Every capability of Linux 6.18 without the `CAP_` prefix, in the order of the numbers (`linux/capability.h`).
-pub const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
+/// All names without the `CAP_` prefix, in the order of the numbers.
+pub const NAMES: [&str; TABLE.len()] = {
+    let mut names = [""; TABLE.len()];
+    let mut i = 0;
+    while i < TABLE.len() {
+        names[i] = TABLE[i].name;
+        i += 1;
+    }
+    names
+};
 
 /// The number of a capability by its name without `CAP_`, in capitals.
 #[must_use]
 pub fn number(name: &str) -> Option<u8> {
-    NAMES.iter().position(|known| *known == name).and_then(|at| u8::try_from(at).ok())
+    TABLE.iter().find(|capability| capability.name == name).map(|capability| capability.number)
 }
 
 /// Its name; of a number that no kernel has yet a word that says so.
 #[must_use]
 pub fn name(number: u8) -> &'static str {
-    NAMES.get(usize::from(number)).copied().unwrap_or("UNKNOWN")
+    TABLE.get(usize::from(number)).map_or("UNKNOWN", |capability| capability.name)
 }
 
 /// The table as text, one capability per line, for a person or a snapshot.
