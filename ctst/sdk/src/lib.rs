@@ -33,6 +33,7 @@ mod ipc;
 mod plan;
 mod project;
 mod record;
+mod rights;
 mod secrets;
 mod shim;
 mod spec;

@@ -236,6 +236,7 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::rights::Seccomp;
 
     pub(crate) const PROJECT: Identity = Identity { dev: 1, ino: 2 };
 
@@ -278,6 +279,10 @@ pub(crate) mod tests {
             hosts: vec![],
             logs: Logs::default(),
             kept: vec![],
+            cap_add: vec![],
+            cap_drop: vec![],
+            seccomp: Seccomp::default(),
+            landlock: None,
         }
     }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use containust_image::model::Image;
 use containust_lang::model::{
-    Component, ConfigFile, Dependency, Healthcheck, Limits, Logs, Network, Probe, Replica, Restart, SecretFile,
-    SecretVariable, Stop, Tmpfs, Ulimit, Volume,
+    Component, ConfigFile, Dependency, Healthcheck, Landlock, Limits, Logs, Network, Probe, Replica, Restart,
+    SecretFile, SecretVariable, Stop, Tmpfs, Ulimit, Volume,
 };
 use containust_shared::protocol::{Address, Mount, Plan, Process, Source, Sysctl, ToContainer};
 use containust_shared::wire::{self, MAX_MESSAGE, WireError};
@@ -22,6 +22,7 @@ use crate::host::kernel;
 use crate::host::places::Places;
 use crate::images::declared;
 use crate::logs;
+use crate::rights::{self, Seccomp};
 use crate::secrets::{self, Values};
 use crate::status::Published;
 
@@ -87,6 +88,14 @@ pub(crate) struct ContainerSpec {
     /// which begin with what the image has there.
     #[serde(default)]
     pub(crate) kept: Vec<String>,
+    #[serde(default)]
+    pub(crate) cap_add: Vec<String>,
+    #[serde(default)]
+    pub(crate) cap_drop: Vec<String>,
+    #[serde(default)]
+    pub(crate) seccomp: Seccomp,
+    #[serde(default)]
+    pub(crate) landlock: Option<Landlock>,
 }
 
 /// A host path mounted inside.
@@ -208,6 +217,10 @@ pub(crate) fn resolve(
             // Its writable layer is as much its own, lasts as long, and begins with the image, too.
             false => Vec::new(),
         },
+        cap_add: component.cap_add.clone(),
+        cap_drop: component.cap_drop.clone(),
+        seccomp: rights::seccomp(folder, component)?,
+        landlock: component.landlock.clone(),
     })
 }
 
@@ -291,6 +304,7 @@ impl ContainerSpec {
         values: &Values,
         mut open: impl FnMut(&Path) -> Result<Source>,
     ) -> Result<Plan> {
+        let invalid = |problem| Error::Invalid { component: self.name.clone(), problem };
         // Each with what covers parts of it, which must not end up below or above anything else.
         let mut mounts: Vec<Vec<Mount>> = Vec::new();
         for (file, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname")] {
@@ -351,7 +365,15 @@ impl ContainerSpec {
             readonly: self.readonly,
             mounts,
             address,
-            capabilities: containust_policy::capabilities::DEFAULT,
+            capabilities: rights::mask(&self.cap_add, &self.cap_drop).map_err(invalid)?,
+            filter: rights::filter(self.seccomp.filter),
+            profile: match &self.seccomp.profile {
+                None => Vec::new(),
+                Some(profile) => profile
+                    .instructions()
+                    .ok_or_else(|| invalid("read its seccomp profile from its record: it is damaged".to_owned()))?,
+            },
+            landlock: self.landlock.as_ref().map(rights::landlock),
             rlimits: kernel::rlimits(self),
             sysctls: self
                 .sysctls

@@ -180,6 +180,12 @@ pub(crate) fn grants<'a>(grants: impl Iterator<Item = &'a Grant>) -> String {
                 let address = std::net::SocketAddr::new(*address, *host_port);
                 format!("{component}: port {address} to {port}, {who}")
             }
+            Grant::Capability { component, capability, .. } => {
+                format!("{component}: the capability {}, over the container only", safe(capability))
+            }
+            Grant::Filter { component, filter, .. } => {
+                format!("{component}: the filter {}, which leaves more of the kernel than the usual one", safe(filter))
+            }
             Grant::Secret { component, secret, source, .. } => {
                 let from = match source {
                     SecretSource::File(path) => format!("the file {}", safe(path)),

@@ -176,6 +176,11 @@ fn told(field: &str, value: &Value) -> String {
     match (field, value.as_u64()) {
         ("limits.memory" | "limits.memory_high" | "limits.swap", Some(bytes)) => shown_size(bytes),
         ("limits.cpus", Some(millis)) => format!("{}", millis as f64 / 1000.0),
+        ("seccomp.profile", _) => {
+            let part = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
+            let digest = part("sha256");
+            format!("{} (sha256 {})", part("path"), digest.get(..12).unwrap_or(digest))
+        }
         _ if field.starts_with("volumes.") => {
             let source = value.get("source").and_then(Value::as_str).unwrap_or_default();
             let how = if value.get("readonly") == Some(&Value::Bool(true)) { ", read-only" } else { "" };
@@ -206,10 +211,11 @@ fn shown(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use containust_lang::model::{ConfigFile, Healthcheck, Part, Probe, Restart};
+    use containust_lang::model::{ConfigFile, Filter, Healthcheck, Landlock, Part, Probe, Restart};
 
     use super::*;
     use crate::record::tests::spec;
+    use crate::rights::Profile;
     use crate::spec::Bind;
 
     fn told(change: impl FnOnce(&mut ContainerSpec)) -> Vec<String> {
@@ -248,6 +254,18 @@ mod tests {
             ["volumes./cache: volume /cache added (- -> cache, read-only)"]
         );
         assert_eq!(told(|s| s.stop.grace = Some(Duration::from_secs(3))), ["~stop.grace: stop grace added (- -> 3s)"]);
+        assert_eq!(told(|s| s.cap_add = vec!["NET_RAW".into()]), [r#"cap_add: cap_add changed ([] -> ["NET_RAW"])"#]);
+        assert_eq!(
+            told(|s| s.seccomp.filter = Filter::Strict),
+            ["seccomp.filter: seccomp filter changed (default -> strict)"]
+        );
+        let profile = Profile { path: "./p.json".into(), sha256: "ab".repeat(32), program: "0006".into() };
+        assert_eq!(
+            told(|s| s.seccomp.profile = Some(profile)),
+            ["seccomp.profile: seccomp profile added (- -> ./p.json (sha256 abababababab))"]
+        );
+        let landlock = Landlock { bind: Some(vec![80]), ..Landlock::default() };
+        assert_eq!(told(|s| s.landlock = Some(landlock)), ["landlock: landlock added (- -> bind [80], scope [])"]);
         let labels = told(|s| s.labels = vec![("a".into(), "1".into())]);
         assert_eq!(labels, ["~labels.a: labels a added (- -> 1)"]);
         assert_eq!(told(|s| s.argv = vec!["x".repeat(1000)])[0].chars().filter(|c| *c == 'x').count(), MAX_SHOWN - 2);

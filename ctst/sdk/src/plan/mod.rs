@@ -219,6 +219,24 @@ pub enum Grant {
         /// Whether it is not published yet.
         new: bool,
     },
+    /// A capability beyond the usual ones, over the container only.
+    Capability {
+        /// The component.
+        component: String,
+        /// Its name without `CAP_`.
+        capability: String,
+        /// Whether the container that exists does not have it yet.
+        new: bool,
+    },
+    /// A looser filter of system calls than the usual one.
+    Filter {
+        /// The component.
+        component: String,
+        /// Its name: `compat`.
+        filter: String,
+        /// Whether the container that exists does not have it yet.
+        new: bool,
+    },
     /// A secret that comes from the caller's files or environment, or from a command that is run on the host as the caller.
     Secret {
         /// The component.
@@ -237,9 +255,11 @@ impl Grant {
     #[must_use]
     pub fn component(&self) -> &str {
         match self {
-            Self::Mount { component, .. } | Self::Publish { component, .. } | Self::Secret { component, .. } => {
-                component
-            }
+            Self::Mount { component, .. }
+            | Self::Publish { component, .. }
+            | Self::Capability { component, .. }
+            | Self::Filter { component, .. }
+            | Self::Secret { component, .. } => component,
         }
     }
 
@@ -247,16 +267,22 @@ impl Grant {
     #[must_use]
     pub fn is_new(&self) -> bool {
         match self {
-            Self::Mount { new, .. } | Self::Publish { new, .. } | Self::Secret { new, .. } => *new,
+            Self::Mount { new, .. }
+            | Self::Publish { new, .. }
+            | Self::Capability { new, .. }
+            | Self::Filter { new, .. }
+            | Self::Secret { new, .. } => *new,
         }
     }
 
-    /// Whether a person should agree first: new, and writable, reachable from elsewhere, or a command on the host.
+    /// Whether a person should agree first: new, and writable, reachable from elsewhere, more of the kernel than usual, or a
+    /// command on the host.
     #[must_use]
     pub fn wants_consent(&self) -> bool {
         match self {
             Self::Mount { readonly, new, .. } => *new && !readonly,
             Self::Publish { public, new, .. } => *new && *public,
+            Self::Capability { new, .. } | Self::Filter { new, .. } => *new,
             Self::Secret { source, new, .. } => *new && matches!(source, SecretSource::Command(_)),
         }
     }

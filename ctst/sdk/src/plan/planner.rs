@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containust_image::model::Image;
-use containust_lang::model::{Component, Composition, SecretSource};
+use containust_lang::model::{Component, Composition, Filter, SecretSource};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -27,6 +27,7 @@ use crate::plan::layer;
 use crate::plan::{Action, Cause, Drift, DriftKind, Grant, ImageState, Plan, Step};
 use crate::project::{Project, check_private};
 use crate::record::{self, Incarnation, Record, Stored};
+use crate::rights;
 use crate::run::{PAUSE, published};
 use crate::secrets::{self, Values};
 use crate::spec::{self, ContainerSpec};
@@ -381,7 +382,8 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn component(&mut self, component: &Component, ports: &[Published], old: Option<Known>) -> Result<()> {
         let kernel = || kernel::problem(&component.ulimits, &component.sysctls, &component.groups, &self.ids);
-        if let Some(problem) = builder::problem(component).or_else(kernel) {
+        let rights = || rights::problem(component);
+        if let Some(problem) = builder::problem(component).or_else(kernel).or_else(rights) {
             return Err(Error::Invalid { component: component.name.clone(), problem });
         }
         let name = &component.name;
@@ -389,7 +391,8 @@ impl Planner<'_> {
         let folder = self.project.folder();
         let spec = match &image {
             Some(image) => Some(spec::resolve(folder, component, &reference, image, &self.places)?),
-            None => None,
+            // A profile that cannot be used is told of before its image is fetched.
+            None => rights::seccomp(folder, component).map(|_| None)?,
         };
         if let Some(spec) = &spec {
             let plan = spec.unopened(
@@ -433,6 +436,16 @@ impl Planner<'_> {
                 public: !port.address.is_loopback(),
                 new: !had.is_some_and(|record| record.published.contains(port)),
             });
+        }
+        for capability in rights::beyond(&component.cap_add) {
+            let known = |record: &Record| rights::beyond(&record.spec.cap_add).any(|known| known == capability);
+            let (component, new) = (name.clone(), !had.is_some_and(known));
+            self.plan.grants.push(Grant::Capability { component, capability: capability.to_owned(), new });
+        }
+        if component.seccomp.filter == Filter::Compat {
+            let new = !had.is_some_and(|record| record.spec.seccomp.filter == Filter::Compat);
+            let filter = Filter::Compat.name().to_owned();
+            self.plan.grants.push(Grant::Filter { component: name.clone(), filter, new });
         }
         for secret in secrets::names(&component.secret_env, &component.secrets, &component.configs) {
             if let Some(&source) = self.sources.get(secret) {

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use containust_shared::exit;
-use containust_shared::protocol::{Mount, Plan, Process, Source};
+use containust_shared::protocol::{Filter, Mount, Plan, Process, Source};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
@@ -103,6 +103,9 @@ fn bare(argv: &[&str]) -> Plan {
         mounts: Vec::new(),
         address: None,
         capabilities: containust_policy::capabilities::DEFAULT,
+        filter: Filter::Strict,
+        profile: Vec::new(),
+        landlock: None,
         rlimits: Vec::new(),
         sysctls: Vec::new(),
         shm: 0,
