@@ -400,3 +400,227 @@ fn wide(low: u32, value: u64, two: u64, comparison: Comparison, behind: usize) -
     program.extend(last);
     Ok(program)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X86: Host = Host { arch: Arch::X86_64, kernel: (6, 1) };
+    const ARM: Host = Host { arch: Arch::Aarch64, kernel: (6, 1) };
+
+    fn number(name: &str) -> u32 {
+        numbers(Arch::X86_64).find(|(_, known)| *known == name).unwrap().0
+    }
+
+    /// What a program answers, as seccomp runs it (linux: net/core/filter.c).
+    fn run(program: &[protocol::Instruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
+        let mut data = vec![number, arch, 0, 0];
+        data.extend(args.iter().flat_map(|&arg| [arg as u32, (arg >> 32) as u32]));
+        let (mut accumulator, mut at) = (0, 0);
+        loop {
+            let protocol::Instruction { code, jt, jf, k } = program[at];
+            let branch = |holds: bool| usize::from(if holds { jt } else { jf });
+            at += 1;
+            match code {
+                LOAD_WORD => accumulator = data[k as usize / 4],
+                AND => accumulator &= k,
+                JUMP => at += k as usize,
+                JUMP_IF_EQUAL => at += branch(accumulator == k),
+                JUMP_IF_ABOVE => at += branch(accumulator > k),
+                JUMP_IF_AT_LEAST => at += branch(accumulator >= k),
+                RETURN => return k,
+                _ => panic!("code {code:#x}"),
+            }
+        }
+    }
+
+    fn ask(json: &str, name: &str, args: [u64; 6]) -> u32 {
+        let program = compile(json.as_bytes(), 0, &X86).unwrap_or_else(|error| panic!("{error}: {json}"));
+        run(&program, 0xc000_003e, number(name), args)
+    }
+
+    fn rules(default: &str, rules: &str) -> String {
+        format!(r#"{{ "defaultAction": "SCMP_ACT_{default}", "syscalls": [{rules}] }}"#)
+    }
+
+    fn refused(json: &str) -> String {
+        compile(json.as_bytes(), 0, &X86).unwrap_err()
+    }
+
+    #[test]
+    fn actions_and_defaults() {
+        let json = rules(
+            "ERRNO",
+            r#"{ "names": ["read", "write", "socketcall", "chown32"], "action": "SCMP_ACT_ALLOW", "comment": "x" },
+               { "names": ["ptrace"], "action": "SCMP_ACT_KILL" }, { "name": "reboot", "action": "SCMP_ACT_KILL_PROCESS" },
+               { "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 },
+               { "names": ["getpid"], "action": "SCMP_ACT_LOG", "args": null, "includes": {}, "excludes": {} },
+               { "names": ["getppid"], "action": "SCMP_ACT_TRAP" }"#,
+        );
+        for (name, answer) in [
+            ("read", ALLOW),
+            ("write", ALLOW),
+            ("ptrace", KILL_THREAD),
+            ("reboot", KILL_PROCESS),
+            ("clone3", FAIL | 38),
+            ("getpid", LOG),
+            ("getppid", TRAP),
+            ("open", FAIL | 1),
+        ] {
+            assert_eq!(ask(&json, name, [0; 6]), answer, "{name}");
+        }
+        let program = compile(json.as_bytes(), 0, &X86).unwrap();
+        assert_eq!(run(&program, 0xc000_003e, 9999, [0; 6]), FAIL | 1, "a call of the future");
+        assert_eq!(run(&program, 0xc000_003e, 0x4000_0000, [0; 6]), FAIL | 38, "x32");
+        assert_eq!(run(&program, 0x4000_0003, 3, [0; 6]), KILL_PROCESS, "i386");
+        let arm = compile(json.as_bytes(), 0, &ARM).unwrap();
+        assert_eq!(run(&arm, 0xc000_00b7, 63, [0; 6]), ALLOW, "read on arm");
+        assert_eq!(
+            ask(r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":95,"syscalls":null}"#, "read", [0; 6]),
+            FAIL | 95
+        );
+    }
+
+    #[test]
+    fn the_hardest_rule_that_holds_counts() {
+        let json = rules(
+            "ERRNO",
+            r#"{ "names": ["socket"], "action": "SCMP_ACT_ALLOW" },
+               { "names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 22,
+                 "args": [{ "index": 0, "value": 16, "op": "SCMP_CMP_EQ" }, { "index": 2, "value": 9, "op": "SCMP_CMP_EQ" }] },
+               { "names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 3 },
+               { "names": ["kill"], "action": "SCMP_ACT_ALLOW", "args": [{ "index": 1, "value": 0, "op": "SCMP_CMP_EQ" }] }"#,
+        );
+        assert_eq!(ask(&json, "socket", [16, 0, 9, 0, 0, 0]), FAIL | 22);
+        assert_eq!(ask(&json, "socket", [16, 0, 8, 0, 0, 0]), ALLOW);
+        assert_eq!(ask(&json, "socket", [15, 0, 9, 0, 0, 0]), ALLOW);
+        assert_eq!(ask(&json, "kill", [1, 0, 0, 0, 0, 0]), FAIL | 3);
+    }
+
+    /// Every comparison against what it says, with values on both sides of 32 bits; and with high bits set nothing that is to
+    /// be refused passes, and nothing else is allowed more.
+    #[test]
+    fn comparisons_hold_for_all_bits_and_for_the_low_ones() {
+        let values = [0_u64, 1, 39, 40, 41, 0xffff_ffff, 1 << 32, (1 << 32) + 40, u64::MAX];
+        for value in values {
+            for two in [0, 40, 1 << 32] {
+                for name in ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"] {
+                    let holds = |argument: u64, value: u64, two: u64| match name {
+                        "NE" => argument != value,
+                        "LT" => argument < value,
+                        "LE" => argument <= value,
+                        "EQ" => argument == value,
+                        "GE" => argument >= value,
+                        "GT" => argument > value,
+                        _ => argument & value == two,
+                    };
+                    let args = format!(
+                        r#""args": [{{ "index": 3, "value": {value}, "valueTwo": {two}, "op": "SCMP_CMP_{name}" }}]"#
+                    );
+                    let allow =
+                        rules("ERRNO", &format!(r#"{{ "names": ["ioctl"], "action": "SCMP_ACT_ALLOW", {args} }}"#));
+                    let refuse =
+                        rules("ALLOW", &format!(r#"{{ "names": ["ioctl"], "action": "SCMP_ACT_ERRNO", {args} }}"#));
+                    for argument in values {
+                        let whole = holds(argument, value, two);
+                        let low = holds(argument & 0xffff_ffff, value, two);
+                        let short = value >> 32 == 0 && two >> 32 == 0;
+                        let args = [7, 7, 7, argument, 7, 7];
+                        let allowed = ask(&allow, "ioctl", args) == ALLOW;
+                        assert_eq!(allowed, whole && (low || !short), "{name} {value:#x} {two:#x} {argument:#x}");
+                        let allowed = ask(&refuse, "ioctl", args) == ALLOW;
+                        assert_eq!(allowed, !(whole || low && short), "not {name} {value:#x} {two:#x} {argument:#x}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn conditions() {
+        let rule = |condition: &str| {
+            let json = rules("ERRNO", &format!(r#"{{ "names": ["read"], "action": "SCMP_ACT_ALLOW", {condition} }}"#));
+            let raw = capabilities::find("NET_RAW").unwrap().bit();
+            let program = compile(json.as_bytes(), raw, &X86).unwrap();
+            run(&program, 0xc000_003e, 0, [0; 6]) == ALLOW
+        };
+        for (condition, counts) in [
+            (r#""includes": { "caps": ["CAP_NET_RAW"] }"#, true),
+            (r#""includes": { "caps": ["CAP_NET_RAW", "CAP_CHOWN"] }"#, false),
+            (r#""excludes": { "caps": ["CAP_CHOWN", "CAP_NET_RAW"] }"#, false),
+            (r#""excludes": { "caps": ["CAP_CHOWN"], "arches": ["s390x"] }"#, true),
+            (r#""includes": { "arches": ["arm64", "amd64"] }"#, true),
+            (r#""includes": { "arches": ["arm64"] }"#, false),
+            (r#""includes": { "arches": [], "caps": [] }"#, true),
+            (r#""includes": { "minKernel": "4.8" }"#, true),
+            (r#""includes": { "minKernel": "6.2" }"#, false),
+            (r#""excludes": { "minKernel": "6.2" }"#, true),
+        ] {
+            assert_eq!(rule(condition), counts, "{condition}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        let rule = |rule: &str| refused(&rules("ALLOW", rule));
+        for (told, words) in [
+            (refused("{\n  \"defaultAction\": \"SCMP_ACT_ALOW\"\n}"), &["SCMP_ACT_ALOW", "line 2"][..]),
+            (refused("{"), &["line 1"]),
+            (refused("{}"), &["defaultAction"]),
+            (refused(r#"{"defaultAction":"SCMP_ACT_ALLOW","sycalls":[]}"#), &["sycalls", "syscalls"]),
+            (refused(r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}"#), &["flags"]),
+            (rule(r#"{ "names": ["x"], "action": "SCMP_ACT_NOTIFY" }"#), &["SCMP_ACT_NOTIFY"]),
+            (rule(r#"{ "names": ["x"], "action": "SCMP_ACT_TRACE" }"#), &["SCMP_ACT_TRACE"]),
+            (
+                rule(r#"{ "names": ["read", "kexex_load"], "action": "SCMP_ACT_ERRNO" }"#),
+                &["syscalls[0].names[1]", "kexex_load"],
+            ),
+            (rule(r#"{ "action": "SCMP_ACT_ERRNO" }"#), &["syscalls[0].names"]),
+            (
+                rule(r#"{ "names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096 }"#),
+                &["syscalls[0].errnoRet", "4095"],
+            ),
+            (
+                rule(
+                    r#"{ "names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{ "index": 6, "value": 0, "op": "SCMP_CMP_EQ" }] }"#,
+                ),
+                &["syscalls[0].args[0].index"],
+            ),
+            (
+                rule(
+                    r#"{ "names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{ "index": 0, "value": -1, "op": "SCMP_CMP_EQ" }] }"#,
+                ),
+                &["-1", "line 1"],
+            ),
+            (
+                rule(r#"{ "names": ["read"], "action": "SCMP_ACT_ERRNO", "includes": { "caps": ["CAP_X"] } }"#),
+                &["syscalls[0].includes.caps[0]", "CAP_X"],
+            ),
+            (
+                rule(r#"{ "names": ["read"], "action": "SCMP_ACT_ERRNO", "excludes": { "minKernel": "new" } }"#),
+                &["syscalls[0].excludes.minKernel"],
+            ),
+        ] {
+            assert!(words.iter().all(|word| told.contains(word)), "{words:?}: {told}");
+        }
+        let args: Vec<String> = (0..1000)
+            .map(|n| format!(r#"{{ "names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{{ "index": 0, "value": {n}, "op": "SCMP_CMP_EQ" }}] }}"#))
+            .collect();
+        let told = rule(&args.join(","));
+        assert!(told.contains("instructions") && told.contains("4096"), "{told}");
+    }
+
+    /// No bytes make it panic, and what it accepts ends on every path.
+    #[test]
+    fn programs_are_well_formed() {
+        let names: Vec<String> = numbers(Arch::X86_64).map(|(_, name)| format!("{name:?}")).collect();
+        let json =
+            rules("KILL_PROCESS", &format!(r#"{{ "names": [{}], "action": "SCMP_ACT_ALLOW" }}"#, names.join(",")));
+        let program = compile(json.as_bytes(), 0, &X86).unwrap();
+        assert!(program.len() < 100, "{} instructions for a list without a gap", program.len());
+        for end in 0..json.len() {
+            compile(&json.as_bytes()[..end], 0, &X86).unwrap_err();
+        }
+        assert!((0..2000).all(|number| [ALLOW, KILL_PROCESS].contains(&run(&program, 0xc000_003e, number, [0; 6]))));
+    }
+}
