@@ -333,7 +333,7 @@ fn what_is_not_carried_out_is_refused() {
         ("NETWORK back", "NETWORK"),
         ("COMPONENT one { image = \"oci://docker.io/library/redis\" }", "oci"),
         ("COMPONENT one { image = \"file:///\" command = [\"/bin/true\"] network = \"host\" }", "network"),
-        ("COMPONENT one { image = \"file:///\" command = [\"/bin/true\"] cap_add = [\"NET_RAW\"] }", "cap_add"),
+        ("COMPONENT one { image = \"file:///\" command = [\"/bin/true\"] devices = [\"/dev/fuse\"] }", "devices"),
     ] {
         let project = Project::new(&Caller::ordinary(), text);
         project.ctst(["check"]).fails(125, &[word, "not supported yet"]);

@@ -1,5 +1,6 @@
 //! Runs inside test containers. `report` says as JSON what the process is and what the kernel answers when it tries to
-//! get out; `serve PORT` answers HTTP; `lease FILE` makes whoever opens it for writing wait; `hold` waits without an end.
+//! get out; `serve PORT` answers HTTP; `lease FILE` makes whoever opens it for writing wait; `calls` makes system
+//! calls, and `i386` one by that processor's table; `hold` waits without an end.
 #![deny(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -21,11 +22,16 @@ fn main() {
         }
         Some("serve") => serve(args[2].parse().expect("serve takes a port")),
         Some("lease") => lease(&args[2]),
+        Some("calls") => calls(&args[2..]),
+        #[cfg(target_arch = "x86_64")]
+        Some("i386") => i386(),
         Some("hold") => loop {
             std::thread::park();
         },
         other => {
-            eprintln!("ctst-probe: report, serve PORT, lease FILE or hold, not {other:?}");
+            eprintln!(
+                "ctst-probe: report, serve PORT, lease FILE, calls NUMBER[:ARGUMENT…]…, i386 or hold, not {other:?}"
+            );
             std::process::exit(64);
         }
     }
@@ -142,9 +148,29 @@ fn devices(folder: &Path) -> BTreeMap<String, String> {
 #[expect(unsafe_code, reason = "what the filter answers can only be seen by making the call itself")]
 fn call(number: libc::c_long, arguments: [libc::c_long; 6]) -> i32 {
     let [a, b, c, d, e, f] = arguments;
-    // SAFETY: `attempts` passes no pointer but null, with which no call writes into this process.
+    // SAFETY: `attempts` and the tests pass no pointer but null, with which no call writes into this process.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if result >= 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(-1) }
+}
+
+/// Makes these calls one after the other, and prints a line with the error number, 0 for a success.
+fn calls(words: &[String]) {
+    for word in words {
+        let mut numbers = word
+            .split(':')
+            .map(|number| number.parse::<libc::c_long>().unwrap_or_else(|error| panic!("{number}: {error}")));
+        let number = numbers.next().expect("split gives one part at least");
+        let arguments = std::array::from_fn(|_| numbers.next().unwrap_or(0));
+        println!("{}", call(number, arguments));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "this gate into the kernel has no other name")]
+fn i386() {
+    // SAFETY: the i386 getpid touches no memory and gives its answer in eax.
+    unsafe { std::arch::asm!("int 0x80", inlateout("eax") 20 => _) };
+    println!("carried out");
 }
 
 fn number<T>(result: Result<T, Errno>) -> i32 {
