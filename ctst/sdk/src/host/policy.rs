@@ -6,8 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use containust_lang::model::Limits;
-use containust_policy::capabilities::DEFAULT;
+use containust_lang::model::{self, Component, Limits};
 use containust_policy::conf::{self, Filter, MAX_SIZE, PATH, Rules};
 use containust_policy::judge::{self, Caller, HostPath, Purpose, Spec};
 use containust_policy::trust::{self, Seen};
@@ -18,6 +17,7 @@ use rustix::process::{getgid, getgroups, getuid};
 
 use crate::error::{During, Error, Result};
 use crate::host::strict;
+use crate::rights;
 use crate::spec::{Bind, ROOT};
 use crate::status::Published;
 
@@ -86,10 +86,9 @@ impl Policy {
     /// The same of a component whose image is not there yet: without what is known only with it. `dir`: its container's.
     pub(crate) fn judge_parts(
         &self,
-        component: &str,
+        component: &Component,
         dir: &Path,
         volumes: &[Bind],
-        limits: &Limits,
         ports: &[Published],
     ) -> Result<()> {
         let mounts = volumes.iter().filter(|bind| !bind.named).map(|bind| HostPath {
@@ -103,8 +102,15 @@ impl Policy {
         let layer =
             HostPath { path: upper.as_os_str().as_bytes(), writable: true, purpose: Purpose::Layer, target: b"" };
         let paths = std::iter::once(layer).chain(mounts).collect();
-        let spec = Spec { paths, overlay, capabilities: DEFAULT, filter: Filter::Default, ..Spec::nothing() };
-        self.judge_spec(component, spec, limits, ports)
+        // A name that is none is told of elsewhere.
+        let capabilities = rights::mask(&component.cap_add, &component.cap_drop).unwrap_or_default();
+        let filter = match component.seccomp.filter {
+            model::Filter::Default => Filter::Default,
+            model::Filter::Strict => Filter::Strict,
+            model::Filter::Compat => Filter::Compat,
+        };
+        let spec = Spec { paths, overlay, capabilities, filter, ..Spec::nothing() };
+        self.judge_spec(&component.name, spec, &component.limits, ports)
     }
 
     fn judge_spec(&self, component: &str, mut spec: Spec<'_>, limits: &Limits, ports: &[Published]) -> Result<()> {

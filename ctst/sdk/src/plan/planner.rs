@@ -144,8 +144,7 @@ impl Project {
             let volume = |volume| spec::volume(self.folder(), name, volume, &places).ok();
             let volumes: Vec<_> = component.volumes.iter().filter_map(volume).collect();
             let ports = published.get(name).map(Vec::as_slice).unwrap_or_default();
-            errors
-                .extend(policy.judge_parts(name, &self.container_dir(name), &volumes, &component.limits, ports).err());
+            errors.extend(policy.judge_parts(component, &self.container_dir(name), &volumes, ports).err());
         }
         Error::several(errors).map_or(Ok(()), Err)
     }
@@ -413,7 +412,7 @@ impl Planner<'_> {
             None => {
                 let volumes = spec::volumes(folder, component, &self.places)?;
                 let dir = self.project.container_dir(name);
-                self.policy.judge_parts(name, &dir, &volumes, &component.limits, ports)?;
+                self.policy.judge_parts(component, &dir, &volumes, ports)?;
                 volumes
             }
         };
