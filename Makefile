@@ -21,7 +21,8 @@ test:
 	cargo build --quiet --workspace --bins
 	cargo test --workspace --no-fail-fast
 
-# On Debian's kernel, in a machine of its own: the demo once more, and limits, for which a host rarely has the cgroups.
+# On Debian's kernel, in a machine of its own: the demo once more, limits, for which a host rarely has the cgroups, and
+# strict mode on a host that forbids user namespaces.
 test-vm:
 	. tests/setup.sh
 	packages python3
@@ -36,6 +37,9 @@ test-vm:
 	cargo build --quiet --workspace --bins
 	limits=$$(cargo test --no-run -p containust-tests --test limits 2>&1 | sed -n 's/.*(\(.*deps\/limits-.*\))/\1/p')
 	tests/vm/vmtest tests/vm/limits "$$(realpath "$$limits")" "$$user"
+	packages libcap2-bin strace
+	strict=$$(cargo test --no-run -p containust-tests --test strict 2>&1 | sed -n 's/.*(\(.*deps\/strict-.*\))/\1/p')
+	tests/vm/vmtest tests/vm/strict "$$(realpath "$$strict")" "$$user"
 
 # Ratios against bwrap, nsenter and a direct connection, all measured in the same run.
 bench:

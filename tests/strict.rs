@@ -143,6 +143,10 @@ fn the_caller_has_no_way_into_his_containers() {
 #[test]
 fn the_owners_id_opens_nothing_in_another_namespace() {
     let Some(caller) = Caller::strict() else { return };
+    if shell(&format!("{} unshare --user true", setpriv(&caller))).code != 0 {
+        // The host forbids such a namespace to begin with.
+        return;
+    }
     let project = Project::new(&caller, STACK);
     project.up();
     let (first, count) = caller.range().expect("a range");
@@ -154,12 +158,7 @@ fn the_owners_id_opens_nothing_in_another_namespace() {
             setpriv(&caller),
             programs().join("ctst-outsider").display()
         );
-        let done = shell(&script);
-        if done.code != 0 && done.stderr.contains("unshare") {
-            // The host forbids such a namespace to begin with.
-            break;
-        }
-        let worked: Vec<_> = answers(&done.ok()).into_iter().filter(|(_, no)| no.is_empty()).collect();
+        let worked: Vec<_> = answers(&shell(&script).ok()).into_iter().filter(|(_, no)| no.is_empty()).collect();
         assert!(worked.is_empty(), "{worked:?} on process {pid}");
     }
     project.stop();
@@ -315,4 +314,36 @@ fn a_copy_has_nothing() {
     install_strict(&copy, &caller);
     assert_eq!(copy.metadata().expect("stat").mode() & 0o7777, 0o750);
     assert!(rustix::fs::getxattr(&copy, "security.capability", &mut [0u8; 64][..]).is_ok());
+}
+
+/// In the test machine, on a kernel with `kernel.unprivileged_userns_clone=0`: what the host took away stays away.
+#[test]
+#[ignore = "needs a host that forbids user namespaces to its users: tests/vm/strict"]
+fn forbidden_the_caller_gets_nothing_else() {
+    let caller = Caller::strict().expect("tests/vm/strict runs this as root");
+    let host = || {
+        let outsider = programs().join("ctst-outsider");
+        let done = shell(&format!("{} sh -c '{} host'", setpriv(&caller), outsider.display())).ok();
+        let worked: Vec<_> = answers(&done).into_iter().filter(|(_, no)| no.is_empty()).collect();
+        assert!(worked.is_empty(), "{worked:?} worked");
+    };
+    host();
+    let rootless = Project::new(&Caller { strict: false, ..caller.clone() }, STACK);
+    rootless.ctst(["run", "-d", "--yes"]).fails(125, &["kernel.unprivileged_userns_clone=1"]);
+    let project = Project::new(&caller, STACK);
+    project.up();
+    host();
+    project.stop();
+}
+
+/// In the test machine, with `user.max_user_namespaces=0`.
+#[test]
+#[ignore = "needs a host without user namespaces: tests/vm/strict"]
+fn nothing_goes_round_a_host_without_user_namespaces() {
+    let caller = Caller::strict().expect("tests/vm/strict runs this as root");
+    for caller in [caller, Caller::root().expect("root")] {
+        let project = Project::new(&caller, STACK);
+        project.ctst(["run", "-d", "--yes"]).fails(125, &["user.max_user_namespaces"]);
+        project.assert_nothing_left();
+    }
 }
