@@ -9,6 +9,7 @@
 
 mod common;
 mod policy;
+mod strict;
 
 use std::fs;
 use std::os::fd::AsFd;

@@ -1,0 +1,157 @@
+//! The hostile caller of a shim with file capabilities. Run as root, which alone can make one, for an ordinary user with
+//! subordinate ids.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use containust_core::channel;
+use containust_shared::exit;
+use containust_shared::protocol::{FromShim, IdMap, Sandbox, ToSandbox};
+use containust_shared::wire;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::common::{FIRST, is_root, pair, receive, request, send};
+
+const SHIM: &str = env!("CARGO_BIN_EXE_ctst-shim");
+
+struct Installed {
+    folder: tempfile::TempDir,
+    uid: u32,
+    gid: u32,
+}
+
+impl Installed {
+    fn new() -> Option<Self> {
+        let passwd = fs::read_to_string("/etc/passwd").unwrap();
+        let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|f| f[0] == "ctst-test");
+        let Some(fields) = fields.filter(|_| is_root()) else {
+            eprintln!("SKIPPED: needs root and the user ctst-test, whom make test makes");
+            return None;
+        };
+        let (uid, gid) = (fields[2].parse().unwrap(), fields[3].parse().unwrap());
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let made = Self { folder, uid, gid };
+        fs::copy(SHIM, made.path()).unwrap();
+        chown(made.path(), Some(0), Some(gid)).unwrap();
+        fs::set_permissions(made.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        let set = Command::new("setcap").arg("cap_sys_admin,cap_setuid,cap_setgid+p").arg(made.path()).status();
+        assert!(set.unwrap().success());
+        Some(made)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("ctst-shim")
+    }
+
+    /// Starts it by way of these words, which have to execute what follows them.
+    fn spawn(&self, before: &[&str], fd3: OwnedFd) -> Child {
+        let path = self.path().display().to_string();
+        let words: Vec<&str> = before.iter().copied().chain([path.as_str()]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).uid(self.uid).gid(self.gid);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("LD_PRELOAD", "/nowhere.so").env("RUST_BACKTRACE", "full");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.fd_mappings(vec![FdMapping { parent_fd: fd3, child_fd: 3 }]).unwrap().spawn().unwrap()
+    }
+
+    /// What it says to one message.
+    fn ask(&self, bytes: &[u8], fds: usize) -> (OwnedFd, Option<FromShim>, Vec<OwnedFd>) {
+        // The socket has to be the caller's.
+        let (ours, theirs) = self.pair();
+        let mut shim = self.spawn(&["env"], theirs);
+        channel::send(&ours, bytes, &vec![ours.as_fd(); fds]).unwrap();
+        let answer = receive(&ours);
+        let refused = !matches!(answer, Some((FromShim::Created { .. }, _)));
+        assert_eq!(shim.wait().unwrap().code(), Some(if refused { exit::TOOL } else { 0 }));
+        let (answer, fds) = answer.map_or((None, Vec::new()), |(answer, fds)| (Some(answer), fds));
+        (ours, answer, fds)
+    }
+
+    /// A pair whose peer credentials are the user's: they are those of the thread that makes it.
+    fn pair(&self) -> (OwnedFd, OwnedFd) {
+        let uid = rustix::process::Uid::from_raw(self.uid);
+        std::thread::spawn(move || {
+            rustix::thread::set_thread_res_uid(None, uid, None).unwrap();
+            pair()
+        })
+        .join()
+        .unwrap()
+    }
+}
+
+fn ends(init: &OwnedFd) -> bool {
+    let five = Timespec { tv_sec: 5, tv_nsec: 0 };
+    poll(&mut [PollFd::new(init, PollFlags::IN)], Some(&five)).unwrap() == 1
+}
+
+fn granted() -> Sandbox {
+    Sandbox { map: IdMap::Granted, ..request() }
+}
+
+#[test]
+fn takes_one_request_and_no_other_map_than_the_granted_one() {
+    let Some(shim) = Installed::new() else { return };
+    let good = wire::encode(&granted()).unwrap();
+    let mut bad: Vec<Vec<u8>> = (1..good.len()).map(|n| good[..n].to_vec()).collect();
+    bad.extend([[good.as_slice(), &[0]].concat(), vec![0xff; good.len()], vec![0; wire::MAX_MESSAGE]]);
+    for map in
+        [IdMap::Single, IdMap::Helper, IdMap::Range { first: FIRST, count: 1 }, IdMap::Range { first: 0, count: 1 }]
+    {
+        bad.push(wire::encode(&Sandbox { map, ..request() }).unwrap());
+    }
+    for bytes in bad {
+        let (channel, answer, fds) = shim.ask(&bytes, 0);
+        assert!(matches!(answer, Some(FromShim::Failed(_))) && fds.is_empty(), "{answer:?} to {bytes:?}");
+        assert!(receive::<FromShim>(&channel).is_none());
+    }
+    assert!(matches!(shim.ask(&good, 1).1, Some(FromShim::Failed(_))));
+
+    let (channel, answer, _fds) = shim.ask(&good, 0);
+    assert!(matches!(answer, Some(FromShim::Created { .. })), "{answer:?}");
+    assert_eq!(receive(&channel).map(|(message, _)| message), Some(FromShim::Ready));
+}
+
+#[test]
+fn nothing_after_the_request_is_taken_for_one() {
+    let Some(shim) = Installed::new() else { return };
+    let again = wire::encode(&granted()).unwrap();
+    // Ids of its own would need a user namespace, which would be the caller's.
+    let alone = ToSandbox::Launch { id: 1, bridged: false, grouped: false, alone: Some((5, 5)) };
+    let alone = wire::encode(&alone).unwrap();
+    for (bytes, fds) in [(again, 0), (alone, 1)] {
+        let (channel, _, init) = shim.ask(&wire::encode(&granted()).unwrap(), 0);
+        assert_eq!(receive(&channel).map(|(message, _)| message), Some(FromShim::Ready));
+        channel::send(&channel, &bytes, &vec![channel.as_fd(); fds]).unwrap();
+        assert!(ends(&init[0]), "S survived {bytes:?}");
+    }
+}
+
+#[test]
+fn what_it_inherits_does_not_help_its_caller() {
+    let Some(shim) = Installed::new() else { return };
+    for (before, words) in [
+        (&["prlimit", "--nofile=5:5"][..], "limit of open files"),
+        (&["sh", "-c", "exec \"$0\" one"], "takes no arguments"),
+        (&["sh", "-c", "exec \"$0\" 3<&-"], "descriptor 3 is not open"),
+        (&["sh", "-c", "exec \"$0\" 3</dev/null"], "descriptor 3"),
+    ] {
+        let (ours, theirs) = shim.pair();
+        let mut child = shim.spawn(before, theirs);
+        send(&ours, &granted(), &[]);
+        let told = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(exit::TOOL), "{before:?}: {told}");
+        assert!(told.contains(words), "{before:?}: {told}");
+        assert!(receive::<FromShim>(&ours).is_none());
+    }
+    // Root's socket in the hands of somebody else.
+    let (ours, theirs) = pair();
+    let mut child = shim.spawn(&["env"], theirs);
+    assert_eq!(child.wait().unwrap().code(), Some(exit::TOOL));
+    assert!(receive::<FromShim>(&ours).is_none());
+}
