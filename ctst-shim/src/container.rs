@@ -100,7 +100,9 @@ fn receive_plan(channel: BorrowedFd<'_>) -> Result<(Plan, Vec<OwnedFd>), Failure
 fn exist_as(uid: u32, gid: u32) -> Result<(), Failure> {
     // The map files of a process that is not dumpable belong to the host's root.
     rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).step("become dumpable", "")?;
+    #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
     std::fs::write("/proc/self/gid_map", format!("{gid} 0 1\n")).step("map the group", gid.to_string())?;
+    #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
     std::fs::write("/proc/self/uid_map", format!("{uid} 0 1\n")).step("map the user", uid.to_string())?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("become undumpable", "")?;
     limit_user_namespaces(0)

@@ -93,6 +93,7 @@ pub(crate) fn limit_user_namespaces(limit: u32) -> Result<(), Failure> {
         return Ok(());
     }
     let file = "/proc/sys/user/max_user_namespaces";
+    #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
     std::fs::write(file, limit.to_string()).step("limit nested user namespaces by", file)
 }
 

@@ -1,5 +1,6 @@
 //! The capabilities of root inside a container, all of them over the container's own user namespace
 //! only.
+#![expect(clippy::indexing_slicing, reason = "in constants, where it is checked when this is built")]
 
 /// Whether a container's root holds a capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,14 +1,6 @@
 //! The verdict on a container: one pure function. The shim's C asks it before it touches anything, which is the verdict that
 //! counts; `ctst plan` asks it to say beforehand what C would say, in the same words.
 
-#![deny(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects
-)]
-
 use std::fmt;
 use std::net::IpAddr;
 

@@ -3,6 +3,17 @@
 //! says.
 
 #![forbid(unsafe_code)]
+// Linked into the shim, where nothing that somebody sends may end in a panic or be skipped.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    clippy::let_underscore_must_use
+)]
 
 pub mod capabilities;
 pub mod conf;

@@ -55,8 +55,9 @@ pub fn decode<T: Message>(bytes: &[u8]) -> Result<T, WireError> {
         return Err(WireError::TooLarge(bytes.len()));
     }
     let (message, used) = bincode::decode_from_slice(bytes, CONFIG).map_err(|_| WireError::Malformed)?;
-    match bytes.len() - used {
-        0 => Ok(message),
-        rest => Err(WireError::Trailing(rest)),
+    match bytes.len().checked_sub(used) {
+        Some(0) => Ok(message),
+        Some(rest) => Err(WireError::Trailing(rest)),
+        None => Err(WireError::Malformed),
     }
 }

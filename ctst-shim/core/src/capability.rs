@@ -86,6 +86,7 @@ pub fn confine(keep: u64) -> io::Result<()> {
         }
     }
     // A capability of the kernel that the crate does not know would stay in the bounding set.
+    #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
     let last: u8 =
         std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse().map_err(io::Error::other)?;
     if supported.iter().map(|cap| cap.index()).max() < Some(last) {

@@ -30,7 +30,7 @@ pub fn sanitise(channel_fd: i32, keep: u64) -> io::Result<(OwnedFd, u64)> {
     }
     let socket = sys::take_inherited(channel_fd)
         .map_err(|_| io::Error::other("descriptor 3 is not open: ctst-shim is started by ctst, not by hand"))?;
-    sys::close_from(channel_fd.unsigned_abs() + 1)?;
+    sys::close_from(channel_fd.unsigned_abs().saturating_add(1))?;
     channel::check(socket.as_fd(), rustix::process::getuid().as_raw())
         .map_err(|error| io::Error::other(format!("descriptor 3: {error}")))?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;

@@ -179,7 +179,7 @@ impl Message {
     }
 
     fn attribute(&mut self, kind: u16, value: &[u8]) {
-        let len = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+        let len = u16::try_from(value.len().saturating_add(4)).unwrap_or(u16::MAX);
         self.bytes.extend(len.to_ne_bytes());
         self.bytes.extend(kind.to_ne_bytes());
         self.bytes.extend(value);
@@ -198,8 +198,8 @@ impl Message {
 
     fn seal(&mut self, sequence: u32) {
         let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        for (at, value) in [(0, len), (8, sequence)] {
-            if let Some(place) = self.bytes.get_mut(at..at + 4) {
+        for (place, value) in [(0..4, len), (8..12, sequence)] {
+            if let Some(place) = self.bytes.get_mut(place) {
                 place.copy_from_slice(&value.to_ne_bytes());
             }
         }

@@ -21,12 +21,9 @@ impl Alone {
     /// # Errors
     /// When `/proc/self/task` cannot be read, or there is more than one thread.
     pub fn check() -> io::Result<Self> {
-        let mut tasks = 0;
-        for task in std::fs::read_dir("/proc/self/task")? {
-            task?;
-            tasks += 1;
-        }
-        if tasks == 1 { Ok(Self(())) } else { Err(io::Error::other("the process has more than one thread")) }
+        #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
+        let tasks: Vec<_> = std::fs::read_dir("/proc/self/task")?.collect::<io::Result<_>>()?;
+        if tasks.len() == 1 { Ok(Self(())) } else { Err(io::Error::other("the process has more than one thread")) }
     }
 }
 
