@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .SILENT:
-.PHONY: demo test test-vm bench lint
+.PHONY: demo test test-vm bench lint snapshots fuzz reproducible
 
 demo:
 	. tests/setup.sh
@@ -61,3 +61,20 @@ lint:
 	rust
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+# Everything that is kept as text beside the code, so that a change of authority is a visible diff: what the shim may be
+# asked, base filters, capabilities, unsafe code.
+snapshots:
+	. tests/setup.sh
+	rust
+	UPDATE_SNAPSHOTS=1 cargo test --quiet -p containust-policy --test snapshots
+	UPDATE_SNAPSHOTS=1 cargo test --quiet -p containust-shared --test requests
+	UPDATE_SNAPSHOTS=1 cargo test --quiet -p containust-tests --test audit
+
+# SECONDS_EACH=600 make fuzz; TARGET=judge for one of them (fuzz/README.md).
+fuzz:
+	fuzz/run $(TARGET)
+
+# The shim, built in two folders, is the same file.
+reproducible:
+	packaging/reproducible

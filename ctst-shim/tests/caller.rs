@@ -273,6 +273,7 @@ fn plans_that_ask_for_too_much_are_refused() {
     refuses(|plan, _| plan.process.user = b"3000000000".into(), 125, "3000000000");
     refuses(|plan, _| plan.process.tty = true, 125, "descriptors");
     refuses(|plan, _| plan.upper = None, 125, "writable layer");
+    refuses(|plan, _| plan.layers = vec![plan.layers[0].clone(); 300], 125, "so many layers 300");
     let sysctl = |name: &str, value: &str| Sysctl { name: name.into(), value: value.into() };
     for name in ["kernel.core_pattern", "net/../kernel/core_pattern", "net...kernel", "vm.swappiness"] {
         refuses(|plan, _| plan.sysctls.push(sysctl(name, "1")), 125, "not the container's own");
@@ -980,4 +981,49 @@ fn a_source_that_is_swapped_is_never_mounted() {
     for place in [&other, &secret] {
         assert_eq!(fs::read_dir(place).unwrap().count(), 0, "{} was mounted", place.display());
     }
+}
+
+#[test]
+fn a_caller_that_leaves_ends_the_shim() {
+    let (ours, theirs) = pair();
+    let shim = spawn_with(theirs);
+    drop(ours);
+    refused(shim);
+    let mut project = Project::new();
+    let (ours, theirs) = pair();
+    let launch = ToSandbox::Launch { id: 9, bridged: false, grouped: false, alone: None };
+    send(&project.channel, &launch, &[theirs.as_fd()]);
+    drop(theirs);
+    let (answer, fds) = receive::<FromSandbox>(&project.channel).unwrap();
+    assert_eq!((answer, fds.len()), (FromSandbox::Launched { id: 9 }, 1));
+    drop(ours);
+    let mut fds = [rustix::event::PollFd::new(&fds[0], rustix::event::PollFlags::IN)];
+    let five = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut fds, Some(&five)).unwrap(), 1, "C waits for a plan that nobody can send");
+    serves(&mut project);
+}
+
+#[test]
+fn groups_need_more_than_one_id() {
+    if is_root() {
+        eprintln!("skipped: root always has a range");
+        return;
+    }
+    refuses(|plan, _| plan.process.groups = vec![b"0".to_vec()], 125, "only one id");
+}
+
+#[test]
+fn another_version_after_the_maps_is_refused() {
+    if is_root() {
+        eprintln!("skipped: root maps its range itself");
+        return;
+    }
+    let (ours, theirs) = pair();
+    let shim = spawn_with(theirs);
+    send(&ours, &Sandbox { map: IdMap::Helper, ..request() }, &[]);
+    assert!(matches!(receive(&ours), Some((FromShim::Created { .. }, fds)) if fds.len() == 1));
+    send(&ours, &containust_shared::protocol::Mapped { version: 0 }, &[]);
+    let Some((FromShim::Failed(failure), _)) = receive(&ours) else { panic!("no refusal") };
+    assert!(failure.step.contains("another version"), "{failure:?}");
+    refused(shim);
 }
