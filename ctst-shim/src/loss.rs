@@ -39,6 +39,7 @@ fn cause(held: u64, in_file: bool) -> Result<String, Failure> {
             "ctst-shim is on a file system mounted nosuid, by which it lost {names}; install it on another, such as /usr"
         ));
     }
+    #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
     let map = std::fs::read_to_string("/proc/self/uid_map").step("read", "/proc/self/uid_map")?;
     if !map.split_ascii_whitespace().eq(ALL) {
         return Ok(format!(

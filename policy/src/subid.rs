@@ -234,6 +234,7 @@ impl Maps {
 }
 
 #[cfg(test)]
+#[expect(clippy::expect_used, reason = "test code")]
 mod tests {
     use super::*;
 

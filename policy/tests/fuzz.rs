@@ -6,6 +6,8 @@ mod judge;
 mod policy_conf;
 #[path = "../../fuzz/checks/replay.rs"]
 mod replay;
+#[path = "../../fuzz/checks/subid.rs"]
+mod subid;
 
 #[test]
 fn judge() {
@@ -15,4 +17,9 @@ fn judge() {
 #[test]
 fn policy_conf() {
     replay::replay("fuzz/corpus/policy_conf", 64, policy_conf::run);
+}
+
+#[test]
+fn subid() {
+    replay::replay("fuzz/corpus/subid", 64, subid::run);
 }

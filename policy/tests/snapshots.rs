@@ -4,7 +4,7 @@
 
 use std::{env, fs, path::Path};
 
-use containust_policy::{capabilities, seccomp};
+use containust_policy::{capabilities, seccomp, window};
 
 fn check(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(name);
@@ -30,4 +30,21 @@ fn system_calls() {
 #[test]
 fn capability_set() {
     check("capabilities.txt", &capabilities::describe());
+}
+
+/// Who may hold what at most: a container's root without being asked, when asked, and the shim over the host.
+#[test]
+fn rights() {
+    let names = |mask: u64| {
+        let numbers = (0..64u8).filter(|number| mask >> number & 1 == 1);
+        numbers.map(|number| format!("  {}\n", capabilities::name(number))).collect::<String>()
+    };
+    let text = format!(
+        "root of a container, over its own user namespace\n{}\nthe same, where its plan asks for it and the policy lets it\n{}\n\
+         the shim with file capabilities, over the host, for the window's system calls\n{}",
+        names(capabilities::DEFAULT),
+        names(capabilities::CEILING & !capabilities::DEFAULT),
+        names(window::CAPABILITIES),
+    );
+    check("rights.txt", &text);
 }

@@ -55,6 +55,7 @@ pub fn read(file: impl AsFd, limit: usize) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
