@@ -192,9 +192,11 @@ fn ruleset(wanted: &protocol::Landlock) -> Result<OwnedFd, Failure> {
     };
     landlock::ruleset(&restriction).map_err(|missing| match missing {
         Missing::Kernel { what, since } => {
-            let step =
-                format!("restrict {what} by landlock, which takes Linux {since} with landlock on; this is Linux");
-            refusal(&step, rustix::system::uname().release().to_bytes())
+            let host = rustix::system::uname();
+            refusal(
+                &format!("restrict {what} by landlock, which takes Linux {since} with landlock on; this is Linux"),
+                host.release().to_bytes(),
+            )
         }
         Missing::Refused(error) => refusal(&format!("restrict by landlock ({error})"), ""),
     })

@@ -1,6 +1,10 @@
 //! The capabilities of root inside a container, all of them over the container's own user namespace
 //! only.
-#![expect(clippy::indexing_slicing, reason = "in constants, where it is checked when this is built")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "in constants, where it is checked when this is built"
+)]
 
 /// Whether a container's root holds a capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
