@@ -347,7 +347,8 @@ pub(crate) fn overwrite() {
     let (mut seen, mut opened) = (0, 0);
     let mut next = std::process::id() + 1;
     while !Path::new("/run/stop").exists() {
-        for pid in next..next + 4 {
+        let first = next;
+        for pid in first..first + 4 {
             let exe = format!("/proc/{pid}/exe");
             let mut was = false;
             // Not readable until it has executed something.
