@@ -64,7 +64,7 @@ pub fn filter(
 ) -> Result<Vec<Instruction>, TryFromIntError> {
     // Ranges of numbers with the same end, each given by its first number.
     let leaf = |number: u32| leaves.get(&number).copied().unwrap_or(other);
-    let end = leaves.last_key_value().map_or(0, |(&last, _)| last + 1);
+    let end = leaves.last_key_value().map_or(0, |(&last, _)| last.saturating_add(1));
     let mut ranges: Vec<(u32, Leaf)> = (0..=end).map(|number| (number, leaf(number))).collect();
     ranges.dedup_by_key(|&mut (_, leaf)| leaf);
 
@@ -93,13 +93,13 @@ fn tree(ranges: &[(u32, Leaf)], behind: usize) -> Result<Vec<Instruction>, TryFr
     if let [(_, leaf)] = ranges {
         return Ok(vec![match *leaf {
             Leaf::Return(value) => op(RETURN, 0, 0, value),
-            Leaf::Program(offset) => op(JUMP, 0, 0, u32::try_from(behind + offset)?),
+            Leaf::Program(offset) => op(JUMP, 0, 0, u32::try_from(behind.saturating_add(offset))?),
         }]);
     }
     let (low, high) = ranges.split_at(ranges.len() / 2);
-    let middle = high[0].0;
+    let middle = high.first().map_or(0, |(first, _)| *first);
     let high = tree(high, behind)?;
-    let low = tree(low, behind + high.len())?;
+    let low = tree(low, behind.saturating_add(high.len()))?;
     // A conditional jump reaches 255 instructions; `JUMP` reaches all of them.
     let mut out = match u8::try_from(low.len()) {
         Ok(skip) => vec![op(JUMP_IF_AT_LEAST, skip, 0, middle)],
