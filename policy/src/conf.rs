@@ -212,8 +212,10 @@ impl Rules {
             parts.push(format!("for {} only", list(&self.allow, Who::to_string)));
         }
         if !self.mounts.is_empty() {
-            parts
-                .push(format!("mounts {}", list(&self.mounts, |rule| format!("{} {}", rule.access.name(), rule.path))));
+            parts.push(format!(
+                "mounts {}",
+                list(&self.mounts, |rule| format!("{} {}", rule.access.name(), short(&rule.path)))
+            ));
         }
         if !self.capabilities.is_empty() {
             parts.push(format!(
