@@ -88,6 +88,19 @@ fn no_alarm() {
     assert_eq!(others, [&"bytes of the release build"], "nobody measures these");
 }
 
+/// Whoever reads in the guide's order has read everything.
+#[test]
+fn every_file_is_in_the_reading_order() {
+    let guide = read("ctst-shim/README.md");
+    let section = guide.split("\n## What to read, in order\n").nth(1).expect("a section on what to read");
+    let section = section.split("\n## ").next().expect("split gives something");
+    let words: BTreeSet<&str> = section.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    for name in LINKED.iter().flat_map(|folder| sources(folder).into_keys()) {
+        let stem = Path::new(&name).file_stem().expect("a name").to_string_lossy();
+        assert!(stem == "lib" || words.contains(stem.as_ref()), "ctst-shim/README.md does not say when to read {name}");
+    }
+}
+
 /// Each unsafe block by function, with the reason that stands above it.
 fn unsafe_code() -> String {
     // Put together at run time, so that this file is not taken for unsafe code.
@@ -158,10 +171,15 @@ fn every_refusal_is_provoked_by_a_test() {
     assert!(missing.is_empty(), "not in ctst-shim/tests/refusals.txt: {missing:?}");
     let gone: Vec<_> = listed.keys().filter(|text| !real.contains(*text)).collect();
     assert!(gone.is_empty(), "no longer refused: {gone:?}");
-    let tests: String = ["ctst-shim/tests/caller.rs", "ctst-shim/tests/policy/mod.rs", "tests/strict.rs"]
-        .iter()
-        .filter_map(|path| fs::read_to_string(root().join(path)).ok())
-        .collect();
+    let tests: String = [
+        "ctst-shim/tests/caller.rs",
+        "ctst-shim/tests/policy/mod.rs",
+        "ctst-shim/tests/strict/mod.rs",
+        "tests/strict.rs",
+    ]
+    .iter()
+    .filter_map(|path| fs::read_to_string(root().join(path)).ok())
+    .collect();
     for (text, by) in &listed {
         let known =
             by.strip_prefix("not: ").map_or_else(|| tests.contains(&format!("fn {by}()")), |why| why.len() > 20);
