@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .SILENT:
-.PHONY: demo test test-vm bench lint snapshots fuzz reproducible
+.PHONY: demo test test-long test-vm matrix bench lint snapshots fuzz reproducible
 
 demo:
 	. tests/setup.sh
@@ -19,10 +19,29 @@ test:
 	ordinary_user ctst-single single
 	ordinary_user ctst-test
 	cargo build --quiet --workspace --bins
-	cargo test --workspace --no-fail-fast
+	mkdir -p target/escape
+	kernel=$$(uname -r | cut -d. -f1,2)
+	cargo test --workspace --no-fail-fast 2>&1 | tee "target/escape/$$kernel.tests.log"
 
-# On Debian's kernel, in a machine of its own: the demo once more, limits, for which a host rarely has the cgroups, and
-# strict mode on a host that forbids user namespaces.
+# The races and the mutations of the escape suite for minutes instead of seconds.
+test-long: export CTST_LONG = 1
+test-long:
+	. tests/setup.sh
+	packages uidmap busybox-static gcc libc6-dev strace
+	rust
+	ordinary_user ctst-single single
+	ordinary_user ctst-test
+	cargo build --quiet --workspace --bins
+	cargo test --package ctst-shim --package containust-tests --no-fail-fast --test caller --test escape
+
+# What became of every way out (ctst-shim/ESCAPES.md), by kernel and mode, as far as test and test-vm have tried them.
+matrix:
+	. tests/setup.sh
+	rust
+	cargo run --quiet --package containust-tests --bin escape-matrix target/escape | tee target/escape-matrix.txt
+
+# On Debian's kernels, in a machine of its own: the demo once more, limits, for which a host rarely has the cgroups,
+# strict mode on a host that forbids user namespaces, and the escape suite.
 test-vm:
 	. tests/setup.sh
 	packages python3
@@ -40,6 +59,21 @@ test-vm:
 	packages libcap2-bin strace
 	strict=$$(cargo test --no-run -p containust-tests --test strict 2>&1 | sed -n 's/.*(\(.*deps\/strict-.*\))/\1/p')
 	tests/vm/vmtest tests/vm/strict "$$(realpath "$$strict")" "$$user"
+	ordinary_user ctst-single single
+	single=$$user
+	ordinary_user ctst-test
+	program() { # PACKAGE TEST
+	  realpath "$$(cargo test --no-run -p "$$1" --test "$$2" 2>&1 | sed -n "s/.*(\(.*deps\/$$2-.*\))/\1/p")"
+	}
+	escape=$$(program containust-tests escape) caller=$$(program ctst-shim caller)
+	mkdir -p target/escape
+	failed=
+	for kernel in linux-image-cloud-amd64 linux-image-6.12-cloud-amd64; do
+	  tests/vm/vmtest --kernel "$$kernel" tests/vm/escape "$$escape" "$$caller" "$$built/ctst-shim" "$$user" "$$single" |
+	    awk -v folder=target/escape '$$1 != "escape:" { print; next } { file = folder "/" $$2; sub(/^escape: [^ ]+ /, ""); print > file }' ||
+	    failed+=" $$kernel"
+	done
+	[ -z "$$failed" ] || fail "the escape suite failed on$$failed"
 
 # Ratios against bwrap, nsenter and a direct connection, all measured in the same run.
 bench:

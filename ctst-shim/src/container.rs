@@ -23,7 +23,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
 use crate::failure::{Step, refusal};
-use crate::message::send;
+use crate::message::{crowded, is_crowded, send};
 use crate::network::{ETH0, sockets};
 use crate::policy::Policy;
 use crate::process::{Confines, Starting, Streams};
@@ -239,9 +239,20 @@ impl Container<'_> {
         let (id, starting, _) = self.starting.swap_remove(at);
         let told = match starting.outcome() {
             Ok((pid, master)) => {
-                self.children.push((id, pid));
                 let master: Vec<_> = master.iter().map(AsFd::as_fd).collect();
-                self.tell(&FromContainer::Started { id, pid: pid.unsigned_abs() }, &master)
+                match send(self.channel, &FromContainer::Started { id, pid: pid.unsigned_abs() }, &master) {
+                    Err(error) if is_crowded(&error) && id != MAIN => {
+                        let failure = crowded(&error);
+                        // Nobody would ever read what it writes. It has been forked here, and is not reaped yet.
+                        sys::kill(pid, SIGKILL)
+                            .step("end a process", "")
+                            .and_then(|()| self.tell(&FromContainer::Failed { id, code: exit::TOOL, failure }, &[]))
+                    }
+                    told => {
+                        self.children.push((id, pid));
+                        told.step("tell the supervisor", "")
+                    }
+                }
             }
             Err(failure) if id == MAIN => return Err(failure),
             Err((code, failure)) => self.tell(&FromContainer::Failed { id, code, failure }, &[]),
@@ -377,7 +388,10 @@ impl Container<'_> {
             ToContainer::Dial { count } if fds.is_empty() => match sockets(count) {
                 Ok(sockets) => {
                     let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-                    self.tell(&FromContainer::Dialed, &fds)
+                    match send(self.channel, &FromContainer::Dialed, &fds) {
+                        Err(error) if is_crowded(&error) => self.tell(&FromContainer::Refused(crowded(&error)), &[]),
+                        told => told.step("tell the supervisor", ""),
+                    }
                 }
                 Err(failure) => self.tell(&FromContainer::Refused(failure), &[]),
             },

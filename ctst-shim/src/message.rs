@@ -25,3 +25,19 @@ pub(crate) fn send<T: wire::Message>(channel: BorrowedFd<'_>, message: &T, fds: 
     let bytes = wire::encode(message).map_err(io::Error::other)?;
     channel::send(channel, &bytes, fds)
 }
+
+/// Whether the kernel lets no more descriptors of this user be on their way (`unix(7)`, ETOOMANYREFS). A container whose root
+/// is the same user on the host can use all of them up: that is refused to whoever asked, and ends nobody.
+pub(crate) fn is_crowded(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error())
+}
+
+/// What to say then.
+pub(crate) fn crowded(error: &io::Error) -> Failure {
+    let errno = error.raw_os_error().unwrap_or(0);
+    Failure {
+        step: "hand over descriptors, of which this user has too many on their way".into(),
+        subject: Vec::new(),
+        errno,
+    }
+}

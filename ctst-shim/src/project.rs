@@ -13,7 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::DumpableBehavior;
 
 use crate::failure::{Step, refusal};
-use crate::message::send;
+use crate::message::{crowded, is_crowded, send};
 use crate::network::{Network, sockets};
 use crate::policy::Policy;
 use crate::{container, sandbox};
@@ -50,14 +50,27 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address, policy: &P
             {
                 let wish = Wish { id, bridged, ids, cgroup: cgroup.first() };
                 match fork_container(alone, &mut network, container, &wish, policy) {
-                    Ok(pidfd) => send(channel.as_fd(), &FromSandbox::Launched { id }, &[pidfd.as_fd()]),
+                    Ok(pidfd) => match send(channel.as_fd(), &FromSandbox::Launched { id }, &[pidfd.as_fd()]) {
+                        Err(error) if is_crowded(&error) => {
+                            match rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL) {
+                                Ok(()) | Err(_) => {}
+                            }
+                            send(channel.as_fd(), &FromSandbox::LaunchFailed { id, failure: crowded(&error) }, &[])
+                        }
+                        sent => sent,
+                    },
                     Err(failure) => send(channel.as_fd(), &FromSandbox::LaunchFailed { id, failure }, &[]),
                 }
             }
             (ToSandbox::Dial { count }, []) => match sockets(count) {
                 Ok(sockets) => {
                     let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-                    send(channel.as_fd(), &FromSandbox::Dialed, &fds)
+                    match send(channel.as_fd(), &FromSandbox::Dialed, &fds) {
+                        Err(error) if is_crowded(&error) => {
+                            send(channel.as_fd(), &FromSandbox::DialFailed(crowded(&error)), &[])
+                        }
+                        sent => sent,
+                    }
                 }
                 Err(failure) => send(channel.as_fd(), &FromSandbox::DialFailed(failure), &[]),
             },

@@ -841,7 +841,7 @@ fn mutated_messages_are_refused_or_mean_what_they_say() {
 fn a_caller_that_does_not_listen_harms_himself_only() {
     let deaf = Project::new();
     rustix::io::ioctl_fionbio(&deaf.channel, true).unwrap();
-    let dial = wire::encode(&ToSandbox::Dial { count: 16 }).unwrap();
+    let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
     while channel::send(&deaf.channel, &dial, &[]).is_ok() {}
     serves(&mut Project::new());
     rustix::net::shutdown(&deaf.channel, rustix::net::Shutdown::Both).unwrap();
@@ -1026,4 +1026,35 @@ fn another_version_after_the_maps_is_refused() {
     let Some((FromShim::Failed(failure), _)) = receive(&ours) else { panic!("no refusal") };
     assert!(failure.step.contains("another version"), "{failure:?}");
     refused(shim);
+}
+
+/// Descriptors that are on their way are counted for each user of the host, and a container's root can be the same one as S
+/// and C: who uses all of them up keeps others from getting more, and ends nobody.
+#[test]
+fn descriptors_that_are_on_their_way_end_no_project() {
+    let image = Image::new();
+    // Others of this user have room enough: what is counted is compared with each process's own limit.
+    let mut project = Project::by(&["prlimit", "--nofile=100:100"]);
+    let waiting = project.launch();
+    let (ours, theirs) = pair();
+    let null = fs::File::open("/dev/null").unwrap();
+    for _ in 0..2 {
+        send_many(&ours, b"x", null.as_fd(), 100);
+    }
+    send(&project.channel, &ToSandbox::Dial { count: 1 }, &[]);
+    let answer = receive(&project.channel);
+    let errno = rustix::io::Errno::TOOMANYREFS.raw_os_error();
+    assert!(matches!(&answer, Some((FromSandbox::DialFailed(failure), _)) if failure.errno == errno), "{answer:?}");
+    let (container, c) = pair();
+    let launch = ToSandbox::Launch { id: 77, bridged: false, grouped: false, alone: None };
+    send(&project.channel, &launch, &[c.as_fd()]);
+    drop(c);
+    let answer = receive(&project.channel);
+    assert!(matches!(&answer, Some((FromSandbox::LaunchFailed { id: 77, .. }, _))), "{answer:?}");
+    assert!(receive::<FromContainer>(&container).is_none(), "a container goes on that nobody knows of");
+    drop((ours, theirs));
+    // The one that was there all the time, and a new one.
+    common::send_plan(&waiting, image.plan());
+    assert!(matches!(receive(&waiting), Some((FromContainer::Started { id: MAIN, .. }, _))));
+    serves(&mut project);
 }

@@ -142,7 +142,18 @@ fn other_protocols() -> Verdict {
         )?;
         call(libc::SYS_connect, &[socket, pointer(&to), 16])
     };
-    let gone = [ENETUNREACH, libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT, libc::ENOPROTOOPT, EACCES];
+    // SCTP goes on trying by itself where there is no route; nobody can answer.
+    let gone = [
+        libc::EINPROGRESS,
+        libc::EAGAIN,
+        libc::ETIMEDOUT,
+        libc::EHOSTUNREACH,
+        ENETUNREACH,
+        libc::EPROTONOSUPPORT,
+        libc::ESOCKTNOSUPPORT,
+        libc::ENOPROTOOPT,
+        EACCES,
+    ];
     all([
         ("raw ICMP", refused(call(libc::SYS_socket, &[inet, raw, 1]), &[EPERM])),
         ("ping", refused(reach(datagram, 1), &gone)),
