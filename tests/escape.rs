@@ -32,7 +32,7 @@ fn facts(project: &Project, interfaces: &str, listener: &str) -> Vec<String> {
         format!("groups={groups}"),
         format!("interfaces={interfaces}"),
         // The place of its own /etc/hosts in the host's file system is there to read, but nobody else's.
-        format!("outside={}/,/root,/etc/subuid", project.caller.home.display()),
+        format!("outside={}/,/root/,/etc/subuid", project.caller.home.display()),
     ]
 }
 
@@ -113,6 +113,11 @@ fn inside_with_a_range() {
 #[test]
 fn inside_with_a_single_id() {
     inside("single", Some(Caller::single()));
+}
+
+#[test]
+fn inside_strict() {
+    inside("strict", Caller::strict());
 }
 
 #[test]
