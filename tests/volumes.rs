@@ -161,3 +161,20 @@ fn a_hostile_image_fills_a_volume_from_nothing_but_itself() {
     assert_eq!(fs::metadata(volume(&project)).expect("look").size(), 0);
     project.stop();
 }
+
+/// Whatever an image holds, also under the names of our own mounts.
+#[test]
+fn an_image_does_not_spoil_the_filling() {
+    for caller in Caller::all() {
+        let project = project(&caller);
+        for name in [".ctst-target", ".ctst-worker", "target", "ctst"] {
+            symlink("/srv/data/nowhere", project.folder().join("root").join(name)).expect("link");
+        }
+        project.make_folder("root/dev");
+        symlink("/srv/data", project.folder().join("root/dev/shm")).expect("link");
+        project.up();
+        let done = project.ctst(["exec", "reader", "cat", "/data/first", "/data/inner/file"]).ok();
+        assert_eq!(done.stdout, "of the image\nx", "{}", caller.name);
+        project.stop();
+    }
+}

@@ -47,8 +47,9 @@ pub(crate) fn fill_plan(
     target: &Path,
     inside: &str,
 ) -> Result<(Plan, Vec<OwnedFd>)> {
-    const PROGRAM: &str = "/.ctst-worker";
-    const TARGET: &str = "/.ctst-target";
+    // On the container's own tmpfs: anywhere else an image may have put a link, or a file.
+    const PROGRAM: &str = "/dev/shm/ctst";
+    const TARGET: &str = "/dev/shm/target";
     let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
     let mut held = Vec::new();
     let mut open = |path: &Path| -> Result<Source> {
