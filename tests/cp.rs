@@ -117,3 +117,23 @@ fn what_cannot_be_copied_is_said() {
     assert!(left.is_empty(), "{left:?}");
     project.stop();
 }
+
+/// What a killed copy left goes with the next one, and somebody in the container who holds its streams holds up nobody.
+#[test]
+fn nobody_waits_for_who_holds_the_streams() {
+    // Opens the first pipe of another process that it sees, and keeps it.
+    const HOLDER: &str = "cd /proc; while :; do for fd in [0-9]*/fd/[12]; do case $fd in $$/*|1/*) continue;; esac; \
+        [ ! -p $fd ] || [ -e /srv/held ] || { exec 9<>$fd && touch /srv/held; }; done; done";
+    let stack = format!(
+        r#"COMPONENT one {{ image = "file://ROOTFS" command = ["/bin/sh", "-c", "{HOLDER}"] readonly = false }}"#
+    );
+    let project = Project::new(&Caller::ordinary(), &stack);
+    project.make_folder(".ctst-cp-a1b2c3");
+    project.up();
+    for round in 0..5 {
+        project.ctst(["cp", "one:/etc", &format!("etc{round}")]).ok();
+        project.ctst(["cp", "stack.ctst", "one:/srv"]).ok();
+    }
+    assert!(!project.folder().join(".ctst-cp-a1b2c3").exists());
+    project.stop();
+}

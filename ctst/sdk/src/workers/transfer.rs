@@ -7,17 +7,23 @@
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::thread::JoinHandle;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, openat2};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Timespec, Timestamps, flock, fstat,
+    openat2,
+};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::net::{Shutdown, SocketType, shutdown};
 
 use crate::error::{During, Error, Result};
-use crate::ipc::client::{Client, ExecSession};
+use crate::ipc::client::Client;
+use crate::ipc::fdpass;
 use crate::project::Project;
 use crate::run::ExecRequest;
 use crate::shim;
@@ -35,6 +41,9 @@ const MAX_REMEMBERED: usize = 64 << 20;
 const MAX_UNSIZED: u64 = 16 << 20;
 /// So many zero bytes end a tar stream.
 const END: usize = 1024;
+/// How folders for what arrives are called, before six random characters.
+const STAGING: &str = ".ctst-cp-";
+const STAGING_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const SPARSE: &str = "read the stream: a sparse file is in it; make it without --sparse";
 
 /// The end of a copy that is on the host.
@@ -53,14 +62,16 @@ pub enum Host<'a> {
 /// # Errors
 /// [`Error::Invalid`] with what the part inside says, [`Error::NotRunning`], and [`Error::Io`] for the host's side.
 pub fn fetch(project: &Project, component: &str, path: &str, to: &Host<'_>) -> Result<usize> {
-    let (reader, writer) = pipe()?;
-    let running = Running::start(project, component, vec!["send".into(), path.into()], writer)?;
-    let reader = File::from(reader);
+    let (ours, theirs) = pair()?;
+    let running = Running::start(project, component, vec!["send".into(), path.into()], &ours, theirs)?;
+    let reader = File::from(ours.try_clone().during(|| format!("copy {path} of {component}"))?);
     let name = Path::new(path).file_name().unwrap_or(OsStr::new("root"));
     let done = match to {
         Host::Stream => io::copy(&mut { reader }, &mut io::stdout().lock()).map(|_| None).map_err(|e| e.to_string()),
         Host::Path(to) => deliver(reader, to, name).map(Some),
     };
+    // It may be writing still, where we gave up.
+    shutdown(&ours, Shutdown::Both).ok();
     // In its place is only what the part inside says is all.
     let ended = running.finish(component, path);
     match done {
@@ -82,7 +93,7 @@ pub fn fetch(project: &Project, component: &str, path: &str, to: &Host<'_>) -> R
 /// # Errors
 /// As [`fetch`].
 pub fn put(project: &Project, from: &Host<'_>, component: &str, path: &str) -> Result<()> {
-    let (reader, writer) = pipe()?;
+    let (ours, theirs) = pair()?;
     let mut words = vec![OsString::from("unpack"), path.into()];
     let mut name = OsString::from("root");
     if let Host::Path(from) = from {
@@ -91,22 +102,25 @@ pub fn put(project: &Project, from: &Host<'_>, component: &str, path: &str) -> R
         name = from.file_name().or(whole.file_name()).map_or(name, OsStr::to_owned);
         words = vec!["receive".into(), path.into(), name.clone()];
     }
-    let running = Running::start(project, component, words, reader)?;
-    let writer = File::from(writer);
+    let running = Running::start(project, component, words, &ours, theirs)?;
+    let mut writer = File::from(ours.try_clone().during(|| format!("copy to {path} of {component}"))?);
     let sent = match from {
-        Host::Stream => io::copy(&mut io::stdin().lock(), &mut { writer }).map(drop),
+        Host::Stream => io::copy(&mut io::stdin().lock(), &mut writer).map(drop),
         Host::Path(from) => pack(from, &name, writer),
     };
+    // Even if somebody in the container has got hold of a copy of our end. The part inside may have ended already.
+    shutdown(&ours, Shutdown::Write).ok();
     let ended = running.finish(component, path);
     match sent {
         // It says why it does not listen any more.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe && ended.is_err() => ended,
+        Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) && ended.is_err() => ended,
         sent => sent.during(|| format!("copy to {path} of {component}")).and(ended),
     }
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    pipe_with(PipeFlags::CLOEXEC).during(|| "make a pipe".to_owned())
+/// A stream that nobody else can open by its place in `/proc`, as a pipe can be, so that it ends when we say so.
+fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    fdpass::pair(SocketType::STREAM).during(|| "make a socket pair".to_owned())
 }
 
 fn broken_pipe() -> String {
@@ -119,14 +133,20 @@ fn refused(component: &str, path: &str, problem: &str) -> Error {
 
 /// The part inside.
 struct Running {
-    session: ExecSession,
+    ended: JoinHandle<Result<i32>>,
     words: OwnedFd,
 }
 
 impl Running {
     /// Starts it with its end of the data as standard output, whichever way the data goes: its standard input is the
-    /// program.
-    fn start(project: &Project, component: &str, words: Vec<OsString>, end: OwnedFd) -> Result<Self> {
+    /// program. When it has ended, nothing more comes out of `ours` than is in it, and nothing goes in.
+    fn start(
+        project: &Project,
+        component: &str,
+        words: Vec<OsString>,
+        ours: &OwnedFd,
+        theirs: OwnedFd,
+    ) -> Result<Self> {
         let words: Result<Vec<String>, OsString> = words.into_iter().map(OsString::into_string).collect();
         let words = words.map_err(|word| {
             // Requests are JSON.
@@ -136,7 +156,7 @@ impl Running {
         let Some(client) = client else { return Err(Error::NotRunning { project: project.folder().to_owned() }) };
         let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
         let program = shim::in_memory(&exe)?;
-        let (errors, errors_end) = pipe()?;
+        let (errors, errors_end) = pair()?;
         let status = project.status()?;
         // Where there is but one id, there may be no root.
         let single = status.iter().any(|s| s.component == component && s.ids.starts_with("single"));
@@ -149,14 +169,25 @@ impl Running {
             workdir: Some("/".to_owned()),
             tty: None,
         };
-        let session = client.exec(&request, [program.as_fd(), end.as_fd(), errors_end.as_fd()])?;
-        Ok(Self { session, words: errors })
+        let mut session = client.exec(&request, [program.as_fd(), theirs.as_fd(), errors_end.as_fd()])?;
+        let copy = |fd: &OwnedFd| fd.try_clone().during(|| "copy a descriptor".to_owned());
+        let streams = [copy(ours)?, copy(&errors)?];
+        let watch = move || {
+            let code = session.wait();
+            // Whoever in the container holds an end of these must not make us wait for him.
+            for stream in streams {
+                shutdown(&stream, Shutdown::Both).ok();
+            }
+            code
+        };
+        let ended = std::thread::Builder::new().name("watch".into()).spawn(watch);
+        Ok(Self { ended: ended.during(|| "start a thread".to_owned())?, words: errors })
     }
 
-    fn finish(mut self, component: &str, path: &str) -> Result<()> {
+    fn finish(self, component: &str, path: &str) -> Result<()> {
         let mut words = Vec::new();
         File::from(self.words).take(MAX_WORDS).read_to_end(&mut words).during(|| format!("copy {path}"))?;
-        match self.session.wait()? {
+        match self.ended.join().unwrap_or_else(|_| Err(Error::protocol("the thread that waits has failed")))? {
             0 => Ok(()),
             code => {
                 let words = String::from_utf8_lossy(&words).trim().to_owned();
@@ -361,11 +392,8 @@ fn deliver(input: File, to: &Path, name: &OsStr) -> Result<Arrival, String> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent_fd =
         rustix::fs::openat(CWD, parent, flags, Mode::empty()).map_err(|e| at("write to", parent, e.into()))?;
-    let path =
-        tempfile::Builder::new().prefix(".ctst-cp-").tempdir_in(parent).map_err(|e| at("write to", parent, e))?;
-    let own = path.path().file_name().unwrap_or_default();
-    let staging = rustix::fs::openat(&parent_fd, own, flags | OFlags::NOFOLLOW, Mode::empty())
-        .map_err(|e| at("open", path.path(), e.into()))?;
+    sweep(&parent_fd, parent);
+    let (path, staging) = stage(&parent_fd, parent).map_err(|e| at("write to", parent, e))?;
     let mut arrival =
         Arrival { parent: parent_fd, staging, path, entry: OsString::new(), top: None, place, left_out: 0 };
     let ended = Cell::new(0);
@@ -382,6 +410,46 @@ fn deliver(input: File, to: &Path, name: &OsStr) -> Result<Arrival, String> {
     };
     arrival.entry = OsStr::from_bytes(entry).to_owned();
     Ok(arrival)
+}
+
+/// A folder for what arrives, locked as long as we are at it.
+fn stage(parent_fd: &OwnedFd, parent: &Path) -> io::Result<(tempfile::TempDir, OwnedFd)> {
+    loop {
+        let path = tempfile::Builder::new().prefix(STAGING).tempdir_in(parent)?;
+        let name = path.path().file_name().unwrap_or_default().to_owned();
+        let open = || rustix::fs::openat(parent_fd, &*name, STAGING_FLAGS, Mode::empty());
+        let staging = match open() {
+            Ok(staging) => staging,
+            Err(Errno::NOENT) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        // Refused by some network file systems, where a killed copy leaves its folder.
+        flock(&staging, FlockOperation::LockExclusive).ok();
+        // Another copy may have taken it for left behind before it was locked.
+        match open().and_then(|again| Ok(fstat(&again)?.st_ino == fstat(&staging)?.st_ino)) {
+            Ok(true) => return Ok((path, staging)),
+            Ok(false) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Removes what copies to this folder left that were killed.
+fn sweep(parent_fd: &OwnedFd, parent: &Path) {
+    let Ok(entries) = Dir::read_from(parent_fd) else { return };
+    for entry in entries.flatten() {
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        let random = name.as_bytes().strip_prefix(STAGING.as_bytes());
+        if !random.is_some_and(|random| random.len() == 6 && random.iter().all(u8::is_ascii_alphanumeric)) {
+            continue;
+        }
+        let Ok(staging) = rustix::fs::openat(parent_fd, name, STAGING_FLAGS, Mode::empty()) else { continue };
+        let own = fstat(&staging).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw());
+        if own && flock(&staging, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // What cannot be removed harms nobody.
+            containust_image::remove_tree(&parent.join(name)).ok();
+        }
+    }
 }
 
 /// Counts the zero bytes at the end of what was read: a stream that has [`END`] of them is whole.
@@ -758,6 +826,26 @@ mod tests {
         assert_eq!(std::fs::read(dir.path().join("version")).unwrap(), version);
         assert!(send(&from.join("socket"), "socket").unwrap_err().contains("not copied"));
         assert!(!dir.path().join("socket").exists());
+    }
+
+    #[test]
+    fn what_a_killed_copy_left_is_removed_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = rustix::fs::openat(CWD, dir.path(), STAGING_FLAGS, Mode::empty()).unwrap();
+        let (kept, lock) = stage(&parent, dir.path()).unwrap();
+        let left = dir.path().join(".ctst-cp-abc123");
+        std::fs::create_dir_all(left.join("folder")).unwrap();
+        std::fs::create_dir(dir.path().join(".ctst-cp-mine")).unwrap();
+        symlink("/", dir.path().join(".ctst-cp-abc124")).unwrap();
+        let file = stream(|tar| entry(tar, "x", tar::EntryType::Regular, "", b"text"));
+        assert_eq!(deliver(file, &dir.path().join("to"), OsStr::new("x")), Ok(0));
+        assert!(!left.exists());
+        assert!(kept.path().exists(), "a copy that still runs");
+        assert!(dir.path().join(".ctst-cp-mine").exists(), "not of ours");
+        drop(lock);
+        let file = stream(|tar| entry(tar, "x", tar::EntryType::Regular, "", b"text"));
+        assert_eq!(deliver(file, &dir.path().join("to"), OsStr::new("x")), Ok(0));
+        assert!(!kept.path().exists());
     }
 
     #[test]
