@@ -10,7 +10,7 @@ use containust_shared::protocol::{Address, Failure, FromSandbox, FromShim, ToSan
 use containust_shared::{exit, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::DumpableBehavior;
+use rustix::process::{DumpableBehavior, Signal};
 
 use crate::failure::{Step, refusal};
 use crate::message::{crowded, is_crowded, send};
@@ -87,6 +87,9 @@ fn prepare(strict: bool) -> Result<(), Failure> {
         // S was born with the id of the namespace's owner, which is nobody in it.
         sys::set_ids(0, 0).step("become root of the user namespace", "")?;
     }
+    // The end of the channel ends us too, unless somebody has stopped this process, who then never reads of it. In strict
+    // mode the supervisor may not signal us, so that this does nothing, but neither may he, or the caller, have stopped us.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("follow the supervisor", "")?;
     // A tracer of this process would have all capabilities of the project: not even the caller shall be one.
     if !weak(Layer::Dumpable) {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("become undumpable", "")?;
