@@ -304,8 +304,9 @@ impl Client {
             let result = loop {
                 match link.connection.wait::<Reply>()? {
                     Some((Reply::Event(event), _)) => on_event(&event),
-                    Some((Reply::Done | Reply::Over { .. }, _)) => break Ok(()),
-                    Some((Reply::Refused(report), _)) => break Err(Error::Reported(report)),
+                    Some((Reply::Done, _)) => break Some(Ok(())),
+                    Some((Reply::Over { .. }, _)) => break None,
+                    Some((Reply::Refused(report), _)) => break Some(Err(Error::Reported(report))),
                     Some((other, _)) => return Err(Error::protocol(format!("unexpected {other:?}"))),
                     None => return Err(lost(project)),
                 }
@@ -313,7 +314,10 @@ impl Client {
             // With nothing to run it ends at once, once we are gone.
             drop(link.connection);
             reap(&mut link.child);
-            return result;
+            match result {
+                Some(result) => return result,
+                None => std::thread::sleep(PAUSE),
+            }
         }
         Err(lost(project))
     }

@@ -37,8 +37,8 @@ pub(super) struct Client {
     settling: Option<(Vec<Cid>, bool)>,
     /// What its run is about, if not all: when they have ended, so has the run.
     own: Vec<Cid>,
-    /// What its stop wanted, until that is gone; and whether it named nothing.
-    stopping: Option<(Vec<Cid>, bool)>,
+    /// The launches that its stop wanted gone, until they are, whatever others start meanwhile; and whether it named nothing.
+    stopping: Option<(Vec<(Cid, u32)>, bool)>,
     /// It waits until all removals are done.
     removing: bool,
     /// Its process: container, launch, exec.
@@ -125,6 +125,14 @@ impl Supervisor {
             Request::Hello(hello) if !client.greeted => return self.on_hello(id, &hello),
             _ if !client.greeted => return Err(Error::protocol("a request came before the greeting")),
             Request::Hello(_) => return Err(Error::protocol("a second greeting")),
+            // He starts another supervisor when this one, which has nothing left to run, is gone.
+            Request::Run { .. } | Request::Remove { .. } | Request::RemoveVolumes { .. }
+                if self.sandbox.was_killed() =>
+            {
+                client.expected = false;
+                self.dirty = true;
+                self.tell(id, &Reply::Over { code: 0 }, Vec::new());
+            }
             Request::Run { wanted, volumes, prune, own, destroy, wait } => {
                 (client.expected, client.attached) = (false, true);
                 self.tell(id, &Reply::Accepted, Vec::new());
@@ -138,7 +146,11 @@ impl Supervisor {
             }
             Request::Attach => client.attached = true,
             Request::Stop { names, file, grace } => match self.stop_named(&names, file.as_deref(), grace) {
-                Ok(cids) => self.with(id, |client| client.stopping = Some((cids, names.is_empty()))),
+                Ok(cids) => {
+                    let live = |cid: Cid| Some((cid, self.containers.get(&cid)?.live.as_ref()?.id));
+                    let launches = cids.into_iter().filter_map(live).collect();
+                    self.with(id, |client| client.stopping = Some((launches, names.is_empty())));
+                }
                 Err(error) => self.refuse(id, &error),
             },
             Request::Restart { names, file, grace } => {
@@ -387,11 +399,14 @@ impl Supervisor {
                 }
             }
             let Some(client) = self.clients.get(&id) else { continue };
-            if let Some((cids, all)) = &client.stopping
+            let lives = |(cid, launch): &(Cid, u32)| {
+                self.containers.get(cid).is_some_and(|c| c.live.as_ref().is_some_and(|live| live.id == *launch))
+            };
+            if let Some((launches, all)) = &client.stopping
                 && !self.ending
                 // Where nothing is left the end is near, and who stops all wants to hear of that.
                 && (!all || self.containers.values().any(super::Container::is_active))
-                && !cids.iter().any(|cid| self.containers.get(cid).is_some_and(|c| c.live.is_some()))
+                && !launches.iter().any(lives)
             {
                 self.with(id, |client| client.stopping = None);
                 self.tell(id, &Reply::Done, Vec::new());

@@ -511,7 +511,10 @@ impl Supervisor {
         for cid in cids {
             self.on_swept_away(cid, &report);
         }
-        self.workers.clear();
+        let workers: Vec<u32> = self.workers.keys().copied().collect();
+        for id in workers {
+            self.on_worker_failed(id, "the worker was killed");
+        }
         self.dirty = true;
     }
 

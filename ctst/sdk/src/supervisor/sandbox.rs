@@ -10,6 +10,7 @@ use containust_shared::protocol::{
     Address, Failure, FromSandbox, FromShim, MAX_FDS, Mapped, Sandbox as Request, ToSandbox, VERSION,
 };
 use mio::Token;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getgid, getuid, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -79,6 +80,16 @@ impl Sandbox {
     /// Whether there is, or may come to be, a process of it.
     pub(super) fn lives(&self) -> bool {
         self.channel.is_some() || self.init.is_some()
+    }
+
+    /// Whether S, which once worked, is gone, even if its end has not been told yet.
+    pub(super) fn was_killed(&self) -> bool {
+        let hung_up = |channel: &Channel| {
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut channel = [PollFd::new(channel, PollFlags::empty())];
+            poll(&mut channel, Some(&now)) == Ok(1)
+        };
+        self.ready && self.channel.as_ref().is_none_or(|(channel, _)| hung_up(channel))
     }
 
     /// `cgroup`: the directory of the one that it is born in.
