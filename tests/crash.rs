@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use containust_tests::{Caller, Project};
+use containust_tests::{Caller, Project, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
 const TWO: &str = r#"
@@ -139,8 +139,171 @@ fn a_payload_that_is_killed_is_told_as_such() {
     let project = Project::new(&Caller::ordinary(), TWO);
     project.up();
     project.ctst(["exec", "app", "kill", "-9", "2"]);
-    containust_tests::eventually("app has exited", || project.status("app")["state"] == "exited");
+    eventually("app has exited", || project.status("app")["state"] == "exited");
     assert_eq!(project.status("app")["exit_code"], 137);
     assert_eq!(project.status("db")["state"], "running");
+    project.stop();
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("send a signal");
+}
+
+fn part(project: &Project, wanted: &str) -> i32 {
+    let parts = project.parts();
+    parts.iter().find(|(_, part)| *part == wanted).unwrap_or_else(|| panic!("no {wanted} in {parts:?}")).0
+}
+
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// The supervisor is asked before it has come to notice.
+#[test]
+fn a_run_after_the_end_of_the_sandbox_starts_it_again() {
+    for caller in Caller::all() {
+        let project = Project::new(&caller, TWO);
+        for words in [&["run", "-d", "--wait", "--yes"][..], &["rm"]] {
+            project.up();
+            project.note();
+            let (supervisor, sandbox) = (part(&project, "supervisor"), part(&project, "S"));
+            signal(supervisor, Signal::STOP);
+            kill(sandbox);
+            eventually("S is gone", || !is_alive(sandbox));
+            let running = project.start(words);
+            std::thread::sleep(Duration::from_millis(300));
+            signal(supervisor, Signal::CONT);
+            let done = running.wait(Duration::from_secs(60));
+            assert_eq!(done.code, 0, "{} {words:?}: {done}", caller.name);
+        }
+        project.stop();
+    }
+}
+
+/// K04: stopped processes are neither waited for without an end nor left behind.
+#[test]
+fn a_stopped_process_does_not_outlive_its_supervisor() {
+    for caller in Caller::all() {
+        let project = Project::new(&caller, TWO);
+        for stopped in ["S", "C", "X"] {
+            project.up();
+            project.note();
+            let (supervisor, stopped_pid) = (part(&project, "supervisor"), part(&project, stopped));
+            signal(stopped_pid, Signal::STOP);
+            kill(supervisor);
+            eventually("the supervisor is gone", || !is_alive(supervisor));
+            let up = project.ctst(["run", "-d", "--wait", "--yes"]);
+            assert_eq!(up.code, 0, "{}, {stopped}: {up}", caller.name);
+            assert!(!is_alive(stopped_pid), "{}: {stopped} is still there", caller.name);
+            project.stop();
+            // For a while, and on.
+            project.up();
+            let stopped_pid = part(&project, stopped);
+            signal(stopped_pid, Signal::STOP);
+            std::thread::sleep(Duration::from_millis(500));
+            signal(stopped_pid, Signal::CONT);
+            assert_eq!(project.ctst(["exec", "app", "true"]).code, 0);
+            project.stop();
+        }
+    }
+}
+
+/// T01, T02: whatever a state file holds, it is told or made anew, and nothing panics.
+#[test]
+fn damaged_state_files() {
+    let project = Project::new(&Caller::ordinary(), TWO);
+    let seed = setting("CTST_TEST_SEED", 1);
+    let mut random = Random(seed | 1);
+    project.up();
+    project.ctst(["plan", "-o", "plan.json"]).ok();
+    project.stop();
+    let state = project.folder().join(".containust");
+    let mut files = vec![project.folder().join("plan.json")];
+    let mut folders = vec![state];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("list").flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().expect("a type"));
+            // What images and containers hold is no state.
+            let content = ["tree", "upper", "work"].iter().any(|name| path.ends_with(name));
+            if kind.is_dir() && !content {
+                folders.push(path);
+            } else if kind.is_file() && path.metadata().is_ok_and(|meta| meta.len() > 0) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    assert!(files.len() > 4, "{files:?}");
+    for path in files {
+        let whole = std::fs::read(&path).expect("read");
+        for how in 0..6 {
+            let at = usize::try_from(random.below(whole.len() as u64)).expect("small");
+            let mut bad = whole.clone();
+            match how {
+                0 => bad.clear(),
+                1 | 2 => bad.truncate(at),
+                _ => bad[at] ^= 1 << random.below(8),
+            }
+            let told = format!("seed {seed}: {} with {how} at {at}", path.display());
+            // In place: owner and mode stay.
+            std::fs::write(&path, &bad).expect("write");
+            let looks: [&[&str]; 6] = [
+                &["ps", "-a"],
+                &["images"],
+                &["images", "verify"],
+                &["plan"],
+                &["run", "plan.json", "-d", "--yes"],
+                &["run", "-d", "--wait", "--yes"],
+            ];
+            for words in looks {
+                let done = project.ctst(words);
+                assert!(!done.stderr.contains("panicked") && done.code < 128, "{told}, {words:?}: {done}");
+                assert!(done.code == 0 || done.stderr.contains("error"), "{told}, {words:?}: {done}");
+            }
+            assert_eq!(project.ctst(["stop"]).code, 0, "{told}");
+            project.assert_nothing_left();
+            if path.exists() {
+                std::fs::write(&path, &whole).expect("write");
+            }
+        }
+    }
+    project.up();
+    project.stop();
+}
+
+/// T03: many at once, some killed: a record is an old or a new one.
+#[test]
+fn commands_at_once_some_killed() {
+    let project = Project::new(&Caller::ordinary(), TWO);
+    let seed = setting("CTST_TEST_SEED", 1);
+    let mut random = Random(seed | 1);
+    for round in 0..4 {
+        let commands: [&[&str]; 5] =
+            [&["run", "-d", "--yes"], &["run", "-d", "--wait", "--yes"], &["stop"], &["ps", "-a"], &["restart"]];
+        let running: Vec<_> = (0..8).map(|index| commands[index % commands.len()]).collect();
+        let running: Vec<_> = running.into_iter().map(|words| (words, project.start(words))).collect();
+        std::thread::sleep(Duration::from_millis(random.below(150)));
+        for (_, one) in &running {
+            let pid = one.pid();
+            if random.below(3) == 0 {
+                kill(pid);
+            }
+        }
+        for (words, mut one) in running {
+            let start = std::time::Instant::now();
+            while one.child().try_wait().expect("wait").is_none() {
+                let told = || format!("seed {seed}, round {round}: {words:?} hangs: {:?}", project.ps());
+                assert!(start.elapsed() < Duration::from_secs(60), "{}", told());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let done = one.wait(Duration::from_secs(60));
+            assert!(!done.stderr.contains("panicked"), "seed {seed}, round {round}: {words:?}: {done}");
+        }
+        let rows = project.ps();
+        assert!(rows.iter().all(|row| row["state"] != "unknown"), "seed {seed}, round {round}: {rows:?}");
+        assert_ps_is_true(&project, &format!("seed {seed}, round {round}"));
+    }
+    project.up();
     project.stop();
 }

@@ -11,6 +11,9 @@ mod caller;
 pub mod escapes;
 pub mod probe;
 mod project;
+// Of which registers make up a system call.
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 
 pub use caller::Caller;
 pub use project::{

@@ -90,6 +90,13 @@ impl std::fmt::Display for Done {
 pub struct Running(Child);
 
 impl Running {
+    /// A process that somebody started otherwise.
+    pub(crate) fn new(child: Child) -> Self {
+        Self(child)
+    }
+}
+
+impl Running {
     /// Its pid.
     #[must_use]
     pub fn pid(&self) -> i32 {
@@ -107,15 +114,6 @@ impl Running {
     /// If it does not end in time.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Done {
-        fn reader<R: Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<String> {
-            thread::spawn(move || {
-                let mut bytes = Vec::new();
-                if let Some(mut pipe) = pipe {
-                    pipe.read_to_end(&mut bytes).expect("read a pipe");
-                }
-                String::from_utf8_lossy(&bytes).into_owned()
-            })
-        }
         drop(self.0.stdin.take());
         let (stdout, stderr) = (reader(self.0.stdout.take()), reader(self.0.stderr.take()));
         let start = Instant::now();
@@ -140,6 +138,17 @@ impl Running {
             stderr: stderr.join().expect("a reader does not panic"),
         }
     }
+}
+
+/// Reads a pipe to its end.
+pub(crate) fn reader<R: Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            pipe.read_to_end(&mut bytes).expect("read a pipe");
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 impl Drop for Running {
@@ -480,6 +489,16 @@ impl Project {
         command
     }
 
+    /// A shell that becomes `ctst` with these arguments once it has read a line.
+    #[must_use]
+    pub fn gate(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("/bin/sh");
+        self.caller.login(&mut command);
+        command.args(["-c", r#"read -r go && exec "$@""#, "gate"]).arg(programs().join("ctst")).args(args);
+        command.env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir(self.folder());
+        command
+    }
+
     /// Runs `ctst` with these arguments.
     pub fn ctst<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
         let done = finish(&mut self.command(args));
@@ -574,6 +593,25 @@ impl Project {
             }
         }
         found.into_iter().filter(|(_, stat)| stat.alive).map(|(pid, stat)| ((pid, stat.started), stat.name)).collect()
+    }
+
+    /// The pids of the supervisor, of S, of every C and of what those started, each with its part.
+    #[must_use]
+    pub fn parts(&self) -> Vec<(i32, &'static str)> {
+        let processes: Vec<i32> = self.processes().into_keys().map(|(pid, _)| pid).collect();
+        let mut parts: BTreeMap<i32, &'static str> = BTreeMap::new();
+        for pid in &processes {
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if arguments.split(|byte| *byte == 0).nth(1) == Some(b"supervise") {
+                parts.insert(*pid, "supervisor");
+            }
+        }
+        for (above, part) in [("supervisor", "S"), ("S", "C"), ("C", "X")] {
+            let below = |pid: &i32| Stat::read(*pid).is_some_and(|stat| parts.get(&stat.parent) == Some(&above));
+            let found: Vec<i32> = processes.iter().copied().filter(below).collect();
+            parts.extend(found.into_iter().map(|pid| (pid, part)));
+        }
+        parts.into_iter().collect()
     }
 
     /// What is still there of everything that ever ran here: processes and mounts. A stop returns once the containers
