@@ -23,7 +23,8 @@ test:
 	kernel=$$(uname -r | cut -d. -f1,2)
 	cargo test --workspace --no-fail-fast 2>&1 | tee "target/escape/$$kernel.tests.log"
 
-# The races and the mutations of the escape suite for minutes instead of seconds.
+# The races and the mutations of the escape suite for minutes instead of seconds; then for hours every step of every command
+# struck (CTST_TEST_STEPS=10: ten of each process and command), and 2,000 random kills.
 test-long: export CTST_LONG = 1
 test-long:
 	. tests/setup.sh
@@ -33,6 +34,8 @@ test-long:
 	ordinary_user ctst-test
 	cargo build --quiet --workspace --bins
 	cargo test --package ctst-shim --package containust-tests --no-fail-fast --test caller --test escape
+	export CTST_TEST_STEPS="$${CTST_TEST_STEPS:-all}" CTST_TEST_KILLS="$${CTST_TEST_KILLS:-2000}"
+	cargo test --package containust-tests --no-fail-fast --test crash --test steps -- --nocapture --test-threads 1
 
 # What became of every way out (ctst-shim/ESCAPES.md), by kernel and mode, as far as test and test-vm have tried them.
 matrix:

@@ -237,7 +237,12 @@ fn damaged_state_files() {
     assert!(files.len() > 4, "{files:?}");
     for path in files {
         let whole = std::fs::read(&path).expect("read");
+        // All of them in the long run.
+        let first = random.below(6);
         for how in 0..6 {
+            if how != first && std::env::var_os("CTST_TEST_STEPS").is_none() {
+                continue;
+            }
             let at = usize::try_from(random.below(whole.len() as u64)).expect("small");
             let mut bad = whole.clone();
             match how {

@@ -186,8 +186,11 @@ impl Bench {
         let traced = trace(project.gate(scenario.words), &project.parts(), steps, Some(step.clone()), LIMIT);
         project.note();
         let Some((pid, call)) = traced.struck else { return false };
-        let told =
-            format!("seed {seed}, {}, {}: {step:?} (system call {call} of {pid})", project.caller.name, scenario.name);
+        let told = format!(
+            "seed {seed}, {}, {}: {step:?} (system call {call} of {pid})",
+            label(&project.caller),
+            scenario.name
+        );
         assert!(!traced.done.stderr.contains("panicked"), "{told}: {}", traced.done);
         if step.strike == Strike::Kill {
             eventually("the killed process is gone", || !is_alive(pid));
@@ -212,6 +215,11 @@ impl Bench {
 fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+fn label(caller: &Caller) -> String {
+    let strict = if caller.strict { " (strict)" } else { "" };
+    format!("{}{strict}", caller.name)
 }
 
 fn seed() -> u64 {
@@ -247,10 +255,10 @@ fn strike_all(roles: &[&str], kind: Steps, strikes: &[Strike]) {
     let wanted = wanted_steps();
     let (mut struck, mut missed) = (0, 0);
     let start = Instant::now();
-    let all = Caller::all();
+    let all: Vec<Caller> = Caller::all().into_iter().chain(Caller::strict()).collect();
     // Of a sample, each caller gets its share of the commands.
     for (turn, caller) in all.iter().enumerate() {
-        if std::env::var("CTST_TEST_CALLER").is_ok_and(|name| name != caller.name) {
+        if std::env::var("CTST_TEST_CALLER").is_ok_and(|name| name != label(caller)) {
             continue;
         }
         let bench = Bench::new(caller);
@@ -260,7 +268,7 @@ fn strike_all(roles: &[&str], kind: Steps, strikes: &[Strike]) {
                 continue;
             }
             let counts = bench.count(scenario, kind);
-            eprintln!("seed {seed}, {}, {}: steps {counts:?}", caller.name, scenario.name);
+            eprintln!("seed {seed}, {}, {}: steps {counts:?}", label(caller), scenario.name);
             for (role, count) in counts.iter().filter(|(role, _)| roles.contains(&role.as_str())) {
                 if only.split_once('/').is_some_and(|(_, part)| part != role) {
                     continue;

@@ -492,9 +492,10 @@ impl Project {
     /// A shell that becomes `ctst` with these arguments once it has read a line.
     #[must_use]
     pub fn gate(&self, args: &[&str]) -> Command {
+        let plain = self.command(args);
         let mut command = Command::new("/bin/sh");
         self.caller.login(&mut command);
-        command.args(["-c", r#"read -r go && exec "$@""#, "gate"]).arg(programs().join("ctst")).args(args);
+        command.args(["-c", r#"read -r go && exec "$@""#, "gate"]).arg(plain.get_program()).args(plain.get_args());
         command.env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir(self.folder());
         command
     }
