@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use containust_lang::syntax::Arena;
 
+/// The best of so many counts.
+const RUNS: usize = 200;
+
 fn composition(components: usize) -> String {
     let mut source = String::new();
     for number in 0..components {
@@ -78,7 +81,7 @@ fn on_processor() -> f64 {
 
 fn measure(what: &str, source: &str, mut work: impl FnMut(&[u8])) {
     let (mut best, mut best_on_processor) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..20 {
+    for _ in 0..RUNS {
         let (start, start_on_processor) = (Instant::now(), on_processor());
         work(black_box(source.as_bytes()));
         best = best.min(start.elapsed().as_secs_f64());
@@ -99,7 +102,9 @@ fn main() {
         black_box(containust_lang::check("bench", source.as_bytes(), "bench", &|_| None));
         return;
     }
-    for source in [source, plain(10_000)] {
+    let only_plain = std::env::args().any(|argument| argument == "--plain");
+    let sources = if only_plain { vec![plain(10_000)] } else { vec![source, plain(10_000)] };
+    for source in sources {
         measure("parse", &source, |bytes| {
             black_box(containust_lang::parse("bench", bytes, &Arena::new()));
         });

@@ -176,6 +176,11 @@ impl Report {
         self.overflow.is_some()
     }
 
+    /// Whether nothing was found at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
     pub(crate) fn has_errors(&self) -> bool {
         self.errors
     }
@@ -251,7 +256,10 @@ impl<'a> Cursor<'a> {
     /// The line, from 1, of an offset that is not before the last one. The column is not known after that.
     pub(crate) fn line(&mut self, offset: u32) -> usize {
         let to = (offset as usize).clamp(self.at, self.source.len());
-        self.line += self.source[self.at..to].iter().filter(|byte| **byte == b'\n').count();
+        // Stretches whose counts fit into a byte: of these a processor adds up many at once.
+        let stretches = self.source[self.at..to].chunks(255);
+        let ends = |stretch: &[u8]| stretch.iter().map(|byte| u8::from(*byte == b'\n')).sum::<u8>();
+        self.line += stretches.map(|stretch| usize::from(ends(stretch))).sum::<usize>();
         self.at = to;
         self.line
     }

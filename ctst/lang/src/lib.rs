@@ -65,7 +65,7 @@ pub struct Imported {
 }
 
 /// Finds imported files. The language does no I/O of its own.
-pub trait Loader {
+pub trait Loader: Sync {
     /// Reads the file that `path` means in an IMPORT of the file `importing`: relative to the folder of that file, or
     /// else to the project's folder.
     ///
@@ -124,7 +124,7 @@ impl fmt::Debug for Inputs<'_> {
 
 /// Checks a file without anything from outside but the environment: [`check_with`] with empty [`Inputs`].
 #[must_use]
-pub fn check(name: &str, bytes: &[u8], project: &str, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
+pub fn check(name: &str, bytes: &[u8], project: &str, env: &(dyn Fn(&str) -> Option<String> + Sync)) -> Outcome {
     check_with(name, bytes, project, env, &Inputs::default())
 }
 
@@ -137,7 +137,7 @@ pub fn check_with(
     name: &str,
     bytes: &[u8],
     project: &str,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &(dyn Fn(&str) -> Option<String> + Sync),
     inputs: &Inputs<'_>,
 ) -> Outcome {
     let mut report = Report::default();
@@ -145,8 +145,8 @@ pub fn check_with(
         let diagnostics = report.finish(bytes, &[(name, 0)]);
         return Outcome { composition: None, diagnostics, imports: Vec::new() };
     };
-    let arena = syntax::Arena::new();
-    let (text, files) = sources::read(name, main, inputs.loader, &arena, &mut report);
+    let (arena, mut second) = (syntax::Arena::new(), syntax::Arena::new());
+    let (text, files) = sources::read(name, main, inputs.loader, (&arena, &mut second), &mut report);
     let composition = check::composition(&text, &files, project, env, inputs, &mut report);
     let places: Vec<(&str, usize)> = files.iter().map(|file| (file.name.as_str(), file.base)).collect();
     let diagnostics = report.finish(text.as_bytes(), &places);

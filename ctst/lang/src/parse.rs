@@ -5,6 +5,7 @@
 //! times, and depth is bounded by [`MAX_DEPTH`], so that no input takes the stack or more than linear time.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::thread;
 
 use nom::bytes::complete::{take_while, take_while1};
 use nom::character::complete::{char, digit1};
@@ -18,6 +19,9 @@ use crate::syntax::*;
 
 /// How deep lists and blocks may be nested.
 pub const MAX_DEPTH: u32 = 64;
+
+/// A file of so many bytes is read by two threads: a smaller one takes not much longer than to start a thread.
+const WORTH_A_THREAD: usize = 1 << 19;
 
 const STATEMENTS: &[&str] = &[
     "STACK",
@@ -91,6 +95,40 @@ pub(crate) fn file<'t>(source: &str, base: usize, arena: &'t Arena, report: &mut
             }
         }
     }
+}
+
+/// Parses a file from its beginning. A second thread reads the second half of a large one, into an arena of its own.
+pub(crate) fn whole_file<'t>(source: &str, arena: &'t Arena, second: &'t mut Arena, report: &mut Report) -> File<'t> {
+    let large = source.len() >= WORTH_A_THREAD;
+    let cut = if large { likely_boundary(source, source.len() / 2) } else { None };
+    let halves = cut.and_then(|cut| file_in_halves(source, cut, arena, second));
+    halves.unwrap_or_else(|| file(source, 0, arena, report))
+}
+
+/// Where a COMPONENT seems to begin, at or after a place.
+fn likely_boundary(source: &str, from: usize) -> Option<usize> {
+    const BEGINNING: &[u8] = b"\nCOMPONENT ";
+    let after = source.as_bytes().get(from..)?;
+    after.windows(BEGINNING.len()).position(|bytes| bytes == BEGINNING).map(|place| from + place + 1)
+}
+
+/// Parses what stands before and after `cut`, where a line begins with a statement unless that is inside of something
+/// else. Then the half before it is not complete, so that it has a finding. `None`: there was one, and only the whole
+/// file tells which it is.
+fn file_in_halves<'t>(source: &str, cut: usize, arena: &'t Arena, second: &'t mut Arena) -> Option<File<'t>> {
+    let before = source.get(..cut)?;
+    let (mut report, mut other_report) = (Report::default(), Report::default());
+    let other = &mut other_report;
+    let (mut tree, after) = thread::scope(|scope| {
+        let after = thread::Builder::new().spawn_scoped(scope, move || file(source, cut, second, other)).ok()?;
+        let tree = file(before, 0, arena, &mut report);
+        Some((tree, after.join().ok()?))
+    })?;
+    if !report.is_empty() || !other_report.is_empty() {
+        return None;
+    }
+    tree.statements.extend(after.statements);
+    Some(tree)
 }
 
 struct Parser<'a, 't, 'r> {
@@ -828,5 +866,51 @@ impl<'t> Parser<'_, 't, '_> {
             parser.values.truncate(first);
             Ok(values)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Cuts a file wherever a COMPONENT seems to begin. How often the halves were good comes back.
+    fn cut_everywhere(source: &str) -> usize {
+        let arena = Arena::new();
+        let mut report = Report::default();
+        let whole = file(source, 0, &arena, &mut report);
+        let (mut from, mut good) = (0, 0);
+        while let Some(cut) = likely_boundary(source, from) {
+            let (first, mut second) = (Arena::new(), Arena::new());
+            if let Some(halves) = file_in_halves(source, cut, &first, &mut second) {
+                assert!(report.is_empty(), "the whole has a finding, the halves at {cut} have none");
+                assert_eq!(halves, whole, "cut at {cut}");
+                good += 1;
+            }
+            from = cut;
+        }
+        good
+    }
+
+    #[test]
+    fn halves_are_the_whole() {
+        let source = "PARAM a\nCOMPONENT b { image = \"x\" }\nCONNECT b -> c\nCOMPONENT c FROM b { env { A = 1 } }\n\
+            IMPORT \"x\"\nCOMPONENT d { command = \"\"\"\nCOMPONENT e {\n\"\"\" }\nEXPOSE 80\nCOMPONENT f { }\n# {\nCOMPONENT g { }";
+        assert_eq!(cut_everywhere(source), 5);
+    }
+
+    #[test]
+    fn a_cut_inside_of_something_is_noticed() {
+        for source in [
+            "COMPONENT a { command = \"\"\"\nCOMPONENT b { }\n\"\"\" }",
+            "COMPONENT a { env {\nCOMPONENT = 1 } }\n",
+            "COMPONENT a { env {\nCOMPONENT x = 1 } }",
+            "CONNECT a -> b,\nCOMPONENT c { }",
+            "CONNECT a ->\nCOMPONENT { }",
+            "PARAM a =\nCOMPONENT b { }",
+            "COMPONENT a { }\nCOMPONENT b {",
+            "COMPONENT a { }\nCOMPONENT b { } }",
+        ] {
+            assert_eq!(cut_everywhere(source), 0, "{source}");
+        }
     }
 }

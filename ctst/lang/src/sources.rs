@@ -38,15 +38,15 @@ pub(crate) struct Import {
     pub(crate) target: Option<usize>,
 }
 
-/// Reads a file and all that it imports. The text of all of them comes with them.
+/// Reads a file and all that it imports. The text of all of them comes with them. The trees lie in the two arenas.
 pub(crate) fn read<'s, 't>(
     name: &str,
     main: &'s str,
     loader: Option<&dyn Loader>,
-    arena: &'t Arena,
+    (arena, second): (&'t Arena, &'t mut Arena),
     report: &mut Report,
 ) -> (Cow<'s, str>, Vec<Source<'t>>) {
-    let tree = parse::file(main, 0, arena, report);
+    let tree = parse::whole_file(main, arena, second, report);
     let first = Source { name: name.to_owned(), base: 0, length: main.len(), tree, imports: Vec::new() };
     let mut reader = Reader {
         text: Cow::Borrowed(main),

@@ -47,19 +47,33 @@ impl<'a> Checker<'a, '_> {
         let mut edges: Vec<usize> = (0..self.edges.len()).collect();
         edges.sort_by_key(|&number| self.edges[number].from);
         let mut edges = edges.as_slice();
-        let mut components = Vec::with_capacity(self.declared.len());
-        for index in 0..self.declared.len() {
-            if self.report.full() {
-                break;
-            }
+        let mut examined = Vec::with_capacity(self.declared.len());
+        for (index, declared) in self.declared.iter().enumerate() {
             let own;
             (own, edges) = edges.split_at(edges.iter().take_while(|&&number| self.edges[number].from == index).count());
-            if self.declared[index].is_examined() {
-                let component = self.examine(index, |checker, settings| checker.component(index, settings, own));
-                if let Some(component) = component.filter(|_| self.declared[index].role == Role::Deployed) {
-                    self.deploy(index, component, &mut components);
-                }
+            if declared.is_examined() {
+                examined.push((index, own));
             }
+        }
+        let mut found = self.each(&examined, |checker, &(index, edges)| {
+            checker.examine(index, |checker, settings| checker.component(index, settings, edges))
+        });
+        let declared = self.declared.to_mut();
+        for ((index, _), component) in examined.iter().zip(&mut found) {
+            if let Some((component, image)) = component.as_mut().zip(declared[*index].image.take()) {
+                component.image = image;
+            }
+        }
+        if self.declared.iter().all(|declared| declared.replicas.is_none()) {
+            #[expect(
+                clippy::filter_map_identity,
+                reason = "the vector stays where it is, while `flatten` makes another"
+            )]
+            return found.into_iter().filter_map(|component| component).collect();
+        }
+        let mut components = Vec::new();
+        for ((index, _), component) in examined.iter().zip(found) {
+            component.into_iter().for_each(|component| self.deploy(*index, component, &mut components));
         }
         components
     }
@@ -107,9 +121,13 @@ impl<'a> Checker<'a, '_> {
         let edges = if replicas > 0 && !self.expands(span, replicas) { &[] } else { edges };
         let mut after = Vec::with_capacity(edges.len());
         after.extend(edges.iter().flat_map(|&number| self.dependencies(number)));
-        let declared = &mut self.declared[index];
-        let image = declared.image.take()?;
-        Some(model::Component {
+        let declared = &self.declared[index];
+        if declared.role != Role::Deployed || declared.image.is_none() {
+            return None;
+        }
+        // Declarations are shared here. The image moves from there at the end, as a copy would cost memory.
+        let image = Image::File { path: String::new(), sha256: None };
+        let component = model::Component {
             line: declared.line,
             ports: declared.ports.clone().unwrap_or_default(),
             env,
@@ -143,7 +161,8 @@ impl<'a> Checker<'a, '_> {
             seccomp,
             landlock,
             ..model::Component::new(declared.name.clone().into_owned(), declared.host(), image)
-        })
+        };
+        self.can_be_copied(index, &component).then_some(component)
     }
 
     fn dependencies(&self, number: usize) -> impl Iterator<Item = Dependency> {

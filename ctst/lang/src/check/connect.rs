@@ -1,5 +1,6 @@
 //! CONNECT: order and wiring.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt as _};
@@ -26,6 +27,7 @@ const TIMEOUT: Property = Property {
 };
 
 /// `from` waits for `to`.
+#[derive(Clone)]
 pub(super) struct Edge {
     pub(super) from: usize,
     pub(super) to: usize,
@@ -49,7 +51,7 @@ impl<'a> Checker<'a, '_> {
                 self.connection(connect, &mut seen);
             }
         }
-        self.connected = seen.into_keys().collect();
+        self.connected = Cow::Owned(seen.into_keys().collect());
         self.circles();
     }
 
@@ -95,7 +97,7 @@ impl<'a> Checker<'a, '_> {
             let when = self.condition(name.span, to, when);
             self.reachable(name.span, from, to);
             let (timeout, optional) = (timeout.unwrap_or(DEFAULT_TIMEOUT), connect.optional.is_some());
-            self.edges.push(Edge { from, to, when, implied, timeout, optional, span: name.span });
+            self.edges.to_mut().push(Edge { from, to, when, implied, timeout, optional, span: name.span });
         }
     }
 
@@ -175,7 +177,7 @@ impl<'a> Checker<'a, '_> {
     fn circles(&mut self) {
         let mut graph = DiGraph::<(), ()>::with_capacity(self.declared.len(), self.edges.len());
         let nodes: Vec<NodeIndex> = self.declared.iter().map(|_| graph.add_node(())).collect();
-        for edge in &self.edges {
+        for edge in self.edges.iter() {
             graph.add_edge(nodes[edge.from], nodes[edge.to], ());
         }
         // Kosaraju's algorithm, because petgraph's other one recurses as deep as the longest chain.

@@ -4,7 +4,7 @@ use foldhash::{HashMap, HashMapExt as _};
 
 use crate::codes::Code;
 use crate::diagnostic::{Cursor, Span, shown};
-use crate::model::Network;
+use crate::model::{Image, Network};
 use crate::syntax::{self, Body, ComponentKind, Name, StatementKind, Text, ValueKind};
 
 use super::inherit::{Setting, Settings};
@@ -34,6 +34,17 @@ enum Host {
     Replica,
 }
 
+/// What others may refer to: see the fields of [`Declared`].
+struct Facts {
+    ports: Option<Vec<u16>>,
+    image: Option<Image>,
+    network: Option<Network>,
+    hostname: Option<String>,
+    hostname_at: Option<Span>,
+    scheme: &'static str,
+    no_healthcheck: bool,
+}
+
 /// Whether a name can be that of a host (RFC 1123), and is not the one that every container has for itself.
 pub(super) fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
@@ -51,7 +62,7 @@ impl<'a> Checker<'a, '_> {
         let files = self.files;
         let file = &files[number].tree;
         let mut cursor = Cursor::new(self.source.as_bytes());
-        self.declared.reserve(file.statements.len());
+        self.declared.to_mut().reserve(file.statements.len());
         for statement in &file.statements {
             if self.report.full() {
                 return;
@@ -127,8 +138,8 @@ impl<'a> Checker<'a, '_> {
         }
         self.parameters_are_good(component);
         let index = self.declared.len();
-        self.by_name[file].entry(name.clone()).or_insert(index);
-        self.declared.push(Declared {
+        self.by_name.to_mut()[file].entry(name.clone()).or_insert(index);
+        self.declared.to_mut().push(Declared {
             file,
             name,
             span,
@@ -161,31 +172,33 @@ impl<'a> Checker<'a, '_> {
 
     /// Looks up what others may refer to.
     pub(super) fn facts(&mut self) {
-        for index in 0..self.declared.len() {
-            if self.report.full() {
-                return;
-            }
-            if self.declared[index].is_examined() {
-                self.examine(index, |checker, settings| checker.facts_of(index, settings));
-            }
+        let examined = |index: &usize| self.declared[*index].is_examined();
+        let examined: Vec<usize> = (0..self.declared.len()).filter(examined).collect();
+        let facts = self.each(&examined, |checker, &index| {
+            Some(checker.examine(index, |checker, settings| checker.facts_of(index, settings)))
+        });
+        let all = self.declared.to_mut();
+        for (index, facts) in examined.into_iter().zip(facts.into_iter().flatten()) {
+            let declared = &mut all[index];
+            (declared.ports, declared.image, declared.network) = (facts.ports, facts.image, facts.network);
+            (declared.hostname, declared.hostname_at) = (facts.hostname, facts.hostname_at);
+            declared.scheme = facts.scheme;
+            declared.no_healthcheck = facts.no_healthcheck;
+            declared.healthcheck &= !facts.no_healthcheck;
         }
     }
 
-    fn facts_of(&mut self, index: usize, settings: &Settings<'a>) {
+    fn facts_of(&mut self, index: usize, settings: &Settings<'a>) -> Facts {
         let scope = Scope::facts(index);
         let ports = self.ports(scope, settings);
         let image = self.image(scope, settings);
         let hostname = self.hostname(scope, settings);
         let network = self.network(scope, settings);
-        let unchecked = settings.get("healthcheck").is_some_and(|setting| self.is_switched_off(scope, setting));
-        let declared = &mut self.declared[index];
-        declared.scheme = image::scheme(&declared.name, image.as_ref());
-        (declared.ports, declared.image, declared.network) = (ports, image, network);
-        declared.hostname = hostname;
-        declared.no_healthcheck = unchecked;
-        declared.healthcheck &= !unchecked;
+        let no_healthcheck = settings.get("healthcheck").is_some_and(|setting| self.is_switched_off(scope, setting));
+        let declared = &self.declared[index];
+        let scheme = image::scheme(&declared.name, image.as_ref());
         let lacks_image = settings.get("image").is_none() && !declared.partial && declared.role == Role::Deployed;
-        declared.hostname_at = settings.get("hostname").map(|setting| setting.value.value.span);
+        let hostname_at = settings.get("hostname").map(|setting| setting.value.value.span);
         self.host_name_of_replicas(index, settings);
         if lacks_image {
             let declared = &self.declared[index];
@@ -195,6 +208,7 @@ impl<'a> Checker<'a, '_> {
                 .expected("`image`")
                 .help("add `image = \"file://./rootfs\"`, `image = \"tar://./image.tar\"` or `image = \"host:///usr/bin/program\"`");
         }
+        Facts { ports, image, network, hostname, hostname_at, scheme, no_healthcheck }
     }
 
     fn ports(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Vec<u16>> {

@@ -1,6 +1,6 @@
 //! Names across files, and paths that are relative to one.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
@@ -11,7 +11,7 @@ use super::resolve::Origin;
 use super::{Checker, some_of};
 
 /// What came of reading a file: `Ok(None)` is that there is none.
-pub(super) type Content = Rc<Result<Option<Rc<Vec<u8>>>, String>>;
+pub(super) type Content = Arc<Result<Option<Arc<Vec<u8>>>, String>>;
 
 /// The file in which byte `offset` of a text is written.
 fn file_at(parts: &[Part], offset: usize) -> usize {
@@ -54,7 +54,7 @@ impl Checker<'_, '_> {
 
     /// Reads a file of the project that a text names. `None` inside: there is none, and none is needed. What is wrong is
     /// reported.
-    pub(super) fn file(&mut self, span: Span, parts: &[Part], required: bool) -> Option<Option<Rc<Vec<u8>>>> {
+    pub(super) fn file(&mut self, span: Span, parts: &[Part], required: bool) -> Option<Option<Arc<Vec<u8>>>> {
         let written: String = parts.iter().map(|part| part.text.as_str()).collect();
         let upwards = written.starts_with('/') || written.split('/').any(|part| part == "..");
         if self.is_remote(file_at(parts, 0)) && upwards {
@@ -70,9 +70,9 @@ impl Checker<'_, '_> {
         let path = self.seen_from_here(&written, parts, 0);
         let loader = self.loader;
         let read = || loader.map_or_else(|| Err("no files are read here".to_owned()), |loader| loader.read(&path));
-        let found = self.read.entry(path.clone()).or_insert_with(|| Rc::new(read().map(|found| found.map(Rc::new))));
+        let found = self.read.entry(path.clone()).or_insert_with(|| Arc::new(read().map(|found| found.map(Arc::new))));
         let cause = match found.as_ref() {
-            Ok(Some(bytes)) => return Some(Some(Rc::clone(bytes))),
+            Ok(Some(bytes)) => return Some(Some(Arc::clone(bytes))),
             Ok(None) if !required => return Some(None),
             Ok(None) => "no such file".to_owned(),
             Err(cause) => cause.clone(),
@@ -100,7 +100,7 @@ impl Checker<'_, '_> {
                         .help("give the import another name with AS");
                 }
                 seen.insert(text.clone(), alias.span);
-                self.aliases[number].entry(text).or_insert(place);
+                self.aliases.to_mut()[number].entry(text).or_insert(place);
             }
             if number == 0 {
                 continue;

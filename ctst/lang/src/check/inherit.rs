@@ -60,6 +60,17 @@ enum From {
     Nowhere,
 }
 
+/// What a declaration gives to others, and what is to be known of it early.
+struct Inheritable<'a> {
+    /// What it sets and inherits, if others inherit from it.
+    settings: Option<Settings<'a>>,
+    has_healthcheck: bool,
+    has_profiles: bool,
+    has_replicas: bool,
+    /// Whether all of its body could be read.
+    complete: bool,
+}
+
 impl<'a> Setting<'a> {
     pub(super) fn read(&self) -> (&'static Property, Bound<'a>) {
         (self.property, self.value)
@@ -151,14 +162,14 @@ impl<'a> Checker<'a, '_> {
             if let Some(base) = base {
                 self.arguments_fit(index, base);
             }
-            let declared = &mut self.declared[index];
+            let declared = &mut self.declared.to_mut()[index];
             declared.base = base;
             declared.partial |= base.is_none() && declared.syntax.base.is_some();
         }
         self.inheritance_circles();
         for index in 0..self.declared.len() {
             if let Some(base) = self.declared[index].base {
-                self.declared[base].inherited = true;
+                self.declared.to_mut()[base].inherited = true;
             }
         }
         self.levels();
@@ -200,8 +211,8 @@ impl<'a> Checker<'a, '_> {
                 .help("remove one of these `FROM`");
             spans.into_iter().skip(1).fold(finding, |finding, span| finding.related(span, "goes on here"));
             for index in circle {
-                self.declared[index].base = None;
-                self.declared[index].partial = true;
+                self.declared.to_mut()[index].base = None;
+                self.declared.to_mut()[index].partial = true;
             }
         }
     }
@@ -227,11 +238,11 @@ impl<'a> Checker<'a, '_> {
                     )
                     .label("one level too many")
                     .help("inherit from fewer templates");
-                    self.declared[index].base = None;
-                    self.declared[index].partial = true;
+                    self.declared.to_mut()[index].base = None;
+                    self.declared.to_mut()[index].partial = true;
                     depth = 1;
                 }
-                self.declared[index].depth = depth;
+                self.declared.to_mut()[index].depth = depth;
             }
         }
     }
@@ -258,7 +269,7 @@ impl<'a> Checker<'a, '_> {
                 continue;
             }
             let (name, span) = (shown(&declared.name), declared.span);
-            self.declared[index].role = Role::Template;
+            self.declared.to_mut()[index].role = Role::Template;
             self.finding(
                 Code::ImpliedTemplate,
                 span,
@@ -279,8 +290,14 @@ impl<'a> Checker<'a, '_> {
     pub(super) fn inherit(&mut self) {
         let mut order: Vec<usize> = (0..self.declared.len()).collect();
         order.sort_by_key(|&index| self.declared[index].depth);
+        // All that inherits from nothing comes first.
+        let (first, heirs) = order.split_at(order.partition_point(|&index| self.declared[index].base.is_none()));
+        let merged = self.each(first, |checker, index| Some(checker.inheritable(*index)));
+        for (index, inheritable) in first.iter().zip(merged.into_iter().flatten()) {
+            self.inherits(*index, inheritable);
+        }
         let mut copied = 0;
-        for index in order {
+        for &index in heirs {
             if self.report.full() {
                 return;
             }
@@ -294,20 +311,35 @@ impl<'a> Checker<'a, '_> {
                     self.finding(Code::TooLong, span, format!("more than {MOST_COPIED} values are inherited in all"))
                         .label("too many from here on")
                         .help("inherit less, or from smaller templates");
-                    self.declared.iter_mut().for_each(|declared| declared.partial = true);
+                    self.declared.to_mut().iter_mut().for_each(|declared| declared.partial = true);
                     return;
                 }
             }
-            let (settings, whole) = self.merged(index);
-            complete &= whole;
-            let declared = &mut self.declared[index];
-            declared.healthcheck = settings.get("healthcheck").is_some();
-            declared.has_profiles = settings.get("profiles").is_some();
-            declared.has_replicas = settings.get("replicas").is_some();
-            declared.settings = declared.inherited.then_some(settings);
-            declared.merged = true;
-            declared.partial |= !complete;
+            let mut inheritable = self.inheritable(index);
+            inheritable.complete &= complete;
+            self.inherits(index, inheritable);
         }
+    }
+
+    fn inheritable(&mut self, index: usize) -> Inheritable<'a> {
+        let (settings, complete) = self.merged(index);
+        Inheritable {
+            has_healthcheck: settings.get("healthcheck").is_some(),
+            has_profiles: settings.get("profiles").is_some(),
+            has_replicas: settings.get("replicas").is_some(),
+            settings: self.declared[index].inherited.then_some(settings),
+            complete,
+        }
+    }
+
+    fn inherits(&mut self, index: usize, inheritable: Inheritable<'a>) {
+        let declared = &mut self.declared.to_mut()[index];
+        declared.healthcheck = inheritable.has_healthcheck;
+        declared.has_profiles = inheritable.has_profiles;
+        declared.has_replicas = inheritable.has_replicas;
+        declared.settings = inheritable.settings;
+        declared.merged = true;
+        declared.partial |= !inheritable.complete;
     }
 
     /// What a declaration sets and inherits, and whether all of its body could be read. What it inherits from is merged

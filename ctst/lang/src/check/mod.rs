@@ -22,10 +22,12 @@ mod resolve;
 mod rights;
 mod runtime;
 mod stores;
+mod threads;
 mod values;
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
@@ -43,42 +45,70 @@ use resolve::Memo;
 /// What the checks share.
 struct Checker<'a, 'r> {
     source: &'a str,
-    env: &'r dyn Fn(&str) -> Option<String>,
+    env: &'r (dyn Fn(&str) -> Option<String> + Sync),
     report: &'r mut Report,
     /// Everything that COMPONENT, TEMPLATE and JOB declare, in the file's order.
-    declared: Vec<Declared<'a>>,
+    declared: Cow<'r, [Declared<'a>]>,
     files: &'a [Source<'a>],
     /// The project's name, if a STACK says it.
     stack: Option<(Span, Cow<'a, str>, Option<&'a syntax::Body<'a>>)>,
-    stores: stores::Stores<'a>,
+    stores: Cow<'r, stores::Stores<'a>>,
     loader: Option<&'r dyn crate::Loader>,
     /// Files that were read, by their paths.
     read: HashMap<String, files::Content>,
     /// What each file declares.
-    by_name: Vec<HashMap<Cow<'a, str>, usize>>,
+    by_name: Cow<'r, [Names<'a>]>,
     /// What each file calls its imports, by their place.
-    aliases: Vec<HashMap<Cow<'a, str>, usize>>,
+    aliases: Cow<'r, [Names<'a>]>,
     /// Imports that something inherits from, by file and place.
     used_imports: HashSet<(usize, usize)>,
     /// What PARAM statements declare.
     params: &'a [Param<'a>],
-    params_by_name: Vec<HashMap<Cow<'a, str>, usize>>,
-    edges: Vec<connect::Edge>,
-    connected: HashSet<(usize, usize)>,
+    params_by_name: Cow<'r, [Names<'a>]>,
+    edges: Cow<'r, [connect::Edge]>,
+    connected: Cow<'r, HashSet<(usize, usize)>>,
     /// Pairs that a missing CONNECT was reported for.
     warned: HashSet<(usize, usize)>,
-    /// Bytes that placeholders gave so far, where they stand for more than a reference.
-    expanded: usize,
     /// Values of parameters for the component that is looked at.
     memo: Memo,
-    /// Parameters of templates that something refers to, by the template and their place.
-    used: HashSet<(usize, usize)>,
-    /// Places of PARAM statements that something refers to.
-    used_params: HashSet<usize>,
+    uses: Uses,
     /// The component that is looked at: a finding in what it inherits names it.
     current: Option<usize>,
     /// Whether a statement was dropped, so that a missing name may be one that could not be read.
     partial: bool,
+}
+
+/// Places by name.
+type Names<'a> = HashMap<Cow<'a, str>, usize>;
+
+/// What is noted of the components that are looked at, beside findings.
+#[derive(Default)]
+struct Uses {
+    /// Bytes that placeholders gave so far, where they stand for more than a reference.
+    expanded: usize,
+    /// Parameters of templates that something refers to, by the template and their place.
+    parameters: HashSet<(usize, usize)>,
+    /// Places of PARAM statements that something refers to.
+    params: HashSet<usize>,
+    /// Volumes that are mounted, with the first place that does so.
+    mounted: BTreeMap<String, Span>,
+    /// Secrets and configs that something refers to.
+    secrets: HashSet<String>,
+    configs: HashSet<String>,
+}
+
+impl Uses {
+    /// Adds what was noted of components that come later.
+    fn add(&mut self, later: Uses) {
+        self.expanded += later.expanded;
+        self.parameters.extend(later.parameters);
+        self.params.extend(later.params);
+        for (name, span) in later.mounted {
+            self.mounted.entry(name).or_insert(span);
+        }
+        self.secrets.extend(later.secrets);
+        self.configs.extend(later.configs);
+    }
 }
 
 /// What becomes of a declaration.
@@ -93,6 +123,7 @@ enum Role {
 }
 
 /// A component as the others see it.
+#[derive(Clone)]
 struct Declared<'a> {
     file: usize,
     name: Cow<'a, str>,
@@ -158,22 +189,22 @@ pub(crate) fn composition<'a>(
     source: &'a str,
     files: &'a [Source<'a>],
     project: &str,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &(dyn Fn(&str) -> Option<String> + Sync),
     inputs: &Inputs<'_>,
     report: &mut Report,
 ) -> Option<model::Composition> {
     let params = OnceCell::new();
     let [main, ..] = files else { return None };
     let file = &main.tree;
-    let names = || files.iter().map(|_| HashMap::new()).collect::<Vec<_>>();
+    let names = || Cow::Owned(files.iter().map(|_| HashMap::new()).collect());
     let mut checker = Checker {
         source,
         env,
         report,
-        declared: Vec::new(),
+        declared: Cow::Owned(Vec::new()),
         files,
         stack: None,
-        stores: stores::Stores::default(),
+        stores: Cow::Owned(stores::Stores::default()),
         loader: inputs.loader,
         read: HashMap::new(),
         by_name: names(),
@@ -181,13 +212,11 @@ pub(crate) fn composition<'a>(
         used_imports: HashSet::new(),
         params: &[],
         params_by_name: names(),
-        edges: Vec::new(),
-        connected: HashSet::new(),
+        edges: Cow::Owned(Vec::new()),
+        connected: Cow::Owned(HashSet::new()),
         warned: HashSet::new(),
-        expanded: 0,
         memo: Memo::default(),
-        used: HashSet::new(),
-        used_params: HashSet::new(),
+        uses: Uses::default(),
         current: None,
         partial: file.partial,
     };

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::Inputs;
 use crate::codes::Code;
@@ -112,7 +112,7 @@ impl<'a> Checker<'a, '_> {
                 continue;
             }
             let evaluated = self.param(file, param, name.clone(), given.get(name.as_ref()).copied());
-            self.params_by_name[file].insert(name, params.len());
+            self.params_by_name.to_mut()[file].insert(name, params.len());
             params.push(evaluated);
         }
         for (name, _) in inputs.params {
@@ -346,7 +346,7 @@ impl<'a> Checker<'a, '_> {
         let Some(params) = &self.declared[index].syntax.params else { return };
         if let Some((param, _)) = params.list.iter().find(|(_, default)| default.is_none()) {
             let text = shown(&param.text(self.source));
-            self.declared[index].partial = true;
+            self.declared.to_mut()[index].partial = true;
             self.finding(Code::BadArguments, param.span, format!("nobody gives {text} a value"))
                 .label("has no default")
                 .help("give it a default, or write TEMPLATE and inherit from it");
@@ -364,7 +364,7 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         let place = *self.params_by_name[self.file_of(origin)].get(name)?;
-        self.used_params.insert(place);
+        self.uses.params.insert(place);
         let params = self.params;
         let param = params.get(place)?;
         let value = |text| Bound { value: &param.value, origin: Origin::File(param.file), given: Some(text) };
@@ -375,7 +375,7 @@ impl<'a> Checker<'a, '_> {
         let source = self.source;
         let params = self.declared[owner].syntax.params.as_ref()?;
         let place = params.list.iter().take(MOST_PARAMETERS).position(|(param, _)| param.text(source) == name)?;
-        self.used.insert((owner, place));
+        self.uses.parameters.insert((owner, place));
         let default =
             params.list[place].1.as_ref().map(|value| Bound::new(value, Origin::File(self.declared[owner].file)));
         Some(self.argument(name, owner, scope).or(default).map_or(Parameter::Unknown, Parameter::Value))
@@ -411,7 +411,7 @@ impl<'a> Checker<'a, '_> {
         let parts = match known {
             Some(parts) => parts,
             None => {
-                let parts = self.parameter_parts(span, name, origin, scope).map(Rc::new);
+                let parts = self.parameter_parts(span, name, origin, scope).map(Arc::new);
                 self.memo.insert(key, parts.clone());
                 parts
             }
@@ -467,7 +467,7 @@ impl<'a> Checker<'a, '_> {
         }
         let params = self.params;
         for (place, param) in params.iter().enumerate() {
-            if !self.used_params.contains(&place) && !self.report.full() {
+            if !self.uses.params.contains(&place) && !self.report.full() {
                 self.unused(param.span, &param.name);
             }
         }
@@ -477,7 +477,7 @@ impl<'a> Checker<'a, '_> {
             }
             let Some(params) = &self.declared[index].syntax.params else { continue };
             for (place, (name, _)) in params.list.iter().enumerate() {
-                if !self.used.contains(&(index, place)) {
+                if !self.uses.parameters.contains(&(index, place)) {
                     self.unused(name.span, &name.text(self.source));
                 }
             }

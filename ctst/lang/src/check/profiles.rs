@@ -24,7 +24,7 @@ impl<'a> Checker<'a, '_> {
             }
             let names = self.examine(index, |checker, settings| checker.profiles_of(Scope::facts(index), settings));
             let active = names.is_empty() || names.iter().any(|name| inputs.profiles.contains(name));
-            let declared = &mut self.declared[index];
+            let declared = &mut self.declared.to_mut()[index];
             if declared.role == Role::Deployed {
                 known.extend(names);
                 if !active {

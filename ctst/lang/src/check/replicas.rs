@@ -31,7 +31,7 @@ impl Checker<'_, '_> {
                 Some((u32::try_from(count).ok()?, setting.value.value.span))
             });
             let Some((count, span)) = count else { continue };
-            let declared = &mut self.declared[index];
+            let declared = &mut self.declared.to_mut()[index];
             if declared.role != Role::Deployed {
                 continue;
             }
@@ -71,14 +71,17 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Adds a component, as many times as it has replicas.
-    pub(super) fn deploy(&mut self, index: usize, component: model::Component, all: &mut Vec<model::Component>) {
+    /// Whether the replicas of a component are not too much.
+    pub(super) fn can_be_copied(&mut self, index: usize, component: &model::Component) -> bool {
         let declared = &self.declared[index];
-        let (Some(count), span) = (declared.replicas, declared.span) else { return all.push(component) };
+        let (Some(count), span) = (declared.replicas, declared.span) else { return true };
         let copies = (count as usize).saturating_sub(1);
-        if !self.expands(span, copies.saturating_mul(weight(&component))) {
-            return;
-        }
+        self.expands(span, copies.saturating_mul(weight(component)))
+    }
+
+    /// Adds a component, as many times as it has replicas.
+    pub(super) fn deploy(&self, index: usize, component: model::Component, all: &mut Vec<model::Component>) {
+        let Some(count) = self.declared[index].replicas else { return all.push(component) };
         for number in 1..=count {
             all.push(model::Component {
                 name: format!("{}-{number}", component.name),

@@ -1,6 +1,6 @@
 //! Placeholders.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use foldhash::HashMap;
 
@@ -12,7 +12,7 @@ use crate::text::{self, Part, Piece, Placeholder};
 use super::{Checker, Role};
 
 /// Most bytes that placeholders may add to a file, so that a small file cannot become a huge one.
-const MOST_EXPANDED: usize = 16 << 20;
+pub(super) const MOST_EXPANDED: usize = 16 << 20;
 /// Names compared for a spelling; beyond that the suggestion is left out.
 pub(super) const MOST_COMPARED: usize = 1000;
 const FIELDS: &[&str] = &["host", "port", "connection_string"];
@@ -76,7 +76,7 @@ impl<'a> Bound<'a> {
 
 /// Texts that parameters stand for, by who wrote the parameter, its name, and whether components may be referred to and
 /// secrets may stand there. Without it parameters that repeat each other would double the work at each level.
-pub(super) type Memo = HashMap<(Origin, String, bool, bool), Option<Rc<Vec<Part>>>>;
+pub(super) type Memo = HashMap<(Origin, String, bool, bool), Option<Arc<Vec<Part>>>>;
 
 impl<'a> Checker<'a, '_> {
     /// A string with its placeholders looked up; `None` if one of them cannot be, which is reported.
@@ -169,8 +169,8 @@ impl<'a> Checker<'a, '_> {
 
     /// Counts what a placeholder adds, and refuses it when all of them add too much.
     pub(super) fn expands(&mut self, span: Span, bytes: usize) -> bool {
-        self.expanded = self.expanded.saturating_add(bytes);
-        if self.expanded > MOST_EXPANDED {
+        self.uses.expanded = self.uses.expanded.saturating_add(bytes);
+        if self.uses.expanded > MOST_EXPANDED {
             self.finding(
                 Code::TooLong,
                 span,
@@ -179,7 +179,7 @@ impl<'a> Checker<'a, '_> {
             .label("too much from here on")
             .help("put long texts into a file and mount that as a volume");
         }
-        self.expanded <= MOST_EXPANDED
+        self.uses.expanded <= MOST_EXPANDED
     }
 
     fn no_nul(&mut self, span: Span, text: &str) -> bool {

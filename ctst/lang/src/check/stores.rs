@@ -1,7 +1,7 @@
 //! What a composition has beside its containers: named volumes, secrets, and texts that become files.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
@@ -20,25 +20,22 @@ use super::values::Read;
 /// Longest content of a CONFIG from a file. More is data, which belongs into a volume.
 const LONGEST_CONFIG: usize = 1 << 20;
 
-/// The statements VOLUME, SECRET and CONFIG, and what refers to them.
-#[derive(Default)]
+/// The statements VOLUME, SECRET and CONFIG.
+#[derive(Default, Clone)]
 pub(super) struct Stores<'a> {
     volumes: Table<'a, Option<&'a Body<'a>>>,
     secrets: Table<'a, (SecretFrom, Text)>,
     configs: Table<'a, &'a Value<'a>>,
-    /// Volumes that are mounted, with the first place that does so.
-    mounted: BTreeMap<String, Span>,
-    /// Secrets and configs that something refers to.
-    used_secrets: HashSet<String>,
-    used_configs: HashSet<String>,
 }
 
 /// What one kind of statement declares. These names are those of the whole composition.
+#[derive(Clone)]
 struct Table<'a, T> {
     list: Vec<Entry<'a, T>>,
     by_name: HashMap<Cow<'a, str>, usize>,
 }
 
+#[derive(Clone)]
 struct Entry<'a, T> {
     name: Cow<'a, str>,
     span: Span,
@@ -89,7 +86,7 @@ impl<'a> Checker<'a, '_> {
     pub(super) fn declare_volume(&mut self, file: usize, name: Name, body: Option<&'a Body<'a>>) {
         let entry = self.store("volume", file, name, body);
         let (name, span) = (entry.name.clone(), entry.span);
-        let first = self.stores.volumes.add(entry);
+        let first = self.stores.to_mut().volumes.add(entry);
         self.declared_twice("volume", &name, span, first);
     }
 
@@ -105,7 +102,7 @@ impl<'a> Checker<'a, '_> {
             .label("would be read, or run, here")
             .help("write this SECRET into the main file, if it is to be so");
         }
-        let first = self.stores.secrets.add(entry);
+        let first = self.stores.to_mut().secrets.add(entry);
         self.declared_twice("secret", &name, span, first);
     }
 
@@ -115,7 +112,7 @@ impl<'a> Checker<'a, '_> {
         if !matches!(value.kind, ValueKind::Text(_) | ValueKind::Body(_) | ValueKind::Path) {
             self.wrong_type(&CONTENT, value);
         }
-        let first = self.stores.configs.add(entry);
+        let first = self.stores.to_mut().configs.add(entry);
         self.declared_twice("config", &name, span, first);
     }
 
@@ -160,14 +157,14 @@ impl<'a> Checker<'a, '_> {
 
     /// Notes that a component mounts a volume by its name.
     pub(super) fn mounted(&mut self, span: Span, name: &str) {
-        if !self.stores.mounted.contains_key(name) {
-            self.stores.mounted.insert(name.to_owned(), span);
+        if !self.uses.mounted.contains_key(name) {
+            self.uses.mounted.insert(name.to_owned(), span);
         }
     }
 
     /// All volumes by name: what the main file declares, and what is mounted.
     pub(super) fn named_volumes(&mut self) -> Vec<NamedVolume> {
-        let mut names: BTreeSet<String> = self.stores.mounted.keys().cloned().collect();
+        let mut names: BTreeSet<String> = self.uses.mounted.keys().cloned().collect();
         let mut labels = HashMap::new();
         for place in 0..self.stores.volumes.list.len() {
             let Entry { name, span, file, what: body } = &self.stores.volumes.list[place];
@@ -195,7 +192,7 @@ impl<'a> Checker<'a, '_> {
     fn nearly_declared(&mut self, name: &str) {
         let volumes = &self.stores.volumes;
         let Some(meant) = nearest(name, volumes.by_name.keys().map(AsRef::as_ref)) else { return };
-        let (Some(meant), Some(&span)) = (volumes.get(meant), self.stores.mounted.get(name)) else { return };
+        let (Some(meant), Some(&span)) = (volumes.get(meant), self.uses.mounted.get(name)) else { return };
         let (at, help) = (meant.span, format!("did you mean `{}`? Otherwise declare it: `VOLUME {name}`", meant.name));
         self.finding(
             Code::UndeclaredVolume,
@@ -217,7 +214,7 @@ impl<'a> Checker<'a, '_> {
             return None;
         }
         self.store_name(span, name, "secret").then(|| {
-            self.stores.used_secrets.insert(name.to_owned());
+            self.uses.secrets.insert(name.to_owned());
             name.to_owned()
         })
     }
@@ -236,7 +233,7 @@ impl<'a> Checker<'a, '_> {
         for place in 0..self.stores.secrets.list.len() {
             let Entry { name, span, file, what } = &self.stores.secrets.list[place];
             let (name, span, file, (from, source)) = (name.clone(), *span, *file, *what);
-            if file == 0 && !self.stores.used_secrets.contains(name.as_ref()) {
+            if file == 0 && !self.uses.secrets.contains(name.as_ref()) {
                 self.store_unused(span, &name, "SECRET", "refers to");
             }
             sources.insert(name, self.secret_source(file, from, source));
@@ -277,7 +274,7 @@ impl<'a> Checker<'a, '_> {
     pub(super) fn unused_configs(&mut self) {
         for place in 0..self.stores.configs.list.len() {
             let Entry { name, span, file, .. } = &self.stores.configs.list[place];
-            if *file == 0 && !self.stores.used_configs.contains(name.as_ref()) {
+            if *file == 0 && !self.uses.configs.contains(name.as_ref()) {
                 let (name, span) = (name.clone(), *span);
                 self.store_unused(span, &name, "CONFIG", "uses");
             }
@@ -302,7 +299,7 @@ impl<'a> Checker<'a, '_> {
                 continue;
             }
             let target = target.unwrap_or_else(|| format!("/run/secrets/{name}"));
-            self.stores.used_secrets.insert(name.clone());
+            self.uses.secrets.insert(name.clone());
             let Some(target) = self.target(span, "secrets", &target, targets) else { continue };
             files.push(SecretFile { secret: name, target, mode: mode.unwrap_or(0o400) });
         }
@@ -330,7 +327,7 @@ impl<'a> Checker<'a, '_> {
                 continue;
             };
             let (file, value) = (config.file, config.what);
-            self.stores.used_configs.insert(name.clone());
+            self.uses.configs.insert(name.clone());
             let content = self.content(span, file, value, scope).unwrap_or_default();
             let target = target.unwrap_or_else(|| format!("/{name}"));
             if let Some(target) = self.target(span, "configs", &target, targets) {

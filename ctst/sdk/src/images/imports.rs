@@ -1,9 +1,9 @@
 //! Imports from `https://`: fetched once, kept by their digest, and held to the digest that somebody pinned or locked.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ pub(crate) struct Imports<'a> {
     project: &'a Project,
     fetching: Fetching,
     offline: bool,
-    lock: RefCell<Lock>,
+    lock: Mutex<Lock>,
     /// What `containust.lock` held before.
     before: Lock,
 }
@@ -64,7 +64,7 @@ impl<'a> Imports<'a> {
     /// [`Error::Lock`], [`Error::NewerState`] and [`Error::Io`].
     pub(crate) fn new(project: &'a Project, fetching: Fetching, offline: bool) -> Result<Self> {
         let lock = read_lock(&project.import_lock())?;
-        Ok(Self { project, fetching, offline, before: lock.clone(), lock: RefCell::new(lock) })
+        Ok(Self { project, fetching, offline, before: lock.clone(), lock: Mutex::new(lock) })
     }
 
     /// The imported file, from the folder of imports or from the network.
@@ -73,7 +73,7 @@ impl<'a> Imports<'a> {
     /// Why it cannot be had, and what to do.
     pub(crate) fn fetch(&self, url: &str, pin: Option<&str>) -> Result<Vec<u8>, (String, String)> {
         let refuse = |cause: &str, help: String| Err((cause.to_owned(), help));
-        let locked = self.lock.borrow().imports.get(url).cloned();
+        let locked = self.known().imports.get(url).cloned();
         let anew = matches!(self.fetching, Fetching::Lock { update: true });
         let known = pin.map(str::to_owned).or(locked.filter(|_| !anew));
         let Some(digest) = known else {
@@ -86,7 +86,7 @@ impl<'a> Imports<'a> {
             let bytes = self.download(url)?;
             let digest = sha256(&bytes);
             self.keep(&digest, &bytes)?;
-            self.lock.borrow_mut().imports.insert(url.to_owned(), digest);
+            self.known().imports.insert(url.to_owned(), digest);
             return Ok(bytes);
         };
         let path = self.project.imports_dir().join(&digest);
@@ -124,7 +124,7 @@ impl<'a> Imports<'a> {
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn save(self) -> Result<Vec<(String, String)>> {
-        let lock = self.lock.into_inner();
+        let lock = self.lock.into_inner().unwrap_or_else(PoisonError::into_inner);
         let new: Vec<(String, String)> =
             lock.imports.iter().filter(|entry| self.before.imports.get(entry.0) != Some(entry.1)).map(own).collect();
         if !new.is_empty() {
@@ -134,6 +134,10 @@ impl<'a> Imports<'a> {
             write(&path, text.as_bytes()).during(|| format!("write {}", path.display()))?;
         }
         Ok(new)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Lock> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn download(&self, url: &str) -> Result<Vec<u8>, (String, String)> {
