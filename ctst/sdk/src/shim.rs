@@ -25,6 +25,8 @@ use crate::host::strict;
 use crate::ipc::fdpass;
 
 const INSTALLED: &str = "/usr/libexec/ctst/ctst-shim";
+/// With file capabilities, for members of a group: a package of its own.
+const STRICT: &str = "/usr/libexec/ctst/strict/ctst-shim";
 /// Bookkeeping of the kernel for one record and its descriptors comes on top of the record.
 const BUFFER: usize = 2 * MAX_MESSAGE;
 
@@ -33,15 +35,17 @@ const MAX_QUEUE: usize = 1000;
 /// How long it may leave as many unread.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The helper beside this executable, else the installed one.
+/// The helper beside this executable, else the installed one. Where the administrator has installed the one for strict mode,
+/// it is everybody's but root's, who needs none.
 pub(crate) fn locate() -> Result<PathBuf> {
     let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
     let beside = exe.with_file_name("ctst-shim");
     if beside.is_file() {
         return Ok(beside);
     }
-    let installed = Path::new(INSTALLED);
-    if installed.is_file() { Ok(installed.to_owned()) } else { Err(Error::NoShim { beside }) }
+    let installed = if getuid().is_root() { &[INSTALLED][..] } else { &[STRICT, INSTALLED] };
+    let found = installed.iter().map(Path::new).find(|path| path.exists());
+    found.map(Path::to_owned).ok_or(Error::NoShim { beside })
 }
 
 /// Starts the helper and returns it with our end of its sandbox channel.
