@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .SILENT:
-.PHONY: demo test test-long test-vm matrix bench lint snapshots fuzz reproducible
+.PHONY: demo test test-long test-vm matrix bench deb lint snapshots fuzz reproducible
 
 demo:
 	. tests/setup.sh
@@ -57,17 +57,15 @@ test-vm:
 	ordinary_user ctst-test
 	packages busybox-static
 	cargo build --quiet --workspace --bins
-	limits=$$(cargo test --no-run -p containust-tests --test limits 2>&1 | sed -n 's/.*(\(.*deps\/limits-.*\))/\1/p')
-	tests/vm/vmtest tests/vm/limits "$$(realpath "$$limits")" "$$user"
-	packages libcap2-bin strace
-	strict=$$(cargo test --no-run -p containust-tests --test strict 2>&1 | sed -n 's/.*(\(.*deps\/strict-.*\))/\1/p')
-	tests/vm/vmtest tests/vm/strict "$$(realpath "$$strict")" "$$user"
-	ordinary_user ctst-single single
-	single=$$user
-	ordinary_user ctst-test
 	program() { # PACKAGE TEST
 	  realpath "$$(cargo test --no-run -p "$$1" --test "$$2" 2>&1 | sed -n "s/.*(\(.*deps\/$$2-.*\))/\1/p")"
 	}
+	tests/vm/vmtest tests/vm/limits "$$(program containust-tests limits)" "$$user"
+	packages libcap2-bin strace
+	tests/vm/vmtest tests/vm/strict "$$(program containust-tests strict)" "$$user"
+	ordinary_user ctst-single single
+	single=$$user
+	ordinary_user ctst-test
 	escape=$$(program containust-tests escape) caller=$$(program ctst-shim caller)
 	mkdir -p target/escape
 	failed=
@@ -77,6 +75,9 @@ test-vm:
 	    failed+=" $$kernel"
 	done
 	[ -z "$$failed" ] || fail "the escape suite failed on$$failed"
+	debs
+	clean_debian
+	tests/vm/vmtest tests/vm/packages "$$debian" "$$(realpath target/deb)"
 
 # Ratios against bwrap, nsenter and a direct connection, all measured in the same run.
 bench:
@@ -92,6 +93,14 @@ bench:
 	trap '"$${as[@]}" "$$folder/bench" stop' EXIT
 	"$${as[@]}" env ROUNDS="$${ROUNDS:-100}" "$$folder/bench" run
 	as_root "$$folder/bench" memory
+
+# Debian packages, in target/deb.
+deb:
+	. tests/setup.sh
+	packages libcap2-bin
+	rust release
+	cargo build --quiet --release --bins -p ctst -p ctst-shim
+	debs
 
 lint:
 	. tests/setup.sh

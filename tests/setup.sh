@@ -97,3 +97,28 @@ prepare_demo() {
     "${as[@]}" tar -C "$folder" -x --no-same-owner
   demo=$folder/demo.sh
 }
+
+# Makes the Debian packages of the programs in $built, in target/deb.
+debs() {
+  local pages
+  pages=$(mktemp -d)
+  cargo run --quiet -p ctst --example man "$pages"
+  rm -rf target/deb
+  mkdir -p target/deb
+  packaging/deb/build "$built" "$pages" target/deb
+  rm -rf "$pages"
+}
+
+# Makes, once, a Debian system as it is after installation, with what the packages depend on and no user, and sets $debian
+# to its folder.
+clean_debian() {
+  packages debootstrap
+  local suite
+  suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+  debian=/var/cache/containust-vm/$suite
+  [ ! -d "$debian" ] || return 0
+  echo "installing $suite into $debian" >&2
+  as_root rm -rf "$debian.new"
+  as_root debootstrap --variant=minbase --include=adduser,busybox-static,libcap2-bin,uidmap "$suite" "$debian.new" >&2
+  as_root mv "$debian.new" "$debian"
+}
