@@ -21,7 +21,8 @@ test:
 	cargo build --quiet --workspace --bins
 	mkdir -p target/escape
 	kernel=$$(uname -r | cut -d. -f1,2)
-	cargo test --workspace --no-fail-fast 2>&1 | tee "target/escape/$$kernel.tests.log"
+	# Who runs this in the background may have it ignore Ctrl-C and hang-ups, which ctst would respect.
+	env --default-signal cargo test --workspace --no-fail-fast 2>&1 | tee "target/escape/$$kernel.tests.log"
 
 # The races and the mutations of the escape suite for minutes instead of seconds; then for hours every step of every command
 # struck (CTST_TEST_STEPS=10: ten of each process and command), and 2,000 random kills.
@@ -33,7 +34,7 @@ test-long:
 	ordinary_user ctst-single single
 	ordinary_user ctst-test
 	cargo build --quiet --workspace --bins
-	cargo test --package ctst-shim --package containust-tests --no-fail-fast --test caller --test escape
+	env --default-signal cargo test --package ctst-shim --package containust-tests --no-fail-fast --test caller --test escape
 	export CTST_TEST_STEPS="$${CTST_TEST_STEPS:-all}" CTST_TEST_KILLS="$${CTST_TEST_KILLS:-2000}"
 	cargo test --package containust-tests --no-fail-fast --test crash --test steps -- --nocapture --test-threads 1
 
