@@ -45,7 +45,7 @@ matrix:
 	cargo run --quiet --package containust-tests --bin escape-matrix target/escape | tee target/escape-matrix.txt
 
 # On Debian's kernels, in a machine of its own: the demo once more, limits, for which a host rarely has the cgroups,
-# strict mode on a host that forbids user namespaces, and the escape suite.
+# strict mode on a host that forbids user namespaces, the escape suite, and the packages in a clean Debian system.
 test-vm:
 	. tests/setup.sh
 	packages python3
