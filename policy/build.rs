@@ -10,7 +10,7 @@ use assemble::{ALLOW, FAIL, Leaf};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
-use table::{Arch, Base, Check, Errno, Instruction, Verdict};
+use table::{Arch, Base, Check, Clause, Errno, Instruction, Verdict};
 
 #[expect(
     unreachable_pub,
@@ -90,8 +90,17 @@ fn compile(base: Base, arch: Arch) -> Result<Vec<Instruction>> {
             Verdict::Refuse(errno) => Leaf::Return(FAIL | errno as u32),
             Verdict::AllowIf { argument, check, otherwise } => {
                 let leaf = Leaf::Program(programs.len());
-                let program = argument_program(arch, number, argument, check, otherwise)?;
-                programs.extend(program.iter().map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k }));
+                programs.extend(clause(arch, number, &[(argument, check)], otherwise)?);
+                leaf
+            }
+            Verdict::AllowIfAll(clauses) => {
+                let leaf = Leaf::Program(programs.len());
+                for (left, &Clause { any, otherwise }) in
+                    clauses.iter().enumerate().map(|(at, c)| (clauses.len() - at - 1, c))
+                {
+                    let program = clause(arch, number, any, otherwise)?;
+                    programs.extend(if left == 0 { program } else { go_on(program)? });
+                }
                 leaf
             }
         };
@@ -104,20 +113,31 @@ fn compile(base: Base, arch: Arch) -> Result<Vec<Instruction>> {
 /// A whole filter for one call. It checks processor and number once more, which costs four
 /// instructions, and so stands on what seccompiler documents instead of on the order of what it
 /// emits.
-fn argument_program(arch: Arch, number: u32, argument: u8, check: Check, otherwise: Errno) -> Result<BpfProgram> {
-    let condition = |op, value: u32| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value.into());
-    let allowed = match check {
-        Check::WithoutBits(mask) => {
-            vec![SeccompRule::new(vec![condition(SeccompCmpOp::MaskedEq(mask.into()), 0)?])?]
+fn clause(arch: Arch, number: u32, any: &[(u8, Check)], otherwise: Errno) -> Result<Vec<Instruction>> {
+    let mut allowed = Vec::new();
+    for &(argument, check) in any {
+        let condition = |op, value: u32| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value.into());
+        let each = |op: &dyn Fn(u32) -> (SeccompCmpOp, u32), values: &[u32]| {
+            let rule = |value: &u32| {
+                let (op, value) = op(*value);
+                SeccompRule::new(vec![condition(op, value)?])
+            };
+            values.iter().map(rule).collect::<std::result::Result<Vec<_>, _>>()
+        };
+        match check {
+            Check::WithoutBits(mask) => allowed.extend(each(&|_| (SeccompCmpOp::MaskedEq(mask.into()), 0), &[0])?),
+            Check::BitsIn(mask, values) => {
+                allowed.extend(each(&|value| (SeccompCmpOp::MaskedEq(mask.into()), value), values)?);
+            }
+            Check::In(values) => allowed.extend(each(&|value| (SeccompCmpOp::Eq, value), values)?),
+            Check::NotIn(values) => allowed.push(SeccompRule::new(
+                values
+                    .iter()
+                    .map(|&value| condition(SeccompCmpOp::Ne, value))
+                    .collect::<std::result::Result<_, _>>()?,
+            )?),
         }
-        Check::In(values) => values
-            .iter()
-            .map(|&value| SeccompRule::new(vec![condition(SeccompCmpOp::Eq, value)?]))
-            .collect::<std::result::Result<_, _>>()?,
-        Check::NotIn(values) => vec![SeccompRule::new(
-            values.iter().map(|&value| condition(SeccompCmpOp::Ne, value)).collect::<std::result::Result<_, _>>()?,
-        )?],
-    };
+    }
     let filter = SeccompFilter::new(
         BTreeMap::from([(number.into(), allowed)]),
         SeccompAction::Errno(otherwise as u32),
@@ -127,5 +147,18 @@ fn argument_program(arch: Arch, number: u32, argument: u8, check: Check, otherwi
             Arch::Aarch64 => TargetArch::aarch64,
         },
     )?;
-    Ok(filter.try_into()?)
+    let program: BpfProgram = filter.try_into()?;
+    Ok(program.iter().map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect())
+}
+
+/// The same, but where it would allow it goes on behind its end.
+fn go_on(mut program: Vec<Instruction>) -> Result<Vec<Instruction>> {
+    let length = program.len();
+    let ends = program.iter_mut().enumerate().filter(|(_, i)| (i.code, i.k) == (assemble::RETURN, ALLOW));
+    let mut found = 0;
+    for (at, end) in ends {
+        *end = assemble::op(assemble::JUMP, 0, 0, u32::try_from(length - at - 1)?);
+        found += 1;
+    }
+    if found == 0 { Err("a clause that never holds".into()) } else { Ok(program) }
 }

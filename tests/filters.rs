@@ -35,6 +35,11 @@ fn rows() -> Vec<Row> {
         ("socket(netlink)", libc::SYS_socket, &[16, 3, 0], [0, EAFNOSUPPORT, 0]),
         ("the same with high bits", libc::SYS_socket, &[HIGH | 16, 3, 0], [0, EAFNOSUPPORT, 0]),
         ("socket(inet)", libc::SYS_socket, &[2, 1, 0], [0; 3]),
+        ("socket(inet, TCP, close-on-exec)", libc::SYS_socket, &[2, 0x8_0001, 6], [0; 3]),
+        ("socket(inet, UDP)", libc::SYS_socket, &[2, 2, 17], [0; 3]),
+        // The caller's group is not one that may ping.
+        ("socket(inet, ping)", libc::SYS_socket, &[2, 2, 1], [libc::EACCES; 3]),
+        ("socket(inet, raw)", libc::SYS_socket, &[2, 3, 255], [EPERM; 3]),
         ("io_setup", libc::SYS_io_setup, &[], [EFAULT, ENOSYS, EFAULT]),
         ("msgget", libc::SYS_msgget, &[0, 0], [0, ENOSYS, 0]),
         ("mq_open", libc::SYS_mq_open, &[], [EFAULT, ENOSYS, EFAULT]),
@@ -132,12 +137,14 @@ fn rows() -> Vec<Row> {
     rows
 }
 
+/// A call, as the probe is told of it.
+fn word((_, number, arguments, _): &Row) -> String {
+    let all: Vec<String> = std::iter::once(number).chain(*arguments).map(i64::to_string).collect();
+    all.join(":")
+}
+
 /// What the kernel answers to these calls in a component.
 fn answers(project: &Project, component: &str, rows: &[Row]) -> Vec<i32> {
-    let word = |(_, number, arguments, _): &Row| {
-        let all: Vec<String> = std::iter::once(number).chain(*arguments).map(i64::to_string).collect();
-        all.join(":")
-    };
     let words: Vec<String> = rows.iter().map(word).collect();
     let args = ["exec", component, "ctst-probe", "calls"].into_iter().map(str::to_owned).chain(words);
     let done = project.ctst(args).ok();
@@ -171,6 +178,51 @@ fn each_filter_answers_as_its_table_says() {
         }
         project.stop();
     }
+}
+
+/// Protocols of IP that the kernel would load for whoever asks. Under `compat` the answer is this host's own.
+#[test]
+fn odd_protocols_of_ip_are_for_compat_alone() {
+    const NET_RAW: &str = r#"cap_add = ["NET_RAW"] "#;
+    let (eproto, etype) = (libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT);
+    let socket = libc::SYS_socket;
+    let mut rows: Vec<Row> = Vec::new();
+    for (name, arguments, error) in [
+        ("SCTP", &[2_i64, 1, 132][..], eproto),
+        ("SCTP by its type", &[2, 5, 0], etype),
+        ("MPTCP", &[2, 1, 262], eproto),
+        ("MPTCP with high bits", &[2 | 1 << 32, 1 | 1 << 40, 262 | 1 << 63], eproto),
+        ("MPTCP of IPv6, close-on-exec", &[10, 0x8_0001, 262], eproto),
+        ("SMC", &[2, 1, 256], eproto),
+        ("UDPLITE", &[2, 2, 136], eproto),
+        ("DCCP", &[2, 6, 33], etype),
+        ("DCCP by its type", &[2, 6, 0], etype),
+        // With NET_RAW this would be a socket of AF_PACKET.
+        ("SOCK_PACKET", &[2, 10, 0x300], etype),
+    ] {
+        rows.push((name, socket, arguments, [error; 3]));
+    }
+    rows.push(("raw, with NET_RAW", socket, &[2, 3, 255], [0; 3]));
+    rows.push(("raw ICMP, with NET_RAW", socket, &[2, 0x8_0003, 1], [0; 3]));
+    let caller = Caller::ordinary();
+    let project = Project::new(&caller, &THREE.replace("command", &format!("{NET_RAW}command")));
+    project.up();
+    for name in ["default", "strict"] {
+        for (row, found) in rows.iter().zip(answers(&project, name, &rows)) {
+            assert_eq!(found, row.3[0], "{} under {name}", row.0);
+        }
+    }
+    let compat = answers(&project, "compat", &rows);
+    assert_eq!(compat[9], 0, "SOCK_PACKET");
+    // The filter is in the way of none of them, whatever this kernel has.
+    let host = std::process::Command::new(containust_tests::programs().with_file_name("rootfs").join("bin/ctst-probe"))
+        .args(["calls"].map(str::to_owned).into_iter().chain(rows[..9].iter().map(word)))
+        .output()
+        .expect("run the probe");
+    let host = String::from_utf8(host.stdout).expect("text");
+    let host: Vec<i32> = host.lines().map(|line| line.parse().expect("a number")).collect();
+    assert_eq!(compat[..9], host);
+    project.stop();
 }
 
 #[test]

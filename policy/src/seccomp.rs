@@ -9,7 +9,9 @@ pub mod assemble;
 #[path = "table.rs"]
 mod table;
 
-pub use table::{Arch, Base, COMPAT, Check, DEFAULT, Errno, Instruction, Row, STRICT, Verdict, X32_BIT, numbers};
+pub use table::{
+    Arch, Base, COMPAT, Check, Clause, DEFAULT, Errno, Instruction, Row, STRICT, Verdict, X32_BIT, numbers,
+};
 
 mod compiled {
     use super::Instruction;
@@ -91,16 +93,25 @@ fn render(verdict: Verdict) -> String {
         let words: Vec<String> = values.iter().map(|value| format!("{value:#x}")).collect();
         words.join(" ")
     };
+    let test = |argument: u8, check: Check| match check {
+        Check::WithoutBits(mask) => format!("argument {argument} has no bit of {mask:#x}"),
+        Check::BitsIn(mask, values) => format!("argument {argument} is in {mask:#x} one of {}", list(values)),
+        Check::In(values) => format!("argument {argument} is one of {}", list(values)),
+        Check::NotIn(values) => format!("argument {argument} is none of {}", list(values)),
+    };
     match verdict {
         Verdict::Allow => "allow".to_owned(),
         Verdict::Refuse(errno) => errno_name(errno).to_owned(),
         Verdict::AllowIf { argument, check, otherwise } => {
-            let check = match check {
-                Check::WithoutBits(mask) => format!("has no bit of {mask:#x}"),
-                Check::In(values) => format!("is one of {}", list(values)),
-                Check::NotIn(values) => format!("is none of {}", list(values)),
+            format!("allow if {}, else {}", test(argument, check), errno_name(otherwise))
+        }
+        Verdict::AllowIfAll(clauses) => {
+            let clause = |clause: &Clause| {
+                let tests: Vec<_> = clause.any.iter().map(|&(argument, check)| test(argument, check)).collect();
+                format!("if {}, else {}", tests.join(" or "), errno_name(clause.otherwise))
             };
-            format!("allow if argument {argument} {check}, else {}", errno_name(otherwise))
+            let clauses: Vec<_> = clauses.iter().map(clause).collect();
+            format!("allow {}", clauses.join("; and "))
         }
     }
 }
@@ -109,6 +120,8 @@ fn errno_name(errno: Errno) -> &'static str {
     match errno {
         Errno::Eperm => "EPERM",
         Errno::Enosys => "ENOSYS",
+        Errno::Eprotonosupport => "EPROTONOSUPPORT",
+        Errno::Esocktnosupport => "ESOCKTNOSUPPORT",
         Errno::Eafnosupport => "EAFNOSUPPORT",
     }
 }

@@ -31,7 +31,11 @@ pub enum Errno {
     Eperm = 1,
     /// "no such call": what a caller sees on an older kernel, so that it takes its fallback.
     Enosys = 38,
-    /// "no such address family": what `socket` says where the protocol is not built in.
+    /// "no such protocol": what `socket` says where the kernel has the type, but not by this protocol.
+    Eprotonosupport = 93,
+    /// "no such socket type": what `socket` says where no protocol of the family has the type.
+    Esocktnosupport = 94,
+    /// "no such address family": what `socket` says where the family is not built in.
     Eafnosupport = 97,
 }
 
@@ -42,6 +46,8 @@ pub enum Errno {
 pub enum Check {
     /// None of these bits is set.
     WithoutBits(u32),
+    /// What these bits of it are is one of these values.
+    BitsIn(u32, &'static [u32]),
     /// The value is one of these.
     In(&'static [u32]),
     /// The value is none of these.
@@ -64,6 +70,17 @@ pub enum Verdict {
         /// What the call fails with where it does not.
         otherwise: Errno,
     },
+    /// Carried out if every clause holds, else refused by the first that does not.
+    AllowIfAll(&'static [Clause]),
+}
+
+/// What holds if one of its tests does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clause {
+    /// Arguments, counted from 0, and what each must satisfy.
+    pub any: &'static [(u8, Check)],
+    /// What the call fails with where none does.
+    pub otherwise: Errno,
 }
 
 /// A base filter. One of them is installed in every container before anything of the container runs.
@@ -129,6 +146,18 @@ const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const AF_NETLINK: u32 = 16;
 
+// linux/net.h
+const SOCK_TYPE_MASK: u32 = 0xf;
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const SOCK_RAW: u32 = 3;
+
+const IPPROTO_IP: u32 = 0;
+const IPPROTO_ICMP: u32 = 1;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
+const IPPROTO_ICMPV6: u32 = 58;
+
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
 const TIOCCONS: u32 = 0x541d;
@@ -161,6 +190,27 @@ const fn allow_if(calls: &'static str, argument: u8, check: Check, otherwise: Er
     Row { calls, verdict: Verdict::AllowIf { argument, check, otherwise }, reason }
 }
 
+const fn allow_if_all(calls: &'static str, clauses: &'static [Clause], reason: &'static str) -> Row {
+    Row { calls, verdict: Verdict::AllowIfAll(clauses), reason }
+}
+
+/// The families that are not of IP, and so have types and protocols of their own.
+const NOT_IP: (u8, Check) = (0, Check::NotIn(&[AF_INET, AF_INET6]));
+/// By 10 (SOCK_PACKET) AF_INET would become AF_PACKET, by 6 DCCP is loaded, by 5 SCTP is had where it is loaded.
+const TYPES: Clause = Clause {
+    any: &[NOT_IP, (1, Check::BitsIn(SOCK_TYPE_MASK, &[SOCK_STREAM, SOCK_DGRAM, SOCK_RAW]))],
+    otherwise: Errno::Esocktnosupport,
+};
+/// A raw socket takes CAP_NET_RAW, and no protocol makes it another kind of socket.
+const PROTOCOLS: Clause = Clause {
+    any: &[
+        NOT_IP,
+        (1, Check::BitsIn(SOCK_TYPE_MASK, &[SOCK_RAW])),
+        (2, Check::In(&[IPPROTO_IP, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6])),
+    ],
+    otherwise: Errno::Eprotonosupport,
+};
+
 /// Every call the tables below know is in exactly one row; the build stops where one is missing or
 /// named twice.
 pub static DEFAULT: &[Row] = &[
@@ -172,12 +222,19 @@ pub static DEFAULT: &[Row] = &[
         Errno::Eperm,
         "processes and threads, but no new namespace: a user namespace inside opens most of the kernel",
     ),
-    allow_if(
+    allow_if_all(
         "socket socketpair",
-        0,
-        Check::In(&[AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]),
-        Errno::Eafnosupport,
-        "the families that programs use; AF_VSOCK reaches past the network namespace, the rest are hardly tested",
+        &[
+            Clause {
+                any: &[(0, Check::In(&[AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]))],
+                otherwise: Errno::Eafnosupport,
+            },
+            TYPES,
+            PROTOCOLS,
+        ],
+        "the families that programs use, AF_VSOCK reaches past the network namespace, the rest are hardly tested; of IP: TCP, \
+         UDP, ping, and raw by CAP_NET_RAW, because asking for others (SCTP, DCCP, MPTCP, SMC, UDP-Lite) loads the host's \
+         modules, and landlock's rules on ports hold for TCP alone",
     ),
     allow_if(
         "ioctl",
@@ -377,11 +434,13 @@ pub static DEFAULT: &[Row] = &[
 /// What `strict` refuses beyond [`DEFAULT`]: what a server that answers requests and keeps files has no use for. Whoever
 /// starts the processes of a container runs under it, too, so that execve, capset and the like stay.
 pub static STRICT: &[Row] = &[
-    allow_if(
+    allow_if_all(
         "socket socketpair",
-        0,
-        Check::In(&[AF_UNIX, AF_INET, AF_INET6]),
-        Errno::Eafnosupport,
+        &[
+            Clause { any: &[(0, Check::In(&[AF_UNIX, AF_INET, AF_INET6]))], otherwise: Errno::Eafnosupport },
+            TYPES,
+            PROTOCOLS,
+        ],
         "no netlink, behind which most of the kernel's network code lies; looking up addresses does without",
     ),
     allow_if(
@@ -419,6 +478,13 @@ pub static STRICT: &[Row] = &[
 
 /// What `compat` allows beyond [`DEFAULT`]. It opens no way to the host by itself, but more of the kernel.
 pub static COMPAT: &[Row] = &[
+    allow_if(
+        "socket socketpair",
+        0,
+        Check::In(&[AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]),
+        Errno::Eafnosupport,
+        "as docker has it: every protocol of IP that the host has or loads, such as SCTP and MPTCP",
+    ),
     allow_if(
         "personality",
         0,

@@ -142,25 +142,35 @@ fn other_protocols() -> Verdict {
         )?;
         call(libc::SYS_connect, &[socket, pointer(&to), 16])
     };
-    // SCTP goes on trying by itself where there is no route; nobody can answer.
-    let gone = [
-        libc::EINPROGRESS,
-        libc::EAGAIN,
-        libc::ETIMEDOUT,
-        libc::EHOSTUNREACH,
-        ENETUNREACH,
-        libc::EPROTONOSUPPORT,
-        libc::ESOCKTNOSUPPORT,
-        libc::ENOPROTOOPT,
-        EACCES,
+    let gone = [libc::EINPROGRESS, libc::EAGAIN, libc::ETIMEDOUT, libc::EHOSTUNREACH, ENETUNREACH, EACCES];
+    // By any of these the kernel would load a module, and landlock's rules on ports would hold for none.
+    let unknown = [libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT];
+    let closed = |kind: c_long, protocol: c_long| {
+        let high = 1 << 32;
+        let ways = [(inet, kind, protocol), (10, kind, protocol), (inet | high, kind | 0x8_0000, protocol | high)];
+        ways.into_iter().map(|(family, kind, protocol)| {
+            let socket = |number, more: &[c_long]| call(number, &[&[family, kind, protocol], more].concat());
+            let mut pair = [0_i32; 2];
+            let single = refused(socket(libc::SYS_socket, &[]), &unknown);
+            let pair = refused(socket(libc::SYS_socketpair, &[pointer_mut(&mut pair)]), &unknown);
+            all([("socket", single), ("socketpair", pair)].map(|(what, verdict)| (what.to_owned(), verdict)))
+        })
+    };
+    let odd: [(&str, c_long, c_long); 9] = [
+        ("SCTP", stream, 132),
+        ("SCTP in sequence", 5, 132),
+        ("SCTP by its type", 5, 0),
+        ("MPTCP", stream, 262),
+        ("SMC", stream, 256),
+        ("UDPLITE", datagram, 136),
+        ("DCCP", 6, 33),
+        ("DCCP by its type", 6, 0),
+        ("AF_PACKET by an old name", 10, 0x300),
     ];
-    all([
-        ("raw ICMP", refused(call(libc::SYS_socket, &[inet, raw, 1]), &[EPERM])),
-        ("ping", refused(reach(datagram, 1), &gone)),
-        ("SCTP", refused(reach(stream, 132), &gone)),
-        ("MPTCP", refused(reach(stream, 262), &gone)),
-        ("UDPLITE", refused(reach(datagram, 136), &gone)),
-        ("DCCP", refused(reach(6, 33), &gone)),
-    ]
-    .map(|(what, verdict)| (what.to_owned(), verdict)))
+    let odd = odd.into_iter().flat_map(|(what, kind, protocol)| {
+        closed(kind, protocol).map(move |verdict| (format!("{what} ({kind}, {protocol})"), verdict))
+    });
+    let raw = refused(call(libc::SYS_socket, &[inet, raw, 1]), &[EPERM]);
+    let ping = refused(reach(datagram, 1), &gone);
+    all(odd.chain([("raw ICMP".to_owned(), raw), ("ping".to_owned(), ping)]))
 }
