@@ -206,7 +206,9 @@ fn every_way_out_has_its_test() {
                 _ => &["tests", "ctst-shim/tests", "policy/tests"],
             };
             let name = format!("{}.rs", file.rsplit("::").next().expect("a name"));
-            let there = folders.iter().map(|folder| root().join(folder).join(&name)).filter(|path| path.exists());
+            let module = format!("{}/mod.rs", name.trim_end_matches(".rs"));
+            let there = folders.iter().flat_map(|folder| [&name, &module].map(|name| root().join(folder).join(name)));
+            let there = there.filter(|path| path.exists());
             let found = there.flat_map(|path| functions(&path)).any(|known| known == function);
             assert!(found, "{}: there is no test {function} in {name}", row.id);
         }

@@ -29,7 +29,7 @@ fn main() {
     if std::env::args_os().count() > 1 {
         refuse("takes no arguments; it is started by ctst");
     }
-    let (channel, held) = match entry::sanitise(protocol::CHANNEL_FD, CAPABILITIES) {
+    let entered = match entry::sanitise(protocol::CHANNEL_FD, CAPABILITIES) {
         Ok(entered) => entered,
         Err(error) => refuse(&error.to_string()),
     };
@@ -38,7 +38,7 @@ fn main() {
         refuse(&error.to_string());
     }
     match sys::Alone::check() {
-        Ok(alone) => std::process::exit(sandbox::serve(&alone, &channel, held)),
+        Ok(alone) => std::process::exit(sandbox::serve(&alone, &entered)),
         Err(error) => refuse(&error.to_string()),
     }
 }

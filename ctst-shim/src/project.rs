@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use containust_core::channel;
+use containust_core::entry::Entered;
 use containust_core::sys::{self, Alone, Namespaces, Side};
 use containust_core::weak::{Layer, weak};
 use containust_shared::protocol::{Address, Failure, FromSandbox, FromShim, ToSandbox};
@@ -24,8 +25,9 @@ const MAX_CONTAINERS: u32 = 4096;
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
-/// S: pid 1 of the project. Ends when its channel closes, and the kernel ends every container with it.
-pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address, policy: &Policy) -> i32 {
+/// S: pid 1 of the project. Ends when its channel closes or its caller ends, and the kernel ends every container with it.
+pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &Policy) -> i32 {
+    let channel = &entered.channel;
     match prepare(policy.is_strict()).and_then(|()| send(channel.as_fd(), &FromShim::Ready, &[]).step("answer", "")) {
         Ok(()) => {}
         Err(failure) => {
@@ -36,6 +38,14 @@ pub(crate) fn main(alone: &Alone, channel: &OwnedFd, bridge: Address, policy: &P
     let mut network = Network::new(bridge);
     let mut buffer = vec![0; wire::MAX_MESSAGE];
     loop {
+        // Not by its channel alone: a caller can hand his own end of it to a container, which would hold it open for ever.
+        let mut fds = [PollFd::new(channel, PollFlags::IN), PollFd::new(&entered.caller, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) if fds.last().is_some_and(|caller| caller.revents().is_empty()) => {}
+            Ok(_) => return 0,
+            Err(_) => return exit::TOOL,
+        }
         let (len, fds) = match channel::receive(channel, &mut buffer) {
             Ok(Some(message)) => message,
             Ok(None) => return 0,

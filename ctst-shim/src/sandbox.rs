@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use containust_core::entry::Entered;
 use containust_core::sys::{self, Alone, Namespaces, Side};
 use containust_core::{capability, entry, trusted};
 use containust_policy::subid::{self, MAX_FILE, Maps, Range};
@@ -18,11 +19,11 @@ use crate::{loss, project};
 
 /// Serves one SANDBOX request; in the process that becomes S this returns only when the project ends.
 /// The result is an exit code.
-pub(crate) fn serve(alone: &Alone, channel: &OwnedFd, held: u64) -> i32 {
-    match create(alone, channel, held) {
+pub(crate) fn serve(alone: &Alone, entered: &Entered) -> i32 {
+    match create(alone, entered) {
         Ok(code) => code,
         Err(failure) => {
-            tell_failure(channel, failure);
+            tell_failure(&entered.channel, failure);
             exit::TOOL
         }
     }
@@ -35,7 +36,8 @@ pub(crate) fn tell_failure(channel: &OwnedFd, failure: Failure) {
     }
 }
 
-fn create(alone: &Alone, channel: &OwnedFd, held: u64) -> Result<i32, Failure> {
+fn create(alone: &Alone, entered: &Entered) -> Result<i32, Failure> {
+    let &Entered { ref channel, held, .. } = entered;
     let strict = held == CAPABILITIES && !rustix::process::getuid().is_root();
     let policy = Policy::open(strict);
     let authority = entry::check_authority(held).step("use ctst-shim", "");
@@ -85,7 +87,7 @@ fn create(alone: &Alone, channel: &OwnedFd, held: u64) -> Result<i32, Failure> {
             let mut go = [0];
             // P's death before the maps are written closes the pipe, and there is no project.
             match rustix::io::read(&go_read, &mut go) {
-                Ok(1) => Ok(project::main(alone, channel, request.bridge, &policy)),
+                Ok(1) => Ok(project::main(alone, entered, request.bridge, &policy)),
                 Ok(_) | Err(_) => Ok(exit::TOOL),
             }
         }

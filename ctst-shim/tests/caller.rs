@@ -892,6 +892,42 @@ fn credentials_and_descriptors_of_the_channel_itself_change_nothing() {
     assert!(project.ends());
 }
 
+#[test]
+fn who_did_not_start_it_is_no_caller() {
+    // A shell that forks: it is the parent, but did not make the socket, and is no lasting process of the caller's.
+    let (ours, theirs) = pair();
+    let told = refused(spawn_by(&["sh", "-c", r#""$0"; exit $?"#], theirs));
+    assert!(told.contains("the process that started ctst-shim has ended, or another one made the socket"), "{told}");
+    assert!(receive::<FromShim>(&ours).is_none());
+}
+
+/// On a kernel without landlock P could not give up files: nothing starts. A tracer says what such a kernel says.
+#[test]
+fn nothing_starts_where_files_cannot_be_given_up() {
+    // Others have no window.
+    if !is_root() {
+        return;
+    }
+    for (error, ends) in [("EOPNOTSUPP", false), ("ENOSYS", false), ("", true)] {
+        let inject =
+            if error.is_empty() { "read".to_owned() } else { format!("inject=landlock_create_ruleset:error={error}") };
+        let (ours, theirs) = pair();
+        // As a grandchild, so that the shim's parent is who made the socket.
+        let mut shim = spawn_by(&["strace", "-D", "-o", "/dev/null", "-e", &inject], theirs);
+        send(&ours, &request(), &[]);
+        let answer = receive(&ours).unwrap().0;
+        if ends {
+            assert!(matches!(answer, FromShim::Created { .. }), "{answer:?}");
+            assert!(shim.wait().unwrap().success());
+            continue;
+        }
+        let FromShim::Failed(failure) = answer else { panic!("{error}: {answer:?}") };
+        assert!(failure.step.starts_with("give up files (this kernel runs without landlock"), "{failure:?}");
+        assert!(receive::<FromShim>(&ours).is_none(), "S lives");
+        refused(shim);
+    }
+}
+
 /// Exchanges `place` with each of `others`, back and forth, as fast as it can while `work` runs.
 fn exchanging<T>(place: &std::path::Path, others: &[std::path::PathBuf], work: impl FnOnce() -> T) -> T {
     let busy = std::sync::atomic::AtomicBool::new(true);

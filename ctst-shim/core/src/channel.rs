@@ -9,6 +9,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketType, recvmsg, sendmsg,
 };
+use rustix::process::{PidfdFlags, getppid, pidfd_open};
 
 /// Most descriptors in one message; the kernel's own limit is 253.
 pub const MAX_FDS: usize = 16;
@@ -27,6 +28,22 @@ pub fn check(socket: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
         return Err(io::Error::other("the peer is another user"));
     }
     Ok(())
+}
+
+/// The process that made `socket` and started this one, as a pidfd: it tells of that process's end even where somebody else
+/// holds a copy of the other end, which then would never close.
+///
+/// # Errors
+/// When that is not one process, or it has ended, and the kernel's.
+pub fn caller(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let gone = || io::Error::other("the process that started ctst-shim has ended, or another one made the socket");
+    let parent = getppid().ok_or_else(gone)?;
+    let opened = pidfd_open(parent, PidfdFlags::empty())?;
+    // Had it ended before it was opened, this process would be somebody else's child by now.
+    if getppid() != Some(parent) || sockopt::socket_peercred(socket)?.pid != parent {
+        return Err(gone());
+    }
+    Ok(opened)
 }
 
 /// Sends one message with its descriptors.

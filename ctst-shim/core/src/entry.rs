@@ -13,13 +13,24 @@ const MIN_DESCRIPTORS: u64 = 64;
 /// `xattr(7)`: where a file's capabilities are.
 const FILE_CAPABILITIES: &str = "security.capability";
 
+/// What is left of what a caller hands over.
+#[derive(Debug)]
+pub struct Entered {
+    /// To and from the caller.
+    pub channel: OwnedFd,
+    /// The caller's process ([`channel::caller`]).
+    pub caller: OwnedFd,
+    /// Which of the capabilities are permitted still.
+    pub held: u64,
+}
+
 /// Brings the process into a known state, whatever its caller left it, and takes the descriptor `channel_fd` once it
 /// has proved to be a `SOCK_SEQPACKET` socket of the same user. Everything above it is closed. Of its capabilities it keeps
-/// those of `keep`, permitted but not effective, and says which it had of them.
+/// those of `keep`, permitted but not effective.
 ///
 /// # Errors
 /// A lower-case sentence that says which expectation the caller broke.
-pub fn sanitise(channel_fd: i32, keep: u64) -> io::Result<(OwnedFd, u64)> {
+pub fn sanitise(channel_fd: i32, keep: u64) -> io::Result<Entered> {
     sys::clear_environment();
     let held = capability::lower(keep)?;
     sys::reset_signals();
@@ -31,7 +42,8 @@ pub fn sanitise(channel_fd: i32, keep: u64) -> io::Result<(OwnedFd, u64)> {
     let socket = sys::take_inherited(channel_fd)
         .map_err(|_| io::Error::other("descriptor 3 is not open: ctst-shim is started by ctst, not by hand"))?;
     sys::close_from(channel_fd.unsigned_abs().saturating_add(1))?;
-    channel::check(socket.as_fd(), rustix::process::getuid().as_raw())
+    let caller = channel::check(socket.as_fd(), rustix::process::getuid().as_raw())
+        .and_then(|()| channel::caller(socket.as_fd()))
         .map_err(|error| io::Error::other(format!("descriptor 3: {error}")))?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
 
@@ -44,7 +56,7 @@ pub fn sanitise(channel_fd: i32, keep: u64) -> io::Result<(OwnedFd, u64)> {
     // plan and nobody could raise one again.
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
     setrlimit(Resource::RLIMIT_CORE, 0, hard)?;
-    Ok((socket, held))
+    Ok(Entered { channel: socket, caller, held })
 }
 
 /// Whether the file of this program has capabilities, whatever became of them. What it holds has to come from there, or from

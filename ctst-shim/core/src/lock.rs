@@ -8,11 +8,11 @@ use landlock::{ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Rulese
 const NEWEST: ABI = ABI::V6;
 
 /// Sets no_new_privs, and takes from this process every right to open, make or change a file, to bind or connect, and to
-/// reach other processes. What is open stays open. Returns whether the kernel holds us to it: one without landlock does not.
+/// reach other processes. What is open stays open.
 ///
 /// # Errors
-/// When the kernel has landlock and refuses, or no_new_privs is not set afterwards.
-pub fn no_files() -> io::Result<bool> {
+/// When the kernel has no landlock or refuses, or no_new_privs is not set afterwards.
+pub fn no_files() -> io::Result<()> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))
@@ -24,5 +24,9 @@ pub fn no_files() -> io::Result<bool> {
     if !rustix::thread::no_new_privs()? {
         return Err(io::Error::other("no_new_privs read back is not set"));
     }
-    Ok(status.ruleset != RulesetStatus::NotEnforced)
+    // An older landlock holds us to less; a filter of system calls holds P to all of it.
+    if status.ruleset == RulesetStatus::NotEnforced {
+        return Err(io::Error::other("this kernel runs without landlock: boot it with landlock in `lsm=`"));
+    }
+    Ok(())
 }

@@ -11,11 +11,11 @@ use std::process::{Child, Command, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 use containust_core::channel;
 use containust_shared::exit;
-use containust_shared::protocol::{FromShim, IdMap, Sandbox, ToSandbox};
+use containust_shared::protocol::{FromSandbox, FromShim, IdMap, Sandbox, ToSandbox};
 use containust_shared::wire;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::common::{FIRST, is_root, pair, receive, request};
+use crate::common::{FIRST, is_root, pair, receive, request, send};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_ctst-shim");
 
@@ -155,4 +155,64 @@ fn what_it_inherits_does_not_help_its_caller() {
     let mut child = shim.spawn(&["env"], theirs);
     assert_eq!(child.wait().unwrap().code(), Some(exit::TOOL));
     assert!(receive::<FromShim>(&ours).is_none());
+}
+
+/// Starts S and gives his own end of S's channel to a container, so that it is open for as long as S lives. None: the
+/// container was faster in reading S's answer to that, which ends both.
+fn embraced(shim: &Installed) -> Option<u32> {
+    let (ours, theirs) = shim.pair();
+    let mut child = shim.spawn(&["env"], theirs);
+    send(&ours, &granted(), &[]);
+    let Some((FromShim::Created { pid }, init)) = receive(&ours) else { panic!("no S was created") };
+    assert_eq!(receive(&ours).map(|(message, _)| message), Some(FromShim::Ready));
+    assert!(child.wait().unwrap().success());
+    send(&ours, &ToSandbox::Launch { id: 1, bridged: false, grouped: false, alone: None }, &[ours.as_fd()]);
+    let mut buffer = vec![0; wire::MAX_MESSAGE];
+    let answer = channel::receive(&ours, &mut buffer).ok().flatten();
+    let launched =
+        answer.is_some_and(|(len, _)| matches!(wire::decode(&buffer[..len]), Ok(FromSandbox::Launched { id: 1 })));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let lives = poll(&mut [PollFd::new(&init[0], PollFlags::IN)], Some(&now)).unwrap() == 0;
+    (launched && lives).then_some(pid)
+}
+
+/// The caller of [`a_project_ends_with_its_caller_whoever_holds_its_channel`].
+#[test]
+#[ignore = "a process that another test starts and kills"]
+fn caller_of_a_deadly_embrace() {
+    let Some(shim) = Installed::new() else { return };
+    // Once at least the caller is faster than a container.
+    let pid = (0..50).find_map(|_| embraced(&shim)).unwrap();
+    // A child's wish for a signal at its parent's end is granted with the rights of the thread that ends: this one's, which
+    // has started it.
+    let nobody = rustix::process::Uid::from_raw(65_534);
+    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+    println!("\nS is {pid}");
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_project_ends_with_its_caller_whoever_holds_its_channel() {
+    if Installed::new().is_none() {
+        return;
+    }
+    let mut caller = Command::new(std::env::current_exe().unwrap())
+        .args(["strict::caller_of_a_deadly_embrace", "--exact", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(caller.stdout.take().unwrap()));
+    let pid = lines.map(Result::unwrap).find_map(|line| line.strip_prefix("S is ")?.parse().ok()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let init = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    let ended = ends(&init);
+    if !ended {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    assert!(ended, "S has survived its caller");
 }
