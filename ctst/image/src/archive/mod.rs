@@ -3,6 +3,7 @@
 pub(crate) mod image;
 pub(crate) mod stream;
 pub(crate) mod tar;
+pub(crate) mod tee;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use image::Selected;
-use stream::{FileInput, Hashed, Meter};
+use stream::{Counted, FileInput, Meter};
 use tar::{Kind, Tar};
 
 /// Largest JSON document of an image that is read.
@@ -92,7 +93,7 @@ pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits) -> Result
     let input = FileInput::new(file, archive);
     // Counting what is read makes skipping impossible, and without compression there is no ratio.
     let input = match compressed {
-        true => stream::decode(Hashed::new(input, &read), meter)?.1,
+        true => stream::decode(Counted::new(input, &read), meter)?.1,
         false => Box::new(input),
     };
     let mut tar = Tar::new(input, archive, limits);

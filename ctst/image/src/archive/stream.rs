@@ -48,28 +48,20 @@ impl Chunk {
     }
 }
 
-/// Buffers that are used again when all their chunks are gone.
+/// Buffers that are used again when all their chunks are gone: the first that is free, so that few are, and in the cache.
 #[derive(Default)]
 struct Pool {
     buffers: Vec<Arc<Vec<u8>>>,
-    next: usize,
 }
 
 impl Pool {
     /// A chunk of what `fill` writes; `None` if that is nothing.
     fn fill<E>(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<Option<Chunk>, E> {
-        let mut at = self.next;
-        for _ in 0..self.buffers.len() {
-            at = (at + 1) % self.buffers.len();
-            if Arc::get_mut(&mut self.buffers[at]).is_some() {
-                break;
-            }
-        }
-        if self.buffers.get_mut(at).and_then(Arc::get_mut).is_none() {
-            at = self.buffers.len();
+        let free = self.buffers.iter_mut().position(|buffer| Arc::get_mut(buffer).is_some());
+        let at = free.unwrap_or_else(|| {
             self.buffers.push(Arc::new(vec![0; BUFFER]));
-        }
-        self.next = at;
+            self.buffers.len() - 1
+        });
         let buffer = &mut self.buffers[at];
         let count = fill(Arc::get_mut(buffer).expect("nobody else holds it"))?;
         Ok((count > 0).then(|| Chunk { buffer: Arc::clone(buffer), start: 0, end: count }))
@@ -142,16 +134,35 @@ impl Input for FileInput<'_> {
     }
 }
 
-/// Hashes and counts what passes.
-pub(crate) struct Hashed<'a, I> {
+/// Counts what passes.
+pub(crate) struct Counted<'a, I> {
     input: I,
-    hash: Sha256,
     count: &'a AtomicU64,
 }
 
-impl<'a, I: Input> Hashed<'a, I> {
+impl<'a, I: Input> Counted<'a, I> {
     pub(crate) fn new(input: I, count: &'a AtomicU64) -> Self {
-        Hashed { input, hash: Sha256::new(), count }
+        Counted { input, count }
+    }
+}
+
+impl<I: Input> Input for Counted<'_, I> {
+    fn next(&mut self) -> Result<Option<Chunk>, Error> {
+        let chunk = self.input.next()?;
+        self.count.fetch_add(chunk.as_ref().map_or(0, |chunk| chunk.len() as u64), Ordering::Relaxed);
+        Ok(chunk)
+    }
+}
+
+/// Hashes what passes.
+pub(crate) struct Hashed<I> {
+    input: I,
+    hash: Sha256,
+}
+
+impl<I: Input> Hashed<I> {
+    pub(crate) fn new(input: I) -> Self {
+        Hashed { input, hash: Sha256::new() }
     }
 
     pub(crate) fn digest(self) -> Digest {
@@ -159,15 +170,21 @@ impl<'a, I: Input> Hashed<'a, I> {
     }
 }
 
-impl<I: Input> Input for Hashed<'_, I> {
+impl<I: Input> Input for Hashed<I> {
     fn next(&mut self) -> Result<Option<Chunk>, Error> {
         let chunk = self.input.next()?;
         if let Some(chunk) = &chunk {
             self.hash.update(&**chunk);
-            self.count.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         }
         Ok(chunk)
     }
+}
+
+/// The digest of all of it.
+pub(crate) fn digest(input: impl Input) -> Result<Digest, Error> {
+    let mut input = Hashed::new(input);
+    while input.next()?.is_some() {}
+    Ok(input.digest())
 }
 
 /// How a stream is compressed.

@@ -13,15 +13,18 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::image::{Blob, Selected};
-use crate::archive::stream::{Chunk, Compression, FileInput, Hashed, Input, Meter, check_regular, decode};
+use crate::archive::stream::{
+    Chunk, Compression, Counted, FileInput, Hashed, Input, Meter, check_regular, decode, digest,
+};
 use crate::archive::tar::{Kind, Tar};
+use crate::archive::tee::tee;
 use crate::archive::{Content as What, Limits, examine, plain};
 use crate::copy::{self, Ids};
 use crate::error::text;
@@ -220,8 +223,8 @@ enum Feed {
 
 type Sender = SyncSender<Result<Feed, Error>>;
 
-/// One thread reads and hashes the archive, one decompresses, one hashes what comes out, and this one writes and hashes
-/// files: on two processors none has much more than half of the work.
+/// One thread hashes the archive and this one writes and hashes files; whichever is ahead reads. What is compressed is
+/// decompressed by a third, and what comes out is hashed by a fourth. With two processors both are busy to the end.
 pub(crate) fn unpack(
     job: &UnpackJob,
     file: &OwnedFd,
@@ -243,29 +246,22 @@ pub(crate) fn unpack(
     let [read, made, outer] = [const { AtomicU64::new(0) }; 3];
     let meter = Meter { limits: &job.limits, read: &read, made: &made, archive: &job.archive };
     let mut notes = Notes::default();
-    let mut ticker =
-        Ticker { next: Instant::now(), read: &read, total: u64::try_from(stat.st_size).unwrap_or(0), progress };
+    let total = u64::try_from(stat.st_size).unwrap_or(0);
+    let ticker = Ticker { next: Instant::now(), read: &read, total, progress };
+    let mut layer = LayerWriter { job, layers: &layers, target, made: &made, notes: &mut notes, ticker };
     let (archive, written) = thread::scope(|scope| {
-        let (sender, chunks) = sync_channel(QUEUE);
-        let input = Hashed::new(FileInput::new(file, &job.archive), &read);
-        let reader = scope.spawn(move || pass(input, &sender).digest());
-        let (sender, feed) = sync_channel(QUEUE);
-        let feeder = scope.spawn(|| {
-            let sender = sender;
-            let fed = match &what {
-                What::Root => feed_root(chunks, meter, &sender),
-                What::Image(image) => {
-                    feed_image(chunks, Meter { made: &outer, ..meter }, meter, image, &wanted, &sender)
-                }
-            };
-            if let Err(error) = fed {
-                let _ = sender.send(Err(error));
+        let [hashed, input] = tee(Counted::new(FileInput::new(file, &job.archive), &read));
+        let hasher = scope.spawn(move || digest(hashed));
+        let written = match &what {
+            What::Root => write_root(input, meter, &mut layer),
+            What::Image(image) => {
+                write_image(input, Meter { made: &outer, ..meter }, meter, image, &wanted, &mut layer)
             }
-        });
-        let written = write_layers(job, &layers, target, feed, &made, &mut notes, &mut ticker);
-        feeder.join().unwrap_or_else(|panic| resume_unwind(panic));
-        (reader.join().unwrap_or_else(|panic| resume_unwind(panic)), written)
+        };
+        (join(hasher), written)
     });
+    // First, because whoever unpacks only sees an end where the other cannot read.
+    let archive = archive?;
     for (index, diff, made) in written? {
         layers[index].diff = hex(&diff.unwrap_or(archive));
         layers[index].made = Some(made);
@@ -301,8 +297,8 @@ impl Ticker<'_> {
     }
 }
 
-/// Sends everything, up to the first error; returns the input.
-fn pass<I: Input>(mut input: I, sender: &SyncSender<Result<Chunk, Error>>) -> I {
+/// Sends everything, up to the first error.
+fn pass(mut input: impl Input, sender: &SyncSender<Result<Chunk, Error>>) {
     while let Some(chunk) = input.next().transpose() {
         let is_last = chunk.is_err();
         // Who does not listen any more has failed.
@@ -310,7 +306,6 @@ fn pass<I: Input>(mut input: I, sender: &SyncSender<Result<Chunk, Error>>) -> I 
             break;
         }
     }
-    input
 }
 
 /// Sends everything; false when nobody listens any more.
@@ -323,28 +318,45 @@ fn send_all(input: &mut dyn Input, sender: &Sender) -> Result<bool, Error> {
     Ok(true)
 }
 
-fn feed_root(chunks: impl Input + Send, meter: Meter<'_>, sender: &Sender) -> Result<(), Error> {
-    let (compression, mut input) = decode(chunks, meter)?;
-    let count = AtomicU64::new(0);
-    let is_heard = sender.send(Ok(Feed::Begin(0))).is_ok();
-    let (is_heard, digest) = match compression {
-        Compression::Plain => (is_heard && send_all(&mut input, sender)?, None),
-        _ => thread::scope(|scope| {
-            let (out, decoded) = sync_channel(QUEUE);
-            let count = &count;
-            let hasher = scope.spawn(move || {
-                let mut input = Hashed::new(decoded, count);
-                Ok((is_heard && send_all(&mut input, sender)?, Some(input.digest())))
-            });
-            pass(input, &out);
-            drop(out);
-            hasher.join().unwrap_or_else(|panic| resume_unwind(panic))
-        })?,
-    };
-    if is_heard {
-        let _ = sender.send(Ok(Feed::End(digest)));
+/// What the thread returns.
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+fn write_root(input: impl Input + Send, meter: Meter<'_>, layer: &mut LayerWriter<'_>) -> Result<Written, Error> {
+    let (compression, input) = decode(input, meter)?;
+    if compression == Compression::Plain {
+        return Ok(vec![(0, None, layer.write(0, input)?.0)]);
     }
-    Ok(())
+    thread::scope(|scope| {
+        let (sender, decoded) = sync_channel(QUEUE);
+        scope.spawn(move || pass(input, &sender));
+        let [hashed, decoded] = tee(decoded);
+        let hasher = scope.spawn(move || digest(hashed));
+        let written = layer.write(0, decoded);
+        Ok(vec![(0, Some(join(hasher)?), written?.0)])
+    })
+}
+
+fn write_image(
+    input: impl Input + Send,
+    outer: Meter<'_>,
+    inner: Meter<'_>,
+    image: &Selected,
+    wanted: &[bool],
+    layer: &mut LayerWriter<'_>,
+) -> Result<Written, Error> {
+    thread::scope(|scope| {
+        let (sender, feed) = sync_channel(QUEUE);
+        let feeder = scope.spawn(move || {
+            if let Err(error) = feed_image(input, outer, inner, image, wanted, &sender) {
+                let _ = sender.send(Err(error));
+            }
+        });
+        let written = write_layers(feed, layer);
+        join(feeder);
+        written
+    })
 }
 
 /// The content of a tar stream's current entry.
@@ -374,13 +386,12 @@ fn feed_image(
         if sender.send(Ok(Feed::Begin(*index))).is_err() {
             return Ok(());
         }
-        let [raw, diffed] = [const { AtomicU64::new(0) }; 2];
-        let mut input = Hashed::new(Current(&mut tar), &raw);
+        let mut input = Hashed::new(Current(&mut tar));
         let (compression, mut decoded) = decode(&mut input, inner)?;
         let sent = match compression {
             Compression::Plain => send_all(&mut decoded, sender)?.then_some(None),
             _ => {
-                let mut hashed = Hashed::new(&mut decoded, &diffed);
+                let mut hashed = Hashed::new(&mut decoded);
                 send_all(&mut hashed, sender)?.then(|| Some(hashed.digest()))
             }
         };
@@ -430,30 +441,39 @@ impl Input for LayerInput<'_> {
 
 type Written = Vec<(usize, Option<Digest>, Made)>;
 
-fn write_layers(
-    job: &UnpackJob,
-    layers: &[Layer],
-    target: &Path,
-    feed: Receiver<Result<Feed, Error>>,
-    made: &AtomicU64,
-    notes: &mut Notes,
-    ticker: &mut Ticker<'_>,
-) -> Result<Written, Error> {
+fn write_layers(feed: Receiver<Result<Feed, Error>>, layer: &mut LayerWriter<'_>) -> Result<Written, Error> {
     let mut written = Written::new();
     while let Ok(message) = feed.recv() {
         let Feed::Begin(index) = message? else { continue };
-        let folder = index.to_string();
-        let base = target.join(&folder).join(TREE);
-        let root = make_root(target, &folder, &base)?;
-        let mut tar = Tar::new(LayerInput { feed: &feed, end: None }, &job.archive, &job.limits);
-        let mut writer = Writer::new(job, layers[index].is_lowest, &root, &base, made, notes);
-        while let Some(entry) = tar.next()? {
-            writer.entry(entry, &mut tar, ticker)?;
-        }
-        let made = writer.finish(folder)?;
-        written.push((index, tar.into_input().end.flatten(), made));
+        let (made, input) = layer.write(index, LayerInput { feed: &feed, end: None })?;
+        written.push((index, input.end.flatten(), made));
     }
     Ok(written)
+}
+
+/// What all layers are written with.
+struct LayerWriter<'a> {
+    job: &'a UnpackJob,
+    layers: &'a [Layer],
+    target: &'a Path,
+    made: &'a AtomicU64,
+    notes: &'a mut Notes,
+    ticker: Ticker<'a>,
+}
+
+impl LayerWriter<'_> {
+    /// Writes one layer; returns the input, which is at its end.
+    fn write<I: Input>(&mut self, index: usize, input: I) -> Result<(Made, I), Error> {
+        let folder = index.to_string();
+        let base = self.target.join(&folder).join(TREE);
+        let root = make_root(self.target, &folder, &base)?;
+        let mut tar = Tar::new(input, &self.job.archive, &self.job.limits);
+        let mut writer = Writer::new(self.job, self.layers[index].is_lowest, &root, &base, self.made, self.notes);
+        while let Some(entry) = tar.next()? {
+            writer.entry(entry, &mut tar, &mut self.ticker)?;
+        }
+        Ok((writer.finish(folder)?, tar.into_input()))
+    }
 }
 
 /// Makes the folder of one layer and the root in it.
