@@ -4,6 +4,7 @@
 //! created, so that an entry lands inside or is refused by its name. Nothing that an archive says is believed: not its
 //! sizes, not its owners, not its digests.
 
+mod filler;
 mod notes;
 mod writer;
 
@@ -33,6 +34,7 @@ use crate::model::{Config, Declared};
 use crate::source::hex;
 use crate::tree::Digest;
 use crate::{Error, Progress};
+use filler::{fill, filler};
 use notes::Notes;
 use writer::Writer;
 
@@ -223,8 +225,9 @@ enum Feed {
 
 type Sender = SyncSender<Result<Feed, Error>>;
 
-/// One thread hashes the archive and this one writes and hashes files; whichever is ahead reads. What is compressed is
-/// decompressed by a third, and what comes out is hashed by a fourth. With two processors both are busy to the end.
+/// One thread hashes the archive, this one makes files, and a third fills and hashes them; whichever of the first two is
+/// ahead reads. What is compressed is decompressed by a fourth, and what comes out is hashed by a fifth. With two processors
+/// both are busy to the end.
 pub(crate) fn unpack(
     job: &UnpackJob,
     file: &OwnedFd,
@@ -467,12 +470,27 @@ impl LayerWriter<'_> {
         let folder = index.to_string();
         let base = self.target.join(&folder).join(TREE);
         let root = make_root(self.target, &folder, &base)?;
-        let mut tar = Tar::new(input, &self.job.archive, &self.job.limits);
-        let mut writer = Writer::new(self.job, self.layers[index].is_lowest, &root, &base, self.made, self.notes);
-        while let Some(entry) = tar.next()? {
-            writer.entry(entry, &mut tar, &mut self.ticker)?;
-        }
-        Ok((writer.finish(folder)?, tar.into_input()))
+        let LayerWriter { job, layers, made, notes, ticker, .. } = self;
+        let mut tar = Tar::new(input, &job.archive, &job.limits);
+        let (filler, steps) = filler();
+        let mut writer = Writer::new(job, layers[index].is_lowest, &root, &base, made, notes, filler);
+        let digests = thread::scope(|scope| {
+            let filling = scope.spawn(|| fill(steps, &base));
+            let mut write = || {
+                while writer.is_heard()
+                    && let Some(entry) = tar.next()?
+                {
+                    writer.entry(entry, &mut tar, ticker)?;
+                }
+                Ok(())
+            };
+            let written = write();
+            writer.close();
+            // What was filled came before what was made last.
+            let digests = join(filling)?;
+            written.map(|()| digests)
+        })?;
+        Ok((writer.finish(folder, &digests)?, tar.into_input()))
     }
 }
 

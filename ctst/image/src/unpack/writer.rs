@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::filler::{Dress, Filler, Target};
 use super::notes::Notes;
 use super::{ALGORITHM, Made, OPAQUE, OPAQUE_ATTRIBUTE, Owners, Ticker, UnpackJob, WHITEOUT};
 use crate::Error;
 use crate::archive::stream::Input;
 use crate::archive::tar::{Entry, Kind, Tar};
 use crate::archive::{Limits, plain};
-use crate::copy::{self, Content, write_at};
+use crate::copy::{self, Content};
 use crate::error::text;
-use crate::hash::Hash;
 use crate::tree::{self, Body, Digest, Time, join, open_dir};
 
 /// Longest name of a file.
@@ -43,10 +43,7 @@ pub(super) struct Writer<'a> {
     folders: BTreeMap<Vec<u8>, Attributes>,
     /// The directory of the last entry.
     current: Option<(Vec<u8>, Arc<OwnedFd>)>,
-    /// Of the content that was last written under an inode number: a file that is replaced frees its own.
-    digests: HashMap<u64, Digest>,
-    /// At the beginning of a file.
-    hash: Hash,
+    filler: Filler,
     /// Entries, and directories that no entry describes.
     count: u64,
     /// Bytes of names, and of holes in sparse files.
@@ -64,11 +61,11 @@ impl<'a> Writer<'a> {
         base: &'a Path,
         made: &'a AtomicU64,
         notes: &'a mut Notes,
+        filler: Filler,
     ) -> Self {
         let folders = BTreeMap::from([(Vec::new(), Attributes { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0) })]);
-        let (digests, hash) = (HashMap::new(), ALGORITHM.start());
         let (current, count, names, holes) = (None, 0, 0, 0);
-        Writer { job, is_lowest, root, base, folders, current, digests, hash, count, names, holes, made, notes }
+        Writer { job, is_lowest, root, base, folders, current, filler, count, names, holes, made, notes }
     }
 
     /// Makes one entry.
@@ -134,7 +131,7 @@ impl<'a> Writer<'a> {
                 .and_then(|()| {
                     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let fifo = rustix::fs::openat(&parent, name, flags, Mode::empty()).map_err(failed("open"))?;
-                    self.dress(&fifo, attributes).map_err(failed("set attributes of"))
+                    self.dress(attributes).put_on(&fifo, None).map_err(failed("set attributes of"))
                 })
                 .map(|()| self.notes.drop_xattrs(&path, &entry.xattrs)),
             Kind::Character | Kind::Block => Ok(()),
@@ -197,13 +194,18 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Owner first: giving a file away clears setuid and setgid.
-    fn dress(&self, file: impl AsFd, attributes: Attributes) -> Result<(), Errno> {
-        if let Some((uid, gid)) = self.owner(attributes) {
-            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
-        }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(attributes.mode))?;
-        rustix::fs::futimens(&file, &times(attributes.mtime))
+    fn dress(&self, attributes: Attributes) -> Dress {
+        Dress { owner: self.owner(attributes), mode: attributes.mode, mtime: attributes.mtime }
+    }
+
+    /// Whether it is worth while to go on: a file that could not be filled is told of by whoever fills.
+    pub(super) fn is_heard(&self) -> bool {
+        self.filler.is_heard()
+    }
+
+    /// The last file is made.
+    pub(super) fn close(&mut self) {
+        self.filler.close();
     }
 
     /// Opens a directory of the layer; makes what is missing on the way.
@@ -213,10 +215,9 @@ impl<'a> Writer<'a> {
         {
             return Ok(Arc::clone(folder));
         }
-        let folder = match open_dir(self.root, path) {
-            Ok(folder) => folder,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.make_folders(path, time)?,
-            Err(cause) => return Err(Trouble::Failed("open", cause)),
+        let folder = match self.folders.contains_key(path) {
+            true => open_dir(self.root, path).map_err(|cause| Trouble::Failed("open", cause))?,
+            false => self.make_folders(path, time)?,
         };
         let folder = Arc::new(folder);
         self.current = Some((path.to_vec(), Arc::clone(&folder)));
@@ -224,9 +225,14 @@ impl<'a> Writer<'a> {
     }
 
     fn make_folders(&mut self, path: &[u8], time: Time) -> Result<OwnedFd, Trouble> {
-        let mut folder = open_dir(self.root, b"").map_err(|cause| Trouble::Failed("open", cause))?;
-        let mut end = 0;
-        for name in path.split(|b| *b == b'/') {
+        let mut known = path;
+        while !self.folders.contains_key(known) {
+            known = split(known).0;
+        }
+        let mut folder = open_dir(self.root, known).map_err(|cause| Trouble::Failed("open", cause))?;
+        let mut end = known.len();
+        let rest = path[end..].strip_prefix(b"/").unwrap_or(&path[end..]);
+        for name in rest.split(|b| *b == b'/') {
             end += name.len() + usize::from(end > 0);
             let here = &path[..end];
             folder = match open_dir(&folder, name) {
@@ -384,36 +390,38 @@ impl<'a> Writer<'a> {
         tar: &mut Tar<'_, I>,
         ticker: &mut Ticker<'_>,
     ) -> Result<(), Error> {
-        let place = || join(self.base, path);
-        let failed = |cause| Error::io("write", join(self.base, path), cause);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = |name: &[u8]| rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
+        // Most often nothing is left to change.
+        let mode = Mode::from_raw_mode(attributes.mode & 0o777);
+        let open = |name: &[u8]| rustix::fs::openat(parent, name, flags, mode);
         let file = self.replace(parent, path, open).map_err(|why| why.at(tar, self.base, path))?;
-        let inode = rustix::fs::fstat(&file).map_err(|cause| Error::io("stat", place(), cause))?.st_ino;
+        let stat = rustix::fs::fstat(&file).map_err(|cause| Error::io("stat", join(self.base, path), cause))?;
         let whole = [(0, entry.size)];
         let stretches = entry.stretches.as_deref().unwrap_or(&whole);
         let holes = entry.size - stretches.iter().map(|(_, length)| length).sum::<u64>();
         self.holes = self.holes.saturating_add(holes);
         self.check_limits().map_err(|why| why.at(tar, self.base, path))?;
+        self.set_xattrs(&file, path, &entry.xattrs)?;
 
-        let mut at = 0;
-        for (offset, length) in stretches.iter().copied().chain([(entry.size, 0)]) {
-            self.hash.update_zeros(offset - at);
-            at = offset;
-            while at < offset + length {
-                let Some(piece) = tar.data(offset + length - at)? else { break };
-                write_at(&file, &piece, at).map_err(failed)?;
-                at += piece.len() as u64;
-                self.hash.update(&piece);
+        let (now, size, has_holes) = (Some((&stat).into()), entry.size, holes > 0);
+        let (inode, dress) = (stat.st_ino, self.dress(attributes));
+        self.filler.begin(Target { file, inode, now, path: path.into(), size, has_holes, dress });
+        for (offset, length) in stretches {
+            let mut at = *offset;
+            while at < offset + length
+                && let Some(piece) = tar.data(offset + length - at)?
+            {
+                let next = at + piece.len() as u64;
+                self.filler.data(at, piece);
+                at = next;
+                if !self.filler.is_heard() {
+                    return Ok(());
+                }
                 ticker.tick(self.count);
             }
         }
-        if holes > 0 {
-            rustix::fs::ftruncate(&file, entry.size).map_err(failed)?;
-        }
-        self.digests.insert(inode, self.hash.take());
-        self.set_xattrs(&file, path, &entry.xattrs)?;
-        self.dress(&file, attributes).map_err(|cause| Error::io("set attributes of", place(), cause))
+        self.filler.end();
+        Ok(())
     }
 
     /// Keeps `user.*` where the file system does; the rest would be a privilege, or another host's.
@@ -482,7 +490,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Gives directories their attributes, the deepest first, and computes the digest.
-    pub(super) fn finish(self, folder: String) -> Result<Made, Error> {
+    pub(super) fn finish(self, folder: String, digests: &HashMap<u64, Digest>) -> Result<Made, Error> {
         let Writer { root, base, .. } = self;
         // Before the first directory is closed to its owner, as those of the archive may be.
         let mut items = tree::scan(root, base)?.items;
@@ -502,7 +510,7 @@ impl<'a> Writer<'a> {
             contents.push(match item.body {
                 Body::File => {
                     size += item.meta.size;
-                    let digest = self.digests.get(&item.meta.ino);
+                    let digest = digests.get(&item.meta.ino);
                     Some(Content::Hash(*digest.ok_or_else(|| Error::Changed(join(base, &item.path)))?))
                 }
                 Body::Symlink => {
@@ -516,7 +524,7 @@ impl<'a> Writer<'a> {
         }
         for (path, attributes) in self.folders.iter().rev() {
             open_dir(root, path)
-                .and_then(|folder| self.dress(folder, *attributes))
+                .and_then(|folder| self.dress(*attributes).put_on(folder, None))
                 .map_err(|cause| Error::io("set attributes of", join(base, path), cause))?;
         }
         let tree = copy::digest(ALGORITHM, &items, &contents, self.job.owners.ids());
@@ -574,7 +582,7 @@ pub(super) fn lossy(bytes: &[u8]) -> String {
     text(&String::from_utf8_lossy(bytes))
 }
 
-fn times((tv_sec, nanoseconds): Time) -> Timestamps {
+pub(super) fn times((tv_sec, nanoseconds): Time) -> Timestamps {
     let time = Timespec { tv_sec, tv_nsec: nanoseconds.into() };
     Timestamps { last_access: time, last_modification: time }
 }
