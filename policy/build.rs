@@ -19,6 +19,9 @@ use table::{Arch, Base, Check, Clause, Errno, Instruction, Verdict};
 )]
 #[path = "src/assemble.rs"]
 mod assemble;
+#[expect(unreachable_pub, reason = "the library re-exports this module, a build script has nobody to export to")]
+#[path = "src/own.rs"]
+mod own;
 #[expect(
     unreachable_pub,
     dead_code,
@@ -33,19 +36,27 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/table.rs");
     println!("cargo::rerun-if-changed=src/assemble.rs");
+    println!("cargo::rerun-if-changed=src/own.rs");
+    let bases = Base::ALL.map(|base| (base.name(), vec![base.changes()]));
+    let own = own::Own::ALL.map(|own| (own.name(), own.changes()));
+    write("filter.rs", &bases)?;
+    write("own.rs", &own)
+}
+
+fn write(file: &str, filters: &[(&str, Vec<&[table::Row]>)]) -> Result<()> {
     let mut source = String::new();
-    for base in Base::ALL {
+    for (filter, changes) in filters {
         for (name, arch) in [("X86_64", Arch::X86_64), ("AARCH64", Arch::Aarch64)] {
-            let program = compile(base, arch)?;
-            let base = base.name().to_uppercase();
-            writeln!(source, "pub(super) static {base}_{name}: [Instruction; {}] = [", program.len())?;
+            let program = compile(filter, changes, arch)?;
+            let filter = filter.to_uppercase();
+            writeln!(source, "pub(super) static {filter}_{name}: [Instruction; {}] = [", program.len())?;
             for Instruction { code, jt, jf, k } in program {
                 writeln!(source, "    Instruction {{ code: {code:#x}, jt: {jt}, jf: {jf}, k: {k:#x} }},")?;
             }
             writeln!(source, "];")?;
         }
     }
-    let path = Path::new(&env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("filter.rs");
+    let path = Path::new(&env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join(file);
     Ok(fs::write(path, source)?)
 }
 
@@ -66,12 +77,14 @@ fn rows(table: &[table::Row]) -> Result<BTreeMap<&'static str, Verdict>> {
 }
 
 /// Every known number with its verdict. A call that no row names stops the build, and so does a change of what is not
-/// there.
-fn verdicts(base: Base, arch: Arch) -> Result<BTreeMap<u32, Verdict>> {
+/// there. Of `changes` the first count most.
+fn verdicts(filter: &str, changes: &[&[table::Row]], arch: Arch) -> Result<BTreeMap<u32, Verdict>> {
     let mut verdicts = rows(table::DEFAULT)?;
-    for (name, verdict) in rows(base.changes())? {
-        if verdicts.insert(name, verdict).is_none() {
-            return Err(format!("{} changes {name}, which no row of the default names", base.name()).into());
+    for changes in changes.iter().rev() {
+        for (name, verdict) in rows(changes)? {
+            if verdicts.insert(name, verdict).is_none() {
+                return Err(format!("{filter} changes {name}, which no row of the default names").into());
+            }
         }
     }
     table::numbers(arch)
@@ -82,9 +95,9 @@ fn verdicts(base: Base, arch: Arch) -> Result<BTreeMap<u32, Verdict>> {
         .collect()
 }
 
-fn compile(base: Base, arch: Arch) -> Result<Vec<Instruction>> {
+fn compile(filter: &str, changes: &[&[table::Row]], arch: Arch) -> Result<Vec<Instruction>> {
     let (mut programs, mut leaves) = (Vec::new(), BTreeMap::new());
-    for (number, verdict) in verdicts(base, arch)? {
+    for (number, verdict) in verdicts(filter, changes, arch)? {
         let leaf = match verdict {
             Verdict::Allow => Leaf::Return(ALLOW),
             Verdict::Refuse(errno) => Leaf::Return(FAIL | errno as u32),

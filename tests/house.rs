@@ -49,7 +49,8 @@ fn crates_depend_on_each_other_only_as_drawn() {
         let depends = package["dependencies"].as_array().expect("dependencies").iter();
         for other in depends.filter_map(|dependency| dependency["name"].as_str()).filter(|other| names.contains(other))
         {
-            assert!(allowed.contains(&other), "{name} -> {other} is not among {allowed:?}");
+            // A crate names itself where its tests want a feature of it.
+            assert!(other == name || allowed.contains(&other), "{name} -> {other} is not among {allowed:?}");
         }
     }
 }

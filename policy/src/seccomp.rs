@@ -6,8 +6,14 @@
 #[cfg(feature = "assemble")]
 #[path = "assemble.rs"]
 pub mod assemble;
+#[cfg(feature = "assemble")]
+#[path = "own.rs"]
+mod own;
 #[path = "table.rs"]
 mod table;
+
+#[cfg(feature = "assemble")]
+pub use own::Own;
 
 pub use table::{
     Arch, Base, COMPAT, Check, Clause, DEFAULT, Errno, Instruction, Row, STRICT, Verdict, X32_BIT, numbers,
@@ -17,6 +23,24 @@ mod compiled {
     use super::Instruction;
 
     include!(concat!(env!("OUT_DIR"), "/filter.rs"));
+}
+
+#[cfg(feature = "assemble")]
+mod compiled_own {
+    use super::Instruction;
+
+    include!(concat!(env!("OUT_DIR"), "/own.rs"));
+}
+
+/// The filter of this process of ctst's own for `arch`.
+#[cfg(feature = "assemble")]
+pub fn own_filter_for(own: Own, arch: Arch) -> &'static [Instruction] {
+    match (own, arch) {
+        (Own::Supervisor, Arch::X86_64) => &compiled_own::SUPERVISOR_X86_64,
+        (Own::Supervisor, Arch::Aarch64) => &compiled_own::SUPERVISOR_AARCH64,
+        (Own::Worker, Arch::X86_64) => &compiled_own::WORKER_X86_64,
+        (Own::Worker, Arch::Aarch64) => &compiled_own::WORKER_AARCH64,
+    }
 }
 
 /// The filter of this name for `arch`.
@@ -54,7 +78,19 @@ pub(crate) fn audit(arch: Arch) -> u32 {
 /// What a base filter does, as text: each call with its numbers, its verdict and the reason, in the table's order. Rows that
 /// are otherwise than in `default` come first.
 pub fn describe(base: Base) -> String {
-    let size = |arch| filter_for(base, arch).len();
+    describe_as(&[base.changes(), DEFAULT], |arch| filter_for(base, arch).len())
+}
+
+/// The same of the filter of one of ctst's own processes.
+#[cfg(feature = "assemble")]
+pub fn describe_own(own: Own) -> String {
+    let tables: Vec<_> = own.changes().into_iter().chain([DEFAULT]).collect();
+    describe_as(&tables, |arch| own_filter_for(own, arch).len())
+}
+
+fn describe_as(tables: &[&'static [Row]], size: impl Fn(Arch) -> usize) -> String {
+    let rows = || tables.iter().copied().flatten();
+    let row = |call: &str| rows().find(|row| row.calls.split_ascii_whitespace().any(|name| name == call));
     let mut out = format!(
         "\
 instructions: {} on x86_64, {} on aarch64
@@ -67,14 +103,14 @@ number that no line below has: ENOSYS
         size(Arch::X86_64),
         size(Arch::Aarch64)
     );
-    for row in base.changes().iter().chain(DEFAULT) {
-        let decides = |name: &&str| base.row(name).is_some_and(|decisive| std::ptr::eq(decisive, row));
-        let calls: Vec<&str> = row.calls.split_ascii_whitespace().filter(decides).collect();
+    for own in rows() {
+        let decides = |name: &&str| row(name).is_some_and(|decisive| std::ptr::eq(decisive, own));
+        let calls: Vec<&str> = own.calls.split_ascii_whitespace().filter(decides).collect();
         if calls.is_empty() {
             continue;
         }
-        out.push_str(&format!("\n{}\n", row.reason));
-        let verdict = render(row.verdict);
+        out.push_str(&format!("\n{}\n", own.reason));
+        let verdict = render(own.verdict);
         for name in calls {
             let number = |arch| {
                 numbers(arch)

@@ -139,7 +139,7 @@ pub const X32_BIT: u32 = 0x4000_0000;
 
 /// CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}. NEWTIME shares its bit with the exit signal of
 /// `clone` and exists for `clone3` and `unshare` only.
-const NEW_NAMESPACES: u32 = 0x7e02_0000;
+pub(crate) const NEW_NAMESPACES: u32 = 0x7e02_0000;
 
 const AF_UNIX: u32 = 1;
 const AF_INET: u32 = 2;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use containust_policy::capabilities;
 use containust_policy::seccomp::{
-    Arch, Base, Check, Clause, DEFAULT, Errno, Instruction, Verdict, X32_BIT, filter_for, numbers,
+    Arch, Base, Check, Clause, DEFAULT, Errno, Instruction, Own, Verdict, X32_BIT, filter_for, numbers, own_filter_for,
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
@@ -424,4 +424,37 @@ fn capabilities_have_the_kernels_numbers_and_a_reason() {
         assert_eq!(capabilities::find(name).map(|found| found.bit() & capabilities::CEILING), Some(0), "{name}");
     }
     assert_eq!(capabilities::find("CAP_EVERYTHING"), None);
+}
+
+/// What ctst's own processes may do: less than `strict` lets a container, and no program, process or new identity.
+#[test]
+fn ctsts_own_processes_may_less_than_a_container() {
+    for arch in ARCHES {
+        for own in Own::ALL {
+            let program = own_filter_for(own, arch);
+            let ask = |number, args| run(program, audit(arch), number, args).0;
+            for number in 0..1024 {
+                for args in [[0; 6], [u64::MAX; 6]].into_iter().chain((0..64).map(|bit| [1 << bit; 6])) {
+                    let strict = run(filter_for(Base::Strict, arch), audit(arch), number, args).0;
+                    assert!(ask(number, args) != ALLOW || strict == ALLOW, "{own:?} {arch:?} {number} {args:x?}");
+                }
+            }
+            assert_eq!(run(program, AUDIT_I386, 1, [0; 6]).0, KILL_PROCESS);
+            for name in "execve execveat kill tkill setuid setresuid setgroups ptrace mount umount2 unshare setns bpf \
+                         keyctl init_module finit_module kexec_load pidfd_getfd process_vm_writev perf_event_open"
+                .split_ascii_whitespace()
+            {
+                assert_ne!(ask(number(arch, name), [0; 6]), ALLOW, "{own:?} {arch:?} {name}");
+            }
+            let thread = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
+            let clone = number(arch, "clone");
+            let cases = [(thread, true), (libc::SIGCHLD as u64, false), (thread | libc::CLONE_NEWUSER as u64, false)];
+            for (flags, allowed) in cases {
+                assert_eq!(ask(clone, [flags, 0, 0, 0, 0, 0]) == ALLOW, allowed, "{own:?} {flags:x}");
+            }
+            assert_eq!(ask(number(arch, "prlimit64"), [7, 0, 0, 0, 0, 0]), fails(Errno::Eperm));
+            let inet = [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0];
+            assert_eq!(ask(number(arch, "socket"), inet) == ALLOW, own == Own::Supervisor);
+        }
+    }
 }

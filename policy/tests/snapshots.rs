@@ -25,6 +25,9 @@ fn system_calls() {
     for base in seccomp::Base::ALL {
         check(&format!("seccomp-{}.txt", base.name()), &seccomp::describe(base));
     }
+    for own in seccomp::Own::ALL {
+        check(&format!("own-{}.txt", own.name()), &seccomp::describe_own(own));
+    }
 }
 
 #[test]

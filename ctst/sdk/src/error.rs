@@ -189,7 +189,7 @@ pub enum Error {
         problem: String,
     },
     /// The kernel did not let us give up rights.
-    #[error("give up the right to write files: {problem}")]
+    #[error("give up rights that it does not need: {problem}")]
     Confine {
         /// Its answer.
         problem: String,

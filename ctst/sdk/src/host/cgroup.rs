@@ -269,6 +269,11 @@ pub(crate) struct Outlook {
     pub(crate) given: BTreeSet<String>,
 }
 
+/// Where cgroup v2 is mounted.
+pub(crate) fn mounted() -> Option<PathBuf> {
+    Mount::find(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()).map(|mount| mount.point)
+}
+
 impl Outlook {
     /// Of a supervisor that runs with this pid; none: of one that would be started now.
     pub(crate) fn new(supervisor: Option<u32>) -> Self {

@@ -1,6 +1,15 @@
-//! Giving up rights that a command has no use for, before it looks at anything.
+//! Giving up rights that a process of ctst's own has no use for: of `plan` and `check` before they look at anything, of a
+//! worker before it reads a byte, of a supervisor and its forwarder once the sandbox stands. ctst-shim/README.md has the table.
 
-use landlock::{ABI, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus};
+use std::path::{Path, PathBuf};
+
+use containust_policy::seccomp::{self, HOST, Own};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use seccompiler::sock_filter;
 
 use crate::error::{Error, Result};
 
@@ -31,12 +40,191 @@ pub(crate) fn works() -> bool {
     std::thread::spawn(|| no_writes().is_ok_and(|held| held)).join().unwrap_or(false)
 }
 
+/// Whether a process that landlock confines still finds others in /proc: with `hidepid` (proc(5)) it does not, because it
+/// may trace none. Tried in a thread with the process `pid`, which lives.
+pub(crate) fn sees(pid: u32) -> bool {
+    let look = move || no_writes().is_ok() && Path::new(&format!("/proc/{pid}/stat")).exists();
+    std::thread::spawn(look).join().unwrap_or(false)
+}
+
+/// What landlock leaves of files: a place, with all below it, and the rights there. A place that is not there needs none.
+type Rule<'a> = (&'a Path, BitFlags<AccessFs>);
+
+/// Takes from this thread, and those that it will start, every right over files but these, and those to reach abstract
+/// sockets of others. With `apart` also those to bind, to connect, and to signal others.
+fn landlocked(handled: BitFlags<AccessFs>, rules: &[Rule<'_>], apart: bool) -> Result<bool> {
+    // Before Linux 5.19 whoever was held could move no file to another folder, even where he may write.
+    let moves = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(AccessFs::Refer);
+    if moves.is_err() {
+        return Ok(false);
+    }
+    let refused = |error: landlock::RulesetError| Error::Confine { problem: error.to_string() };
+    let scope = if apart { Scope::from_all(NEWEST) } else { Scope::AbstractUnixSocket.into() };
+    let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).scope(scope).map_err(refused)?;
+    if !handled.is_empty() {
+        ruleset = ruleset.handle_access(handled).map_err(refused)?;
+    }
+    if apart {
+        ruleset = ruleset.handle_access(AccessNet::from_all(NEWEST)).map_err(refused)?;
+    }
+    let mut created = ruleset.create().map_err(refused)?;
+    for (place, rights) in rules {
+        let Ok(opened) = PathFd::new(place) else { continue };
+        let rights = if place.is_dir() { *rights } else { *rights & AccessFs::from_file(NEWEST) };
+        created = created.add_rule(PathBeneath::new(opened, rights)).map_err(refused)?;
+    }
+    let status = created.restrict_self().map_err(refused)?;
+    Ok(status.ruleset != RulesetStatus::NotEnforced)
+}
+
+/// Puts a filter of system calls on every thread, and no_new_privs.
+fn filtered(own: Own) -> Result<()> {
+    let program: Vec<sock_filter> = seccomp::own_filter_for(own, HOST)
+        .iter()
+        .map(|i| sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
+        .collect();
+    seccompiler::apply_filter_all_threads(&program).map_err(|error| Error::Confine { problem: error.to_string() })
+}
+
+/// Keeps of this thread's capabilities at most these. An ordinary user's process has none.
+fn capable(of: CapabilitySet) -> Result<()> {
+    let refused = |errno: rustix::io::Errno| Error::Confine { problem: format!("lower the capabilities: {errno}") };
+    let now = rustix::thread::capabilities(None).map_err(refused)?;
+    let keep = now.permitted & of;
+    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).map_err(refused)
+}
+
+/// What a supervisor keeps of files.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// To read and write, with all below: the project's state.
+    pub(crate) state: PathBuf,
+    /// Where its socket is, which it removes.
+    pub(crate) sockets: Option<PathBuf>,
+    /// Where cgroup v2 is mounted.
+    pub(crate) cgroups: Option<PathBuf>,
+}
+
+/// What the supervisor of a project gives up once nothing is left to be started by it: programs, processes, other identities,
+/// and files but these. `init` is the project's pid 1. Returns what the host does not hold it to, for its log.
+///
+/// # Errors
+/// [`Error::Confine`] where the kernel refuses.
+pub(crate) fn supervisor(files: &Files, init: Option<u32>) -> Result<Option<&'static str>> {
+    let missing = keep(files, init)?;
+    filtered(Own::Supervisor)?;
+    Ok(missing)
+}
+
+/// What of it each thread gives up for itself.
+fn keep(files: &Files, init: Option<u32>) -> Result<Option<&'static str>> {
+    // Root's: own files of other ids, end containers, publish ports below 1024.
+    let kept = CapabilitySet::CHOWN
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::FOWNER
+        | CapabilitySet::KILL
+        | CapabilitySet::NET_BIND_SERVICE;
+    capable(kept)?;
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|errno| Error::Confine { problem: format!("set no_new_privs: {errno}") })?;
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let all = AccessFs::from_all(NEWEST);
+    let mut rules: Vec<Rule<'_>> = vec![
+        (&files.state, all & !BitFlags::from(AccessFs::Execute)),
+        (Path::new("/dev/null"), AccessFs::ReadFile | AccessFs::WriteFile),
+        (Path::new("/proc"), read),
+        (Path::new("/sys"), read),
+        (Path::new("/etc"), read),
+    ];
+    rules.extend(files.sockets.as_deref().map(|place| (place, read | AccessFs::RemoveFile)));
+    let group = read | AccessFs::WriteFile | AccessFs::MakeDir | AccessFs::RemoveDir | AccessFs::Truncate;
+    rules.extend(files.cgroups.as_deref().map(|place| (place, group)));
+    if works() && init.is_some_and(|pid| !sees(pid)) {
+        return Ok(Some(
+            "/proc hides processes (hidepid) from whom landlock holds: the supervisor keeps its user's files",
+        ));
+    }
+    let held = landlocked(all, &rules, false)?;
+    Ok((!held)
+        .then_some("this kernel has no landlock, or one before Linux 5.19: the supervisor keeps its user's files"))
+}
+
+/// What the thread that forwards ports gives up when it starts: every file, and every way but the sockets it is given. The rest
+/// is the process's.
+///
+/// # Errors
+/// [`Error::Confine`] where the kernel refuses.
+pub(crate) fn forwarder() -> Result<()> {
+    capable(CapabilitySet::empty())?;
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|errno| Error::Confine { problem: format!("set no_new_privs: {errno}") })?;
+    landlocked(AccessFs::from_all(NEWEST), &[], false).map(drop)
+}
+
+/// What a worker gives up: programs, processes, the network, and writing to anything but these folders. `None`: it writes where
+/// its user may.
+///
+/// # Errors
+/// [`Error::Confine`] where the kernel refuses.
+pub(crate) fn worker(writes: Option<&[&Path]>) -> Result<()> {
+    let write = AccessFs::from_write(NEWEST);
+    match writes {
+        Some(places) => {
+            let rules: Vec<Rule<'_>> = places.iter().map(|place| (*place, write)).collect();
+            landlocked(write | AccessFs::Execute, &rules, true)?;
+        }
+        None => drop(landlocked(BitFlags::EMPTY, &[], true)?),
+    }
+    filtered(Own::Worker)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::{ErrorKind, Write};
 
     use super::*;
+
+    /// Not in this process as a whole, where other tests run.
+    #[test]
+    fn a_supervisor_keeps_its_own_files_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, other) = (dir.path().join("state"), dir.path().join("other"));
+        for folder in [&state, &other] {
+            fs::create_dir_all(folder.join("below")).unwrap();
+            fs::write(folder.join("file"), "text").unwrap();
+        }
+        let files = Files { state: state.clone(), sockets: Some(other.join("below")), cgroups: None };
+        fs::write(other.join("below/socket"), "").unwrap();
+        let denied = |result: std::io::Result<()>| result.is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);
+        let held = std::thread::spawn(move || {
+            let held = keep(&files, Some(std::os::unix::process::parent_id())).unwrap().is_none();
+            fs::write(state.join("new"), "text").unwrap();
+            fs::rename(state.join("new"), state.join("below/new")).unwrap();
+            fs::read("/proc/self/stat").unwrap();
+            fs::write("/dev/null", "text").unwrap();
+            fs::remove_file(other.join("below/socket")).unwrap();
+            if held {
+                assert!(denied(fs::read(other.join("file")).map(drop)));
+                assert!(denied(fs::read_dir(&other).map(drop)));
+                assert!(denied(fs::write(other.join("new"), "")));
+                assert!(denied(fs::write(other.join("below/new"), "")));
+                assert!(denied(fs::rename(other.join("file"), state.join("file"))));
+                assert!(denied(std::process::Command::new("/bin/true").status().map(drop)));
+                // Its descriptor, as those of mounts, gives nothing but itself.
+                rustix::fs::open(other.join("file"), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+            }
+            forwarder().unwrap();
+            if held {
+                assert!(denied(fs::read(state.join("file")).map(drop)));
+                assert!(denied(fs::read("/proc/self/stat").map(drop)));
+            }
+            assert!(rustix::thread::capabilities(None).unwrap().effective.is_empty());
+            held
+        });
+        assert_eq!(held.join().unwrap(), works());
+    }
 
     #[test]
     fn nothing_can_be_written_afterwards() {

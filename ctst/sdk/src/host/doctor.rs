@@ -75,15 +75,18 @@ pub fn examine() -> Vec<Check> {
     let governed = policy.status != Verdict::Bad;
     checks.push(policy);
     checks.push(limits());
-    checks.push(if confine::works() {
-        Check::good("landlock", "plan and check run without the right to write files")
+    checks.push(if confine::works() && !confine::sees(std::os::unix::process::parent_id()) {
+        let found = "/proc hides processes from whom landlock holds (hidepid): supervisors keep their user's files";
+        Check::other("landlock", Verdict::Limited, found, "mount /proc with hidepid=0: sudo mount -o remount,hidepid=0 /proc")
+    } else if confine::works() {
+        Check::good("landlock", "plan and check run without the right to write files, supervisors and workers with their own")
     } else {
         let fix = "boot a kernel with landlock: Linux 5.13 or newer, lsm=landlock,... on its command line";
         if strict || getuid().is_root() {
             let found = "this kernel runs without it, and ctst-shim starts nothing that it could not give up files for";
             Check::other("landlock", Verdict::Bad, found, fix)
         } else {
-            let found = "the kernel does not hold plan and check to not writing; they do not by themselves";
+            let found = "the kernel does not hold plan, check, supervisors and workers to their own files; they keep to them by themselves";
             Check::other("landlock", Verdict::Limited, found, fix)
         }
     });

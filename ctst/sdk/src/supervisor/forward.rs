@@ -22,6 +22,8 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::host::confine;
+
 /// Sockets for the containers' side are kept between these numbers while ports are published.
 const POOL: std::ops::Range<usize> = 8..32;
 /// Bytes moved in one go, and the most that is held for one direction of a connection.
@@ -77,7 +79,17 @@ impl Forwarder {
         let needs = Arc::new(Needs { count: AtomicUsize::new(0), event });
         let (commands, receiver) = channel();
         let state = State::new(poll, receiver, Arc::clone(&needs));
-        let thread = std::thread::Builder::new().name("forward".into()).spawn(move || state.run())?;
+        let (ready, confined) = channel();
+        let thread = std::thread::Builder::new().name("forward".into()).spawn(move || {
+            let held = confine::forwarder();
+            let goes_on = held.is_ok();
+            // Whoever started it waits.
+            ready.send(held).ok();
+            if goes_on {
+                state.run();
+            }
+        })?;
+        confined.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
         Ok(Self { commands, waker, needs, thread: Some(thread) })
     }
 

@@ -803,7 +803,7 @@ pub(super) fn log_pipe(ids: &Ids) -> Result<(OwnedFd, OwnedFd)> {
 }
 
 /// The pid behind a pidfd, in our pid namespace (`pidfd_open(2)`, `proc_pid_fdinfo(5)`).
-fn pid_of(pidfd: &OwnedFd) -> Option<u32> {
+pub(super) fn pid_of(pidfd: &OwnedFd) -> Option<u32> {
     use std::os::fd::AsRawFd;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd())).ok()?;
     info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())

@@ -43,6 +43,7 @@ use self::sandbox::{Sandbox, Told};
 use crate::error::{During, Error, Report, Result};
 use crate::event::{Event, EventKind};
 use crate::host::cgroup::{self, Division};
+use crate::host::confine;
 use crate::host::ids::Ids;
 use crate::ipc::client;
 use crate::ipc::{Connection, Hello, Reply, Request, VERSION};
@@ -143,7 +144,12 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
     let (listener, socket) = listen(&project)?;
     let mut poller = Poller::new().during(|| "make an epoll".to_owned())?;
     let what = || "watch a descriptor".to_owned();
-    let sandbox = sandbox.watch(&mut poller)?;
+    let files = confine::Files {
+        state: project.state_dir(),
+        sockets: socket.parent().map(Path::to_owned),
+        cgroups: cgroup::mounted(),
+    };
+    let sandbox = sandbox.watch(&mut poller, files)?;
     poller.add_reader(&signals, Source::Signals).during(what)?;
     let listening = poller.add_reader(&listener, Source::Listener).during(what)?;
     let own = Incarnation::of(std::process::id())

@@ -17,6 +17,7 @@ use rustix::process::{
 
 use super::poller::{Cid, Poller, Source};
 use crate::error::{During, Error, Result};
+use crate::host::confine::{self, Files};
 use crate::host::ids::{Ids, Range};
 use crate::shim::{self, Channel, Received};
 
@@ -67,6 +68,8 @@ pub(super) struct Sandbox {
     /// Requests that wait until it is open.
     held: Vec<(ToSandbox, Vec<OwnedFd>)>,
     buffer: Vec<u8>,
+    /// What this process keeps once it is ready.
+    files: Files,
 }
 
 impl Sandbox {
@@ -156,8 +159,11 @@ impl Sandbox {
                 Received::Message(FromShim::Created { pid }, fds) => self.created(poller, pid, fds)?,
                 Received::Message(FromShim::Ready, _) => {
                     self.ready = true;
-                    // The last setuid program that we need, newgidmap, has done its work.
-                    rustix::thread::set_no_new_privs(true).during(|| "set no_new_privs".to_owned())?;
+                    // The last program that we need, the setuid newgidmap, has done its work.
+                    let init = self.init.as_ref().and_then(|(pidfd, _)| super::life::pid_of(pidfd));
+                    if let Some(missing) = confine::supervisor(&self.files, init)? {
+                        super::say(missing);
+                    }
                 }
                 Received::Message(FromShim::Failed(failure), _) => {
                     self.close(poller);
@@ -259,7 +265,7 @@ pub(super) struct Starting {
 }
 
 impl Starting {
-    pub(super) fn watch(self, poller: &mut Poller) -> Result<Sandbox> {
+    pub(super) fn watch(self, poller: &mut Poller, files: Files) -> Result<Sandbox> {
         let token = poller.add(&self.channel, Source::Shim).during(|| "watch ctst-shim".to_owned())?;
         let mut sandbox = Sandbox {
             open: !matches!(self.ids, Ids::Helper { .. }),
@@ -271,6 +277,7 @@ impl Starting {
             asked: VecDeque::new(),
             held: Vec::new(),
             buffer: vec![0; containust_shared::wire::MAX_MESSAGE],
+            files,
         };
         sandbox.watch(poller, self.child, None)?;
         Ok(sandbox)

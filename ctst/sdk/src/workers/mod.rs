@@ -16,6 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
 use crate::error::{During, Result};
+use crate::host::confine;
 
 /// The hidden verb of this executable.
 pub(crate) const VERB: &str = "worker";
@@ -131,6 +132,21 @@ pub(crate) fn source(path: &Path) -> Result<(Source, OwnedFd)> {
 
 /// Runs inside the container. Returns the exit code.
 pub(crate) fn main(arguments: &[OsString]) -> i32 {
+    let place = match arguments {
+        [verb, folder] if verb == "remove" => Some(folder.as_ref()),
+        [verb, _, to] if verb == "fill" => Some(to.as_ref()),
+        [verb, ..] if verb == "flatten" || verb == "fill-from-tree" || verb == IMAGE => Some(Path::new(TARGET)),
+        // It writes where a user of the container may.
+        [verb, ..] if verb == "send" || verb == "receive" || verb == "unpack" => None,
+        _ => Some(Path::new("/nowhere")),
+    };
+    if let Err(error) = confine::worker(place.as_ref().map(std::slice::from_ref)) {
+        return finish(Err(error.to_string()));
+    }
+    work(arguments)
+}
+
+fn work(arguments: &[OsString]) -> i32 {
     if let Some(result) = transfer::inside(arguments) {
         return finish(result);
     }
@@ -206,10 +222,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
         std::fs::write(dir.path().join("c"), "").unwrap();
-        assert_eq!(main(&["remove".into(), dir.path().into()]), 0);
+        assert_eq!(work(&["remove".into(), dir.path().into()]), 0);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        assert_eq!(main(&["remove".into(), dir.path().join("none").into()]), exit::TOOL);
-        assert_eq!(main(&["format".into()]), exit::TOOL);
-        assert_eq!(main(&[]), exit::TOOL);
+        assert_eq!(work(&["remove".into(), dir.path().join("none").into()]), exit::TOOL);
+        assert_eq!(work(&["format".into()]), exit::TOOL);
+        assert_eq!(work(&[]), exit::TOOL);
     }
 }

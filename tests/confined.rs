@@ -1,0 +1,189 @@
+//! What ctst's own processes may still do, looked at from outside: by /proc, and by what they ask of the kernel. SECURITY.md
+//! has the table, which is held to it here.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use containust_tests::archive::Archive;
+use containust_tests::{Caller, Project, eventually};
+use tar::EntryType;
+
+/// A field of proc_pid_status(5).
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.unwrap_or_else(|| panic!("no {name} in {status}")).trim()
+}
+
+fn capabilities(status: &str) -> u64 {
+    u64::from_str_radix(field(status, "CapEff"), 16).expect("a mask")
+}
+
+/// CHOWN, DAC_OVERRIDE, FOWNER, KILL, NET_BIND_SERVICE.
+const OF_ROOT: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 10;
+
+/// The row of SECURITY.md that begins with this name.
+fn row(name: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../SECURITY.md");
+    let text = fs::read_to_string(path).expect("read SECURITY.md");
+    let line = text.lines().find(|line| line.starts_with(&format!("| {name} |")));
+    let line = line.unwrap_or_else(|| panic!("SECURITY.md has no row for {name}"));
+    line.split('|').map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect()
+}
+
+/// A port of this host that nobody listens on.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
+}
+
+#[test]
+fn the_supervisor_has_given_up_what_it_needs_no_more() {
+    let (supervisor, forwarder) = (row("supervisor"), row("forwarder"));
+    for caller in Caller::all().into_iter().chain(Caller::strict()) {
+        let text = format!(
+            r#"
+COMPONENT web {{
+  image = "file://ROOTFS"
+  command = ["/bin/ctst-probe", "hold"]
+  healthcheck {{ command = ["/bin/true"] }}
+}}
+EXPOSE {} -> web:8000
+"#,
+            free_port()
+        );
+        let project = Project::new(&caller, &text);
+        project.up();
+        let found = project.processes();
+        let pids: Vec<i32> = found.into_iter().filter(|(_, name)| name == "ctst").map(|((pid, _), _)| pid).collect();
+        let [pid] = pids[..] else { panic!("not one supervisor: {pids:?}") };
+        let mut threads = BTreeMap::new();
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).expect("list threads").flatten() {
+            let read = |name: &str| fs::read_to_string(thread.path().join(name)).expect("read of a thread");
+            threads.insert(read("comm").trim().to_owned(), read("status"));
+        }
+        assert_eq!(threads.keys().collect::<Vec<_>>(), ["ctst", "forward"]);
+        for (name, status) in &threads {
+            let row = if name == "ctst" { &supervisor } else { &forwarder };
+            assert_eq!((row[2].as_str(), field(status, "NoNewPrivs")), ("yes", "1"), "{name} as {}", caller.name);
+            // `supervisor`: one filter, of this name.
+            assert_eq!((row[3].as_str(), field(status, "Seccomp")), ("supervisor", "2"), "{name} as {}", caller.name);
+            assert_eq!(field(status, "Seccomp_filters"), "1");
+            let all = if name == "ctst" && caller.uid == 0 { OF_ROOT } else { 0 };
+            assert_eq!(capabilities(status), all, "{name} as {}", caller.name);
+        }
+        let log = fs::read_to_string(project.folder().join(".containust/supervisor.log")).unwrap_or_default();
+        assert!(!log.contains("keeps its user's files"), "{log}");
+        // It still can do all it has to: a restart, an exec, a port, and the end.
+        project.ctst(["restart", "web"]).ok();
+        project.ctst(["exec", "web", "true"]).ok();
+        project.stop();
+    }
+}
+
+/// An image that takes a while to be unpacked.
+fn large() -> Vec<u8> {
+    let mut bytes = vec![0_u8; 64 << 20];
+    let mut state = 1_u64;
+    for word in bytes.chunks_exact_mut(8) {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        word.copy_from_slice(&state.to_le_bytes());
+    }
+    Archive::root().entry(EntryType::Regular, "large", 0o644, (0, 0), "", &bytes).end()
+}
+
+#[test]
+fn a_worker_has_given_up_what_it_needs_no_more() {
+    let row = row("worker");
+    for caller in Caller::all() {
+        let project = Project::new(&caller, r#"COMPONENT one { image = "tar://./a.tar" command = ["/bin/true"] }"#);
+        project.write_bytes("a.tar", &large());
+        let building = project.start(["build"]);
+        let mut seen = None;
+        eventually("a worker has locked itself", || {
+            for ((pid, _), _) in project.processes() {
+                let place = Path::new("/proc").join(pid.to_string());
+                let words = fs::read(place.join("cmdline")).unwrap_or_default();
+                let Ok(status) = fs::read_to_string(place.join("status")) else { continue };
+                if words.starts_with(b"/ctst\0worker\0image") && field(&status, "Seccomp_filters") == "2" {
+                    seen = Some(status);
+                }
+            }
+            seen.is_some()
+        });
+        building.wait(std::time::Duration::from_secs(60)).ok();
+        let status = seen.expect("it was seen");
+        assert_eq!((row[2].as_str(), field(&status, "NoNewPrivs")), ("yes", "1"));
+        assert_eq!((row[3].as_str(), field(&status, "Seccomp")), ("strict, worker", "2"));
+        // The eleven of a container, over its own user namespace.
+        assert_eq!(capabilities(&status).count_ones(), 11, "{}", field(&status, "CapEff"));
+    }
+}
+
+/// What they ask the kernel for: landlock shows in no file.
+#[test]
+fn landlock_holds_the_supervisor_its_forwarder_and_workers() {
+    let caller = Caller::single();
+    let text = format!(
+        r#"
+COMPONENT web {{ image = "tar://./a.tar" command = ["/bin/ctst-probe", "hold"] }}
+EXPOSE {} -> web:8000
+"#,
+        free_port()
+    );
+    let project = Project::new(&caller, &text);
+    project.write_bytes("a.tar", &Archive::root().end());
+    let ctst = project.command(["run", "-d", "--wait", "--yes"]);
+    let trace = project.folder().join("trace");
+    project.write("trace", "");
+    let mut strace = Command::new("strace");
+    caller.login(&mut strace);
+    let runtime = ctst.get_envs().find(|(name, _)| *name == "XDG_RUNTIME_DIR").and_then(|(_, value)| value);
+    strace.env("XDG_RUNTIME_DIR", runtime.expect("it is set")).current_dir(project.folder());
+    strace.args(["-f", "-qq", "-e", "trace=execve,landlock_add_rule,landlock_restrict_self,seccomp,prctl", "-o"]);
+    strace.arg(&trace).arg(ctst.get_program()).args(ctst.get_args());
+    // It follows the supervisor, too, which stays.
+    let mut running = strace.spawn().expect("start strace");
+    eventually("it runs", || project.ctst(["ps"]).stdout.contains("running"));
+    project.ctst(["stop", "-t", "0"]).ok();
+    assert!(running.wait().expect("wait for strace").success());
+
+    let trace = fs::read_to_string(&trace).expect("read the trace");
+    let calls: Vec<(&str, &str)> = trace.lines().filter_map(|line| line.split_once(' ')).collect();
+    let of = |pid: &str| -> Vec<&str> {
+        calls.iter().filter(|(other, _)| *other == pid).map(|(_, call)| call.trim_start()).collect()
+    };
+    let locks = |calls: &[&str]| {
+        let place = |name: &str| calls.iter().rposition(|call| call.starts_with(name) && call.ends_with("= 0"));
+        (place("landlock_restrict_self("), place("seccomp(SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC"))
+    };
+    let pids = |shows: &dyn Fn(&str) -> bool| -> BTreeSet<&str> {
+        calls.iter().filter(|(_, call)| shows(call)).map(|(pid, _)| *pid).collect()
+    };
+    let supervisors = pids(&|call| call.contains("execve(") && call.contains("\"supervise\""));
+    // Of what a container executes the tracer sees no word, because nobody may look into its pid 1; the payload has no
+    // landlock.
+    let landlocked = pids(&|call| call.contains("landlock_restrict_self("));
+    let workers: BTreeSet<&str> = pids(&|call| call.contains("execve(0x")).intersection(&landlocked).copied().collect();
+    assert!(supervisors.len() == 1 && !workers.is_empty(), "{supervisors:?} {workers:?}: {trace}");
+    for pid in supervisors.iter().chain(&workers) {
+        let calls = of(pid);
+        let (Some(files), Some(filter)) = locks(&calls) else { panic!("{pid} has not both: {calls:#?}") };
+        assert!(files < filter, "{calls:#?}");
+        assert!(calls[..files].iter().any(|call| call.starts_with("landlock_add_rule(")), "{calls:#?}");
+        // Nothing is executed afterwards.
+        assert!(!calls[filter..].iter().any(|call| call.starts_with("execve(")), "{calls:#?}");
+    }
+    // The forwarder keeps no file: there is no rule.
+    let forwarders = pids(&|call| call.contains("PR_SET_NAME, \"forward\""));
+    assert_eq!(forwarders.len(), 1, "{trace}");
+    for pid in forwarders {
+        let calls = of(pid);
+        assert!(
+            calls.iter().any(|call| call.starts_with("landlock_restrict_self(") && call.ends_with("= 0")),
+            "{calls:#?}"
+        );
+        assert!(!calls.iter().any(|call| call.starts_with("landlock_add_rule(")), "{calls:#?}");
+    }
+}
