@@ -170,7 +170,17 @@ impl<'a> Parser<'a, '_, '_> {
         self.fresh = false;
     }
 
+    /// The next byte.
+    fn next(&self) -> Option<u8> {
+        self.source.as_bytes().get(self.at).copied()
+    }
+
+    #[inline]
     fn trivia(&mut self) {
+        // Mostly there is none.
+        if self.next().is_some_and(|byte| byte > b' ' && !matches!(byte, b'#' | b'/')) {
+            return;
+        }
         let (length, fresh) = lex::trivia(self.rest());
         self.at += length;
         self.fresh |= fresh;
@@ -184,13 +194,21 @@ impl<'a> Parser<'a, '_, '_> {
         Some((Span::new(start, self.at), output))
     }
 
-    fn punctuation(&mut self, text: &'static str) -> Option<Span> {
-        self.trivia();
+    /// Punctuation that stands right here.
+    #[inline]
+    fn mark(&mut self, text: &'static str) -> Option<Span> {
         let start = self.at;
-        self.rest().starts_with(text).then(|| {
+        let stands = self.source.as_bytes().get(start..).is_some_and(|rest| rest.starts_with(text.as_bytes()));
+        stands.then(|| {
             self.advance(start + text.len());
             Span::new(start, self.at)
         })
+    }
+
+    #[inline]
+    fn punctuation(&mut self, text: &'static str) -> Option<Span> {
+        self.trivia();
+        self.mark(text)
     }
 
     fn want_punctuation(&mut self, text: &'static str, expected: &str) -> Parsed<Span> {
@@ -203,7 +221,8 @@ impl<'a> Parser<'a, '_, '_> {
     }
 
     fn keyword(&mut self, keyword: &str) -> Option<Span> {
-        if self.peek_word() != keyword || (self.fresh && self.at_statement()) {
+        self.trivia();
+        if !self.rest().starts_with(keyword) || self.peek_word() != keyword || (self.fresh && self.at_statement()) {
             return None;
         }
         self.take(lex::ident).map(|(span, _)| span)
@@ -216,7 +235,7 @@ impl<'a> Parser<'a, '_, '_> {
     }
 
     fn at_statement(&self) -> bool {
-        self.rest().starts_with(|c: char| c.is_ascii_uppercase())
+        self.next().is_some_and(|byte| byte.is_ascii_uppercase())
             && lex::ident(self.rest()).is_ok_and(|(_, word)| STATEMENTS.contains(&word) && !self.is_key(word.len()))
     }
 
@@ -333,7 +352,7 @@ impl Parser<'_, '_, '_> {
         }
         loop {
             self.trivia();
-            match self.rest().bytes().next() {
+            match self.next() {
                 None => return,
                 Some(_) if self.fresh && (extra == 0 || self.at_statement()) => return,
                 Some(b'}') if extra == 0 => return,
@@ -436,7 +455,7 @@ impl<'t> Parser<'_, 't, '_> {
             None => None,
         };
         self.trivia();
-        if !self.rest().starts_with('{') {
+        if self.next() != Some(b'{') {
             return Err(self.missing("`{`"));
         }
         let body = self.body()?;
@@ -457,7 +476,7 @@ impl<'t> Parser<'_, 't, '_> {
                 None => None,
             };
             list.push((name, value));
-            if self.punctuation(",").is_none() && !self.rest().starts_with(')') {
+            if self.punctuation(",").is_none() && self.next() != Some(b')') {
                 return Err(self.missing("`,` or `)`"));
             }
         }
@@ -517,11 +536,11 @@ impl<'t> Parser<'_, 't, '_> {
         self.trivia();
         let address = self.address()?;
         let host = self.ports("a port or an address")?;
-        let (component, inside) = if self.take(char(':')).is_some() {
+        let (component, inside) = if self.mark(":").is_some() {
             (None, Some(self.ports("the container's port")?))
         } else if self.punctuation("->").is_some() {
             let component = self.name("a component")?;
-            self.take(char(':')).ok_or_else(|| self.missing("`:` and the container's port"))?;
+            self.mark(":").ok_or_else(|| self.missing("`:` and the container's port"))?;
             (Some(component), Some(self.ports("the container's port")?))
         } else {
             (None, None)
@@ -532,7 +551,7 @@ impl<'t> Parser<'_, 't, '_> {
     }
 
     fn address(&mut self) -> Parsed<Option<(Span, IpAddr)>> {
-        if self.rest().starts_with('[') {
+        if self.next() == Some(b'[') {
             let literal =
                 delimited(char('['), take_while(|c: char| c.is_ascii_hexdigit() || ":.".contains(c)), char(']'));
             let ip = |(span, text): (Span, &str)| Some((span, text.parse::<Ipv6Addr>().ok()?));
@@ -541,7 +560,7 @@ impl<'t> Parser<'_, 't, '_> {
                 self.at = before;
                 return Err(self.unexpected("an IPv6 address in brackets"));
             };
-            self.take(char(':')).ok_or_else(|| self.missing("`:` and a port"))?;
+            self.mark(":").ok_or_else(|| self.missing("`:` and a port"))?;
             return Ok(Some((span, ip.into())));
         }
         let dotted =
@@ -552,7 +571,7 @@ impl<'t> Parser<'_, 't, '_> {
             self.at = before;
             return Err(self.unexpected("an IPv4 address"));
         };
-        self.take(char(':')).ok_or_else(|| self.missing("`:` and a port"))?;
+        self.mark(":").ok_or_else(|| self.missing("`:` and a port"))?;
         Ok(Some((span, ip.into())))
     }
 
@@ -570,10 +589,10 @@ impl<'t> Parser<'_, 't, '_> {
     }
 
     fn protocol(&mut self) -> Parsed<Option<(Span, Protocol)>> {
-        if !self.rest().starts_with('/') || self.rest().starts_with("//") {
+        if self.next() != Some(b'/') || self.rest().starts_with("//") {
             return Ok(None);
         }
-        self.take(char('/'));
+        self.mark("/");
         match self.take(lex::ident) {
             Some((span, "tcp")) => Ok(Some((span, Protocol::Tcp))),
             Some((span, "udp")) => Ok(Some((span, Protocol::Udp))),
@@ -590,7 +609,7 @@ impl<'t> Parser<'_, 't, '_> {
 impl<'t> Parser<'_, 't, '_> {
     fn name(&mut self, expected: &str) -> Parsed<Name> {
         self.trivia();
-        if self.rest().starts_with('"') {
+        if self.next() == Some(b'"') {
             let text = self.string()?;
             return Ok(Name { span: text.span, quote: Some(text.quote) });
         }
@@ -607,7 +626,7 @@ impl<'t> Parser<'_, 't, '_> {
 
     fn optional_text(&mut self) -> Parsed<Option<Text>> {
         self.trivia();
-        if self.rest().starts_with('"') { self.string().map(Some) } else { Ok(None) }
+        if self.next() == Some(b'"') { self.string().map(Some) } else { Ok(None) }
     }
 
     fn string(&mut self) -> Parsed<Text> {
@@ -683,7 +702,7 @@ impl<'t> Parser<'_, 't, '_> {
 
     fn optional_body(&mut self) -> Parsed<Option<&'t Body<'t>>> {
         self.trivia();
-        if self.rest().starts_with('{') { Ok(Some(self.arena.alloc(self.body()?))) } else { Ok(None) }
+        if self.next() == Some(b'{') { Ok(Some(self.arena.alloc(self.body()?))) } else { Ok(None) }
     }
 
     /// Counts a level of nesting while `inner` reads what is in it.
@@ -704,14 +723,14 @@ impl<'t> Parser<'_, 't, '_> {
 
     fn body(&mut self) -> Parsed<Body<'t>> {
         self.nested(|parser| {
-            let (start, _) = parser.take(char('{')).ok_or_else(|| parser.missing("`{`"))?;
+            let start = parser.mark("{").ok_or_else(|| parser.missing("`{`"))?;
             parser.open += 1;
             let level = parser.open;
             let first = parser.entries.len();
             let mut body = Body { span: start, entries: &[], partial: false };
             loop {
                 parser.trivia();
-                if let Some((end, _)) = parser.take(char('}')) {
+                if let Some(end) = parser.mark("}") {
                     body.span = start.to(end);
                     break;
                 }
@@ -756,7 +775,7 @@ impl<'t> Parser<'_, 't, '_> {
 
     fn entry(&mut self) -> Parsed<Entry<'t>> {
         self.form = PROPERTY;
-        let key = if self.rest().starts_with('"') {
+        let key = if self.next() == Some(b'"') {
             let text = self.string()?;
             Name { span: text.span, quote: Some(text.quote) }
         } else {
@@ -764,7 +783,11 @@ impl<'t> Parser<'_, 't, '_> {
             let (span, _) = self.take(lex::ident).ok_or_else(|| self.unexpected("a property or `}`"))?;
             Name { span, quote: None }
         };
-        if self.punctuation("+=").is_some() {
+        self.trivia();
+        if self.mark("=").is_some() {
+            return Ok(Entry { key, action: Action::Set(self.value()?) });
+        }
+        if self.mark("+=").is_some() {
             let value = self.value()?;
             if !matches!(value.kind, ValueKind::List(_)) {
                 return Err(self.report(
@@ -780,10 +803,7 @@ impl<'t> Parser<'_, 't, '_> {
             }
             return Ok(Entry { key, action: Action::Append(value) });
         }
-        if self.punctuation("=").is_some() {
-            return Ok(Entry { key, action: Action::Set(self.value()?) });
-        }
-        if self.rest().starts_with('{') {
+        if self.next() == Some(b'{') {
             return Ok(Entry { key, action: Action::Set(self.value()?) });
         }
         match (key.quote, key.span.text(self.source)) {
@@ -802,7 +822,7 @@ impl<'t> Parser<'_, 't, '_> {
     fn value(&mut self) -> Parsed<Value<'t>> {
         self.trivia();
         let start = self.at;
-        let kind = match self.rest().bytes().next() {
+        let kind = match self.next() {
             Some(b'"') => ValueKind::Text(self.string()?.quote),
             Some(b'[') => ValueKind::List(self.arena.alloc(self.list()?)),
             Some(b'{') => ValueKind::Body(self.arena.alloc(self.body()?)),
@@ -837,12 +857,12 @@ impl<'t> Parser<'_, 't, '_> {
 
     fn list(&mut self) -> Parsed<&'t [Value<'t>]> {
         self.nested(|parser| {
-            let (start, _) = parser.take(char('[')).ok_or_else(|| parser.missing("`[`"))?;
+            let start = parser.mark("[").ok_or_else(|| parser.missing("`[`"))?;
             parser.open += 1;
             let first = parser.values.len();
             loop {
                 parser.trivia();
-                if parser.take(char(']')).is_some() {
+                if parser.mark("]").is_some() {
                     break;
                 }
                 let next = parser.rest();
