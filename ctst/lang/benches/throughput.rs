@@ -97,13 +97,14 @@ fn measure(what: &str, source: &str, mut work: impl FnMut(&[u8])) {
 }
 
 fn main() {
-    let source = composition(10_000);
-    if std::env::args().any(|argument| argument == "--once") {
-        black_box(containust_lang::check("bench", source.as_bytes(), "bench", &|_| None));
+    let asked = |option: &str| std::env::args().any(|argument| argument == option);
+    let sources = if asked("--plain") { vec![plain(10_000)] } else { vec![composition(10_000), plain(10_000)] };
+    if asked("--once") {
+        // For counting instructions.
+        let once = |source: &String| containust_lang::check("bench", source.as_bytes(), "bench", &|_| None);
+        black_box(sources.iter().map(once).collect::<Vec<_>>());
         return;
     }
-    let only_plain = std::env::args().any(|argument| argument == "--plain");
-    let sources = if only_plain { vec![plain(10_000)] } else { vec![source, plain(10_000)] };
     for source in sources {
         measure("parse", &source, |bytes| {
             black_box(containust_lang::parse("bench", bytes, &Arena::new()));

@@ -4,7 +4,7 @@ use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while, take_while_m_n, take_while1};
 use nom::character::complete::{alpha1, char, digit1, one_of, satisfy};
 use nom::combinator::{all_consuming, map_opt, opt, recognize, value};
-use nom::multi::many1;
+use nom::multi::many1_count;
 use nom::sequence::{delimited, pair, preceded};
 use nom::{IResult, Parser};
 
@@ -83,13 +83,13 @@ pub(crate) fn number_kind(text: &str) -> Option<NumberKind> {
     let signed = |input| -> Lexed<'_, _> { preceded(opt(char('-')), digit1).parse(input) };
     let integer = all_consuming(signed).map(|_| NumberKind::Integer);
     let decimal = all_consuming(pair(signed, pair(char('.'), digit1))).map(|_| NumberKind::Decimal);
-    let quantity = all_consuming(quantities).map(|_| NumberKind::Quantity);
+    let quantity = all_consuming(many1_count(quantity)).map(|_| NumberKind::Quantity);
     alt((integer, decimal, quantity)).parse(text).ok().map(|(_, kind)| kind)
 }
 
-/// One or more numbers, each with a unit: whole part, fraction, unit.
-pub(crate) fn quantities(input: &str) -> Lexed<'_, Vec<(&str, Option<&str>, &str)>> {
-    many1((digit1, opt(preceded(char('.'), digit1)), alpha1)).parse(input)
+/// A number with a unit: whole part, fraction, unit.
+pub(crate) fn quantity(input: &str) -> Lexed<'_, (&str, Option<&str>, &str)> {
+    (digit1, opt(preceded(char('.'), digit1)), alpha1).parse(input)
 }
 
 /// What follows a backslash in a plain string.

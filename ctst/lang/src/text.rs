@@ -14,7 +14,7 @@ use crate::syntax::{Quote, Text};
 /// A string's content, cut at its placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece<'a> {
-    Literal(String),
+    Literal(Cow<'a, str>),
     /// `${…}` at this span.
     Placeholder(Span, Placeholder<'a>),
     /// `${` without a form that is known.
@@ -26,7 +26,7 @@ pub(crate) enum Piece<'a> {
 pub(crate) struct Placeholder<'a> {
     /// Names with `.` between them.
     pub(crate) path: &'a str,
-    pub(crate) default: Option<String>,
+    pub(crate) default: Option<Cow<'a, str>>,
 }
 
 /// The string without quotes and escapes; placeholders stay as they are written.
@@ -142,12 +142,12 @@ fn unescape(raw: &str, escapes: bool) -> Cow<'_, str> {
 
 fn cut<'a>(line: &Line<'a>, pieces: &mut Vec<Piece<'a>>) {
     let mut left = line.raw;
-    let literal = |text: &str, pieces: &mut Vec<Piece<'a>>| {
+    let literal = |text: &'a str, pieces: &mut Vec<Piece<'a>>| {
         let text = unescape(text, line.escapes);
         match pieces.last_mut() {
             _ if text.is_empty() => {}
-            Some(Piece::Literal(last)) => last.push_str(&text),
-            _ => pieces.push(Piece::Literal(text.into_owned())),
+            Some(Piece::Literal(last)) => last.to_mut().push_str(&text),
+            _ => pieces.push(Piece::Literal(text)),
         }
     };
     let opening = |left: &str| {
@@ -185,13 +185,13 @@ fn placeholder(inner: &str, escapes: bool) -> Option<Placeholder<'_>> {
     if default.is_some_and(|text: &str| text.contains("${")) {
         return None;
     }
-    Some(Placeholder { path, default: default.map(|text| unescape(text, escapes).into_owned()) })
+    Some(Placeholder { path, default: default.map(|text| unescape(text, escapes)) })
 }
 
 /// A part of a string after interpolation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Part {
-    pub(crate) text: String,
+pub(crate) struct Part<'a> {
+    pub(crate) text: Cow<'a, str>,
     /// Whether the author wrote it, as opposed to a placeholder's value.
     pub(crate) literal: bool,
     /// The file that it is written in.
@@ -201,13 +201,13 @@ pub(crate) struct Part {
 }
 
 /// The parts as one text.
-pub(crate) fn joined(mut parts: Vec<Part>) -> String {
-    match parts.as_mut_slice() {
-        [only] => std::mem::take(&mut only.text),
+pub(crate) fn joined<'a>(parts: &[Part<'a>]) -> Cow<'a, str> {
+    match parts {
+        [only] => only.text.clone(),
         parts => {
             let mut text = String::with_capacity(parts.iter().map(|part| part.text.len()).sum());
             parts.iter().for_each(|part| text.push_str(&part.text));
-            text
+            text.into()
         }
     }
 }
@@ -224,7 +224,7 @@ pub(crate) struct Words {
 /// as it stands, in `"…"` a backslash escapes `"`, `\`, `$` and a backquote, elsewhere it escapes whatever follows. A
 /// placeholder's value is split at its blanks unless quoted; quotes inside of it mean nothing. `None`: a quote is
 /// not closed.
-pub(crate) fn words(parts: &[Part]) -> Option<Words> {
+pub(crate) fn words(parts: &[Part<'_>]) -> Option<Words> {
     #[derive(PartialEq, Clone, Copy)]
     enum Quoted {
         No,
@@ -313,7 +313,7 @@ mod tests {
     fn placeholders() {
         let source = r#""a${db.host}$${x}$y${env.X:-1\"2}""#;
         let placeholder = |from, to, path: &'static str, default: Option<&str>| {
-            let placeholder = Placeholder { path, default: default.map(str::to_owned) };
+            let placeholder = Placeholder { path, default: default.map(|text| text.to_owned().into()) };
             Piece::Placeholder(Span::new(from, to), placeholder)
         };
         assert_eq!(
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn values_are_split_at_blanks_only() {
-        let part = |text: &str, literal| Part { text: text.into(), literal, file: 0, secret: false };
+        let part = |text: &'static str, literal| Part { text: text.into(), literal, file: 0, secret: false };
         let line =
             [part("run ", true), part("a 'b c", false), part(" \"", true), part("d\" e", false), part("\"", true)];
         assert_eq!(words(&line).unwrap_or_default().words, ["run", "a", "'b", "c", "d\" e"]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nom::Parser;
 use nom::character::complete::digit1;
 use nom::combinator::all_consuming;
+use nom::multi::fold_many1;
 
 use crate::lex;
 
@@ -63,43 +64,43 @@ const DURATIONS: &[(&str, u64)] = &[
 
 /// A size in bytes: one number with a unit. A fraction of a byte is dropped.
 pub(crate) fn size(text: &str) -> Result<u64, UnitError> {
-    match read(text)?.as_slice() {
-        [one] => {
-            let bytes = scaled(*one, SIZES)?;
-            // File sizes are signed in the kernel.
-            u64::try_from(bytes).ok().filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or(UnitError::TooLarge)
-        }
+    match added(text, SIZES)? {
+        // File sizes are signed in the kernel.
+        (1, bytes) => i64::try_from(bytes?).map(i64::cast_unsigned).map_err(|_| UnitError::TooLarge),
         _ => Err(UnitError::Malformed),
     }
 }
 
 /// A duration: numbers with units, added up.
 pub(crate) fn duration(text: &str) -> Result<Duration, UnitError> {
-    let mut nanoseconds = 0u128;
-    for one in read(text)? {
-        nanoseconds = nanoseconds.saturating_add(scaled(one, DURATIONS)?);
-    }
-    let duration = u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| UnitError::TooLarge)?;
+    let (_, nanoseconds) = added(text, DURATIONS)?;
+    let duration = u64::try_from(nanoseconds?).map(Duration::from_nanos).map_err(|_| UnitError::TooLarge)?;
     if duration > LONGEST { Err(UnitError::TooLarge) } else { Ok(duration) }
 }
 
 type Quantity<'a> = (&'a str, Option<&'a str>, &'a str);
 
-fn read(text: &str) -> Result<Vec<Quantity<'_>>, UnitError> {
+/// How many numbers with units there are in a text, and what they add up to.
+fn added(text: &str, units: &[(&str, u64)]) -> Result<(usize, Result<u128, UnitError>), UnitError> {
     if all_consuming(digit1::<_, ()>).parse(text).is_ok() {
         return Err(UnitError::NoUnit);
     }
-    all_consuming(lex::quantities).parse(text).map(|(_, list)| list).map_err(|_| UnitError::Malformed)
+    let add = |(count, sum): (usize, Result<u128, UnitError>), one| {
+        (count + 1, sum.and_then(|sum| Ok(sum.saturating_add(scaled(one, units)?))))
+    };
+    let all = all_consuming(fold_many1(lex::quantity, || (0, Ok(0)), add)).parse(text);
+    all.map(|(_, sum)| sum).map_err(|_| UnitError::Malformed)
 }
 
 fn scaled((whole, fraction, unit): Quantity<'_>, units: &[(&str, u64)]) -> Result<u128, UnitError> {
     let (_, factor) = units.iter().find(|(name, _)| *name == unit).ok_or(UnitError::UnknownUnit)?;
     let factor = u128::from(*factor);
     // With 18 digits of fraction and a factor below 2^64 nothing here leaves 128 bits.
-    let fraction = fraction.unwrap_or_default();
-    let fraction = &fraction[..fraction.len().min(18)];
-    let divisor = 10u128.pow(u32::try_from(fraction.len()).unwrap_or_default());
-    let part = fraction.parse::<u128>().unwrap_or_default() * factor / divisor;
+    let part = fraction.map_or(0, |digits| {
+        let digits = &digits[..digits.len().min(18)];
+        let divisor = 10u128.pow(u32::try_from(digits.len()).unwrap_or_default());
+        digits.parse::<u128>().unwrap_or_default() * factor / divisor
+    });
     let whole = whole.parse::<u64>().map_err(|_| UnitError::TooLarge)?;
     Ok(u128::from(whole) * factor + part)
 }

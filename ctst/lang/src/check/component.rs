@@ -1,5 +1,6 @@
 //! The properties of a component that nobody else refers to.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -167,7 +168,7 @@ impl<'a> Checker<'a, '_> {
 
     fn dependencies(&self, number: usize) -> impl Iterator<Item = Dependency> {
         let Edge { to, when, timeout, implied, optional, .. } = self.edges[number];
-        self.deployed_names(to).into_iter().map(move |on| Dependency { on, when, timeout, implied, optional })
+        self.deployed_names(to).map(move |on| Dependency { on, when, timeout, implied, optional })
     }
 
     /// Variables without and with secrets in them. Those of `env` count more than those of files.
@@ -201,7 +202,7 @@ impl<'a> Checker<'a, '_> {
         let parts = self.parts((variable.property, bound), scope.with_secrets())?;
         Some(match parts.iter().any(|part| part.secret) {
             true => Variable::Secret(model_parts(parts)),
-            false => Variable::Plain(joined(parts)),
+            false => Variable::Plain(joined(&parts).into_owned()),
         })
     }
 
@@ -278,14 +279,14 @@ impl<'a> Checker<'a, '_> {
                 .help(format!("for example `{}`", property.example));
             return None;
         }
-        Some(user)
+        Some(user.into_owned())
     }
 
     /// The text of a user or a group, which may also be a bare number.
-    pub(super) fn account(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<String> {
+    pub(super) fn account(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<Cow<'a, str>> {
         let bound = self.follow(bound, scope)?;
         match bound.value.kind {
-            ValueKind::Integer => Some(self.raw(bound).to_owned()),
+            ValueKind::Integer => Some(self.raw(bound).into()),
             _ => self.filled((property, bound), scope),
         }
     }
@@ -376,7 +377,7 @@ impl<'a> Checker<'a, '_> {
         let command = match value.kind {
             ValueKind::List(_) => self.arguments(setting, scope)?,
             _ if setting.added().is_empty() => {
-                vec!["/bin/sh".into(), "-c".into(), self.filled((property, bound), scope)?]
+                vec!["/bin/sh".into(), "-c".into(), self.filled((property, bound), scope)?.into_owned()]
             }
             _ => {
                 self.finding(
@@ -427,6 +428,6 @@ impl<'a> Checker<'a, '_> {
                 }
             },
         };
-        Some(Probe::Http { port, path })
+        Some(Probe::Http { port, path: path.into_owned() })
     }
 }

@@ -1,16 +1,15 @@
 //! CONNECT: order and wiring.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt as _};
-use petgraph::algo::kosaraju_scc;
+use petgraph::algo::{kosaraju_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
 use crate::model::{Image, Network, When};
-use crate::syntax::{Connect, ConnectWhen, File, Name, StatementKind};
+use crate::syntax::{Connect, ConnectWhen, File, Name, Statement, StatementKind};
 
 use super::Checker;
 use super::Role;
@@ -42,20 +41,22 @@ pub(super) struct Edge {
 impl<'a> Checker<'a, '_> {
     /// Reads the connections and looks for circles.
     pub(super) fn connections(&mut self, file: &'a File<'a>) {
-        let mut seen: HashMap<(usize, usize), Span> = HashMap::new();
+        let connects = |statement: &&Statement<'_>| matches!(statement.kind, StatementKind::Connect(_));
+        let count = file.statements.iter().filter(connects).count();
+        self.edges.to_mut().reserve(count);
+        self.connected.to_mut().reserve(count);
         for statement in &file.statements {
             if self.report.full() {
                 return;
             }
             if let StatementKind::Connect(connect) = &statement.kind {
-                self.connection(connect, &mut seen);
+                self.connection(connect);
             }
         }
-        self.connected = Cow::Owned(seen.into_keys().collect());
         self.circles();
     }
 
-    fn connection(&mut self, connect: &'a Connect<'a>, seen: &mut HashMap<(usize, usize), Span>) {
+    fn connection(&mut self, connect: &'a Connect<'a>) {
         if let Some(body) = &connect.body {
             self.not_supported(body.span, "a block after CONNECT");
         }
@@ -84,7 +85,7 @@ impl<'a> Checker<'a, '_> {
                 }
                 continue;
             }
-            if let Some(first) = seen.get(&(from, to)).copied() {
+            if let Some(first) = self.connected.get(&(from, to)).copied() {
                 let (a, b) = (shown(&self.declared[from].name), shown(&self.declared[to].name));
                 self.finding(Code::DuplicateConnect, name.span, format!("{a} is connected to {b} twice"))
                     .label("connected again")
@@ -92,7 +93,7 @@ impl<'a> Checker<'a, '_> {
                     .help("keep one of them");
                 continue;
             }
-            seen.insert((from, to), name.span);
+            self.connected.to_mut().insert((from, to), name.span);
             let implied = when.is_none() && self.image_may_check(to);
             let when = self.condition(name.span, to, when);
             self.reachable(name.span, from, to);
@@ -179,6 +180,9 @@ impl<'a> Checker<'a, '_> {
         let nodes: Vec<NodeIndex> = self.declared.iter().map(|_| graph.add_node(())).collect();
         for edge in self.edges.iter() {
             graph.add_edge(nodes[edge.from], nodes[edge.to], ());
+        }
+        if toposort(&graph, None).is_ok() {
+            return;
         }
         // Kosaraju's algorithm, because petgraph's other one recurses as deep as the longest chain.
         let mut set_of = vec![0; nodes.len()];

@@ -1,5 +1,7 @@
 //! What a file declares, and what others may refer to.
 
+use std::borrow::Cow;
+
 use foldhash::{HashMap, HashMapExt as _};
 
 use crate::codes::Code;
@@ -14,7 +16,9 @@ use super::{Checker, Declared, Role, image};
 
 /// The beginning of the variables that CONNECT sets: `my-db` gives `MY_DB`.
 pub(super) fn prefix(name: &str) -> String {
-    name.to_ascii_uppercase().replace(['-', '.'], "_")
+    let mut prefix = String::with_capacity(name.len());
+    prefix.extend(name.chars().map(|c| if matches!(c, '-' | '.') { '_' } else { c.to_ascii_uppercase() }));
+    prefix
 }
 
 pub(super) fn well_formed(name: &str) -> bool {
@@ -35,14 +39,14 @@ enum Host {
 }
 
 /// What others may refer to: see the fields of [`Declared`].
-struct Facts {
-    ports: Option<Vec<u16>>,
-    image: Option<Image>,
-    network: Option<Network>,
-    hostname: Option<String>,
-    hostname_at: Option<Span>,
-    scheme: &'static str,
-    no_healthcheck: bool,
+pub(super) struct Facts {
+    pub(super) ports: Option<Vec<u16>>,
+    pub(super) image: Option<Image>,
+    pub(super) network: Option<Network>,
+    pub(super) hostname: Option<String>,
+    pub(super) hostname_at: Option<Span>,
+    pub(super) scheme: &'static str,
+    pub(super) no_healthcheck: bool,
 }
 
 /// Whether a name can be that of a host (RFC 1123), and is not the one that every container has for itself.
@@ -158,6 +162,7 @@ impl<'a> Checker<'a, '_> {
             replicas: None,
             settings: None,
             merged: false,
+            known: false,
             has_profiles: false,
             has_replicas: false,
             hostname_at: None,
@@ -170,25 +175,22 @@ impl<'a> Checker<'a, '_> {
         });
     }
 
-    /// Looks up what others may refer to.
+    /// Looks up what others may refer to, where that is not known yet.
     pub(super) fn facts(&mut self) {
-        let examined = |index: &usize| self.declared[*index].is_examined();
+        let examined = |index: &usize| self.declared[*index].is_examined() && !self.declared[*index].known;
         let examined: Vec<usize> = (0..self.declared.len()).filter(examined).collect();
         let facts = self.each(&examined, |checker, &index| {
-            Some(checker.examine(index, |checker, settings| checker.facts_of(index, settings)))
+            let partial = checker.declared[index].partial;
+            Some(checker.examine(index, |checker, settings| checker.facts_of(index, settings, partial)))
         });
         let all = self.declared.to_mut();
         for (index, facts) in examined.into_iter().zip(facts.into_iter().flatten()) {
-            let declared = &mut all[index];
-            (declared.ports, declared.image, declared.network) = (facts.ports, facts.image, facts.network);
-            (declared.hostname, declared.hostname_at) = (facts.hostname, facts.hostname_at);
-            declared.scheme = facts.scheme;
-            declared.no_healthcheck = facts.no_healthcheck;
-            declared.healthcheck &= !facts.no_healthcheck;
+            all[index].learn(facts);
         }
     }
 
-    fn facts_of(&mut self, index: usize, settings: &Settings<'a>) -> Facts {
+    /// `partial`: something of it is refused or broken.
+    pub(super) fn facts_of(&mut self, index: usize, settings: &Settings<'a>, partial: bool) -> Facts {
         let scope = Scope::facts(index);
         let ports = self.ports(scope, settings);
         let image = self.image(scope, settings);
@@ -197,7 +199,7 @@ impl<'a> Checker<'a, '_> {
         let no_healthcheck = settings.get("healthcheck").is_some_and(|setting| self.is_switched_off(scope, setting));
         let declared = &self.declared[index];
         let scheme = image::scheme(&declared.name, image.as_ref());
-        let lacks_image = settings.get("image").is_none() && !declared.partial && declared.role == Role::Deployed;
+        let lacks_image = settings.get("image").is_none() && !partial && declared.role == Role::Deployed;
         let hostname_at = settings.get("hostname").map(|setting| setting.value.value.span);
         self.host_name_of_replicas(index, settings);
         if lacks_image {
@@ -218,7 +220,7 @@ impl<'a> Checker<'a, '_> {
         let mut ports = Some(Vec::new());
         let items = self.items(setting, scope)?;
         let mut seen = std::collections::HashSet::new();
-        let several = items.len() > 1;
+        let several = items.clone().nth(1).is_some();
         for item in items {
             let port = self.port((setting.property, item), scope);
             match (port, &mut ports) {
@@ -248,7 +250,7 @@ impl<'a> Checker<'a, '_> {
                 .help("leave it out to use the component's name");
             return None;
         }
-        Some(hostname)
+        Some(hostname.into_owned())
     }
 
     /// Whether `healthcheck` is `"none"` instead of a block.
@@ -267,7 +269,7 @@ impl<'a> Checker<'a, '_> {
         let Some(setting) = settings.get("network") else { return Some(Network::Bridge) };
         let value = setting.value.value;
         let text = self.filled(setting.read(), scope)?;
-        match text.as_str() {
+        match text.as_ref() {
             "bridge" => Some(Network::Bridge),
             "none" => Some(Network::None),
             _ => {
@@ -282,15 +284,18 @@ impl<'a> Checker<'a, '_> {
     /// Names that are different but become one host name or one variable. Both come from a name in the same way, up to
     /// upper and lower case, so one table serves them.
     pub(super) fn collisions(&mut self) {
-        let mut hosts: HashMap<String, (usize, Host)> = HashMap::with_capacity(self.declared.len());
+        let mut hosts: HashMap<Cow<'_, str>, (usize, Host)> = HashMap::with_capacity(self.declared.len());
         for index in 0..self.declared.len() {
             let declared = &self.declared[index];
             if declared.role != Role::Deployed || self.by_name[0].get(&declared.name) != Some(&index) {
                 continue;
             }
             let (span, replicas) = (declared.span, declared.replicas);
-            let from_name = declared.name.replace('_', "-").to_ascii_lowercase();
-            let of_replicas = (1..=replicas.unwrap_or(0)).map(|number| format!("{from_name}-{number}"));
+            let from_name = match declared.name.bytes().any(|byte| byte == b'_' || byte.is_ascii_uppercase()) {
+                true => declared.name.replace('_', "-").to_ascii_lowercase().into(),
+                false => declared.name.clone(),
+            };
+            let of_replicas = (1..=replicas.unwrap_or(0)).map(|number| Cow::Owned(format!("{from_name}-{number}")));
             let names = of_replicas.map(|name| (name, Host::Replica)).collect::<Vec<_>>();
             for (name, what) in std::iter::once((from_name, Host::Name)).chain(names) {
                 let (other, others) = *hosts.entry(name).or_insert((index, what));
@@ -302,7 +307,7 @@ impl<'a> Checker<'a, '_> {
             let declared = &self.declared[index];
             let Some(at) = declared.hostname_at else { continue };
             let hostname = declared.host();
-            let (other, others) = *hosts.entry(hostname.to_ascii_lowercase()).or_insert((index, Host::Own));
+            let (other, others) = *hosts.entry(hostname.to_ascii_lowercase().into()).or_insert((index, Host::Own));
             if other != index {
                 self.collide(index, at, Host::Own, other, others);
             }

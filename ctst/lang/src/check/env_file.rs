@@ -18,7 +18,7 @@ impl<'a> Checker<'a, '_> {
         let mut all: Vec<(String, String)> = Vec::new();
         let Some(setting) = settings.get("env_file") else { return all };
         let mut places: HashMap<String, usize> = HashMap::new();
-        for item in self.items(setting, scope).unwrap_or_default() {
+        for item in self.items(setting, scope).into_iter().flatten() {
             let span = item.value.span;
             let Some((parts, required)) = self.env_file((setting.property, item), scope) else { continue };
             let Some(Some(bytes)) = self.file(span, &parts, required) else { continue };
@@ -54,7 +54,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// The path in an entry, and whether there must be such a file.
-    fn env_file(&mut self, (property, item): Read<'a>, scope: Scope) -> Option<(Vec<Part>, bool)> {
+    fn env_file(&mut self, (property, item): Read<'a>, scope: Scope) -> Option<(Vec<Part<'a>>, bool)> {
         let bound = self.follow(item, scope)?;
         let ValueKind::Body(body) = &bound.value.kind else {
             return Some((self.filled_parts((property, bound), scope)?.1, true));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
 use crate::syntax::{ComponentKind, StatementKind};
-use crate::text::Part;
+use crate::text::{Part, joined};
 
 use super::resolve::Origin;
 use super::{Checker, some_of};
@@ -14,7 +14,7 @@ use super::{Checker, some_of};
 pub(super) type Content = Arc<Result<Option<Arc<Vec<u8>>>, String>>;
 
 /// The file in which byte `offset` of a text is written.
-fn file_at(parts: &[Part], offset: usize) -> usize {
+fn file_at(parts: &[Part<'_>], offset: usize) -> usize {
     let mut end = 0;
     let part = parts.iter().find(|part| {
         end += part.text.len();
@@ -34,7 +34,7 @@ impl Checker<'_, '_> {
 
     /// A path as seen from the folder of the file that is checked. It is written at byte `offset` of a text, and is
     /// relative to the file in which it begins; in a file from the network, to the one that is checked.
-    pub(super) fn seen_from_here(&self, path: &str, parts: &[Part], offset: usize) -> String {
+    pub(super) fn seen_from_here(&self, path: &str, parts: &[Part<'_>], offset: usize) -> String {
         let file = file_at(parts, offset);
         let name = self.files[file].name.as_str();
         match name.rsplit_once('/').filter(|_| !self.is_remote(file)) {
@@ -54,8 +54,8 @@ impl Checker<'_, '_> {
 
     /// Reads a file of the project that a text names. `None` inside: there is none, and none is needed. What is wrong is
     /// reported.
-    pub(super) fn file(&mut self, span: Span, parts: &[Part], required: bool) -> Option<Option<Arc<Vec<u8>>>> {
-        let written: String = parts.iter().map(|part| part.text.as_str()).collect();
+    pub(super) fn file(&mut self, span: Span, parts: &[Part<'_>], required: bool) -> Option<Option<Arc<Vec<u8>>>> {
+        let written = joined(parts);
         let upwards = written.starts_with('/') || written.split('/').any(|part| part == "..");
         if self.is_remote(file_at(parts, 0)) && upwards {
             self.finding(

@@ -60,8 +60,9 @@ pub(super) fn scheme(name: &str, image: Option<&Image>) -> &'static str {
     };
     let element = path.rsplit('/').find(|element| !matches!(*element, "" | "." | "..")).unwrap_or_default();
     let known = |text: &str| {
-        text.split(|c: char| !c.is_ascii_alphabetic()).find_map(|word| {
-            SCHEMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)).map(|(_, scheme)| *scheme)
+        text.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty()).find_map(|word| {
+            let same = |known: &str| known.len() == word.len() && known.eq_ignore_ascii_case(word);
+            SCHEMES.iter().find(|(known, _)| same(known)).map(|(_, scheme)| *scheme)
         })
     };
     known(name).or_else(|| known(element)).unwrap_or("http")
@@ -109,17 +110,17 @@ impl<'a> Checker<'a, '_> {
         let setting = settings.get("image")?;
         let (property, value) = (setting.property, setting.value.value);
         let items = self.items(setting, scope)?;
-        let listed = items.len() != 1 || matches!(self.follow(setting.value, scope)?.value.kind, ValueKind::List(_));
-        if items.is_empty() {
+        let count = items.clone().count();
+        let listed = count != 1 || matches!(self.follow(setting.value, scope)?.value.kind, ValueKind::List(_));
+        if count == 0 {
             self.bad_image(value.span, "the list of programs is empty", None);
             return None;
         }
-        let mut programs = Vec::with_capacity(items.len());
+        let mut programs = Vec::new();
         let mut pin = None;
         let mut broken = false;
         let mut whole = None;
-        for (number, item) in items.iter().enumerate() {
-            let item = *item;
+        for (number, item) in items.enumerate() {
             let span = item.value.span;
             match self.reference((property, item), scope) {
                 None => broken = true,
@@ -133,13 +134,14 @@ impl<'a> Checker<'a, '_> {
                         self.duplicate(span, "image");
                         broken = true;
                     }
-                    if sha256.is_some() && number + 1 != items.len() {
+                    if sha256.is_some() && number + 1 != count {
                         self.finding(Code::BadDigest, span, "a list has one digest, of the whole image")
                             .label("not the last entry")
                             .help("pin the list at its last entry");
                         broken = true;
                     }
                     pin = sha256;
+                    programs.reserve_exact(count - number);
                     programs.push(program);
                 }
             }
@@ -182,7 +184,7 @@ impl<'a> Checker<'a, '_> {
                 good
             });
             match (absolute, &mut globs) {
-                (Some(glob), Some(globs)) => globs.push(glob),
+                (Some(glob), Some(globs)) => globs.push(glob.into_owned()),
                 _ => globs = None,
             }
         }

@@ -12,6 +12,7 @@ use crate::diagnostic::{Span, shown};
 use crate::syntax::{Action, Body, Entry, File, StatementKind, Text, Value, ValueKind};
 use crate::text;
 
+use super::declare::Facts;
 use super::properties::{self, COMPONENT, HEALTHCHECK, Keys, Kind, Property, Shape};
 use super::resolve::{Bound, Origin};
 use super::{Checker, Role};
@@ -26,7 +27,8 @@ const PROBES: [&str; 3] = ["command", "http", "tcp"];
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings<'a> {
     list: Vec<Setting<'a>>,
-    /// A bit for each name that was ever in the list, which others may share: most of what is asked for is not there.
+    /// A bit for each name and slot that was ever in the list, which others may share: most of what is asked for is not
+    /// there.
     names: u64,
     /// Whether something of it could not be read.
     pub(super) partial: bool,
@@ -62,6 +64,8 @@ enum From {
 
 /// What a declaration gives to others, and what is to be known of it early.
 struct Inheritable<'a> {
+    /// What others may refer to, where that is settled already.
+    facts: Option<Facts>,
     /// What it sets and inherits, if others inherit from it.
     settings: Option<Settings<'a>>,
     has_healthcheck: bool,
@@ -109,10 +113,16 @@ fn bit(name: &str) -> u64 {
 impl<'a> Settings<'a> {
     #[inline]
     pub(super) fn get(&self, name: &str) -> Option<&Setting<'a>> {
+        self.place(name, |setting| &setting.name).and_then(|place| self.list.get(place))
+    }
+
+    /// Where the setting is that is called so.
+    #[inline]
+    fn place(&self, name: &str, called: impl for<'s> Fn(&'s Setting<'a>) -> &'s str) -> Option<usize> {
         if self.names & bit(name) == 0 {
             return None;
         }
-        self.list.iter().find(|setting| equal(&setting.name, name))
+        self.list.iter().position(|setting| equal(called(setting), name))
     }
 
     pub(super) fn key(&self, name: &str) -> Option<Span> {
@@ -124,7 +134,7 @@ impl<'a> Settings<'a> {
     }
 
     fn push(&mut self, setting: Setting<'a>) {
-        self.names |= bit(&setting.name);
+        self.names |= bit(&setting.name) | bit(setting.property.slot);
         self.list.push(setting);
     }
 
@@ -219,15 +229,15 @@ impl<'a> Checker<'a, '_> {
 
     /// Counts the levels of every chain; one that is too long is cut.
     fn levels(&mut self) {
+        let mut walk = Vec::new();
         for start in 0..self.declared.len() {
-            let mut walk = Vec::new();
             let mut at = Some(start);
             while let Some(index) = at.filter(|&index| self.declared[index].depth == 0) {
                 walk.push(index);
                 at = self.declared[index].base;
             }
             let mut depth = at.map_or(0, |index| self.declared[index].depth);
-            for index in walk.into_iter().rev() {
+            for index in walk.drain(..).rev() {
                 depth += 1;
                 if depth > MOST_LEVELS {
                     let span = self.declared[index].syntax.base.as_ref().map_or(Span::default(), |base| base.path);
@@ -250,7 +260,8 @@ impl<'a> Checker<'a, '_> {
     /// Who is deployed: components, but for those that others inherit from and that nothing names.
     pub(super) fn roles(&mut self, file: &File<'_>) {
         let mut named = HashSet::new();
-        for statement in &file.statements {
+        let some_inherit = self.declared.iter().any(|declared| declared.inherited);
+        for statement in file.statements.iter().filter(|_| some_inherit) {
             match &statement.kind {
                 StatementKind::Connect(connect) => {
                     named.extend(std::iter::once(&connect.from).chain(connect.to).map(|name| name.text(self.source)));
@@ -323,10 +334,20 @@ impl<'a> Checker<'a, '_> {
 
     fn inheritable(&mut self, index: usize) -> Inheritable<'a> {
         let (settings, complete) = self.merged(index);
+        let has_profiles = settings.get("profiles").is_some();
+        let has_replicas = settings.get("replicas").is_some();
+        let declared = &self.declared[index];
+        // Most components are as they stand. What these say is looked up while their settings are there.
+        let settled = declared.base.is_none() && !declared.inherited && !has_profiles && !has_replicas;
+        let partial = declared.partial || !complete;
+        let facts = settled.then(|| {
+            self.examine_with(index, &settings, |checker, settings| checker.facts_of(index, settings, partial))
+        });
         Inheritable {
+            facts,
             has_healthcheck: settings.get("healthcheck").is_some(),
-            has_profiles: settings.get("profiles").is_some(),
-            has_replicas: settings.get("replicas").is_some(),
+            has_profiles,
+            has_replicas,
             settings: self.declared[index].inherited.then_some(settings),
             complete,
         }
@@ -340,6 +361,9 @@ impl<'a> Checker<'a, '_> {
         declared.settings = inheritable.settings;
         declared.merged = true;
         declared.partial |= !inheritable.complete;
+        if let Some(facts) = inheritable.facts {
+            declared.learn(facts);
+        }
     }
 
     /// What a declaration sets and inherits, and whether all of its body could be read. What it inherits from is merged
@@ -391,8 +415,8 @@ impl<'a> Checker<'a, '_> {
             let Some((property, known)) = self.property(entry, &name, kind, &mut complete) else { continue };
             let place = match &places {
                 Some(places) => places.get(&name).copied(),
-                None if known => settings.list.iter().position(|setting| equal(setting.property.slot, property.slot)),
-                None => settings.list.iter().position(|setting| setting.name == name),
+                None if known => settings.place(property.slot, |setting| setting.property.slot),
+                None => settings.place(&name, |setting| &setting.name),
             };
             let place = match place {
                 Some(place) => {
@@ -528,6 +552,10 @@ impl<'a> Checker<'a, '_> {
     }
 
     fn variable_name(&mut self, span: Span, name: &str) {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if !name.is_empty() && name.bytes().all(plain) {
+            return;
+        }
         if name.is_empty() || name.contains(['=', '\0']) || name.contains("${") {
             self.finding(Code::BadVariableName, span, format!("{} is no name of a variable", shown(name)))
                 .label("malformed variable name")

@@ -68,7 +68,7 @@ impl<'a> Checker<'a, '_> {
         let Some(cpu) = settings.get("cpu") else { return };
         let Some(bound) = self.follow(cpu.value, scope) else { return };
         let text = match bound.value.kind {
-            ValueKind::Integer | ValueKind::Decimal => Some(self.raw(bound).to_owned()),
+            ValueKind::Integer | ValueKind::Decimal => Some(self.raw(bound).into()),
             _ => self.text((cpu.property, bound), scope),
         };
         let Some(text) = text else { return };
@@ -88,7 +88,7 @@ impl<'a> Checker<'a, '_> {
             limits.cpu_millis = self.thousandths(cpu.read(), scope);
             return;
         }
-        if matches!(text.as_str(), "0" | "1") {
+        if matches!(text.as_ref(), "0" | "1") {
             self.finding(
                 Code::OutOfRange,
                 span,

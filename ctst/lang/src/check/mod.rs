@@ -66,11 +66,12 @@ struct Checker<'a, 'r> {
     params: &'a [Param<'a>],
     params_by_name: Cow<'r, [Names<'a>]>,
     edges: Cow<'r, [connect::Edge]>,
-    connected: Cow<'r, HashSet<(usize, usize)>>,
+    /// Who is connected to whom, and where that is said.
+    connected: Cow<'r, HashMap<(usize, usize), Span>>,
     /// Pairs that a missing CONNECT was reported for.
     warned: HashSet<(usize, usize)>,
     /// Values of parameters for the component that is looked at.
-    memo: Memo,
+    memo: Memo<'a>,
     uses: Uses,
     /// The component that is looked at: a finding in what it inherits names it.
     current: Option<usize>,
@@ -144,6 +145,8 @@ struct Declared<'a> {
     settings: Option<Settings<'a>>,
     /// Whether its body was merged with what it inherits.
     merged: bool,
+    /// Whether it is known what others may refer to, which are the fields from `hostname_at` on but `healthcheck`.
+    known: bool,
     has_profiles: bool,
     has_replicas: bool,
     /// Where its host name is written, if it is.
@@ -169,6 +172,15 @@ impl Declared<'_> {
     /// The host name that the others reach it by.
     fn host(&self) -> String {
         self.hostname.clone().unwrap_or_else(|| self.name.replace('_', "-"))
+    }
+
+    fn learn(&mut self, facts: declare::Facts) {
+        self.known = true;
+        (self.ports, self.image, self.network) = (facts.ports, facts.image, facts.network);
+        (self.hostname, self.hostname_at) = (facts.hostname, facts.hostname_at);
+        self.scheme = facts.scheme;
+        self.no_healthcheck = facts.no_healthcheck;
+        self.healthcheck &= !facts.no_healthcheck;
     }
 
     fn is_job(&self) -> bool {
@@ -213,7 +225,7 @@ pub(crate) fn composition<'a>(
         params: &[],
         params_by_name: names(),
         edges: Cow::Owned(Vec::new()),
-        connected: Cow::Owned(HashSet::new()),
+        connected: Cow::Owned(HashMap::new()),
         warned: HashSet::new(),
         memo: Memo::default(),
         uses: Uses::default(),
@@ -272,10 +284,20 @@ impl<'a> Checker<'a, '_> {
 
     /// Looks at a component: findings name it, and its parameters have the values that it gives.
     fn examine<T>(&mut self, index: usize, look: impl FnOnce(&mut Self, &Settings<'a>) -> T) -> T {
+        let settings = self.settings(index);
+        self.examine_with(index, &settings, look)
+    }
+
+    /// The same where its settings are at hand.
+    fn examine_with<T>(
+        &mut self,
+        index: usize,
+        settings: &Settings<'a>,
+        look: impl FnOnce(&mut Self, &Settings<'a>) -> T,
+    ) -> T {
         self.current = Some(index);
         self.memo.clear();
-        let settings = self.settings(index);
-        let seen = look(self, &settings);
+        let seen = look(self, settings);
         self.current = None;
         seen
     }

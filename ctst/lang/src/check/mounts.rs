@@ -26,16 +26,16 @@ impl<'a> Checker<'a, '_> {
     ) -> (Vec<Volume>, Vec<Tmpfs>) {
         let (mut volumes, mut tmpfs) = (Vec::new(), Vec::new());
         if let Some(setting) = settings.get("volumes").or_else(|| settings.get("volume")) {
-            let items = self.items(setting, scope).unwrap_or_default();
+            let items = self.items(setting, scope).into_iter().flatten();
             // Most have one, and a vector that grows by itself begins with room for four.
-            volumes.reserve_exact(items.len());
+            volumes.reserve_exact(items.clone().count());
             for item in items {
                 volumes.extend(self.volume((setting.property, item), scope, targets));
             }
         }
         if let Some(setting) = settings.get("tmpfs") {
-            let items = self.items(setting, scope).unwrap_or_default();
-            tmpfs.reserve_exact(items.len());
+            let items = self.items(setting, scope).into_iter().flatten();
+            tmpfs.reserve_exact(items.clone().count());
             for item in items {
                 tmpfs.extend(self.tmpfs((setting.property, item), scope, targets));
             }
@@ -84,7 +84,7 @@ impl<'a> Checker<'a, '_> {
         let text = self.filled((property, item), scope)?;
         let span = item.value.span;
         let (target, options) =
-            text.split_once(':').map_or((text.as_str(), None), |(target, options)| (target, Some(options)));
+            text.split_once(':').map_or((text.as_ref(), None), |(target, options)| (target, Some(options)));
         let (mut size, mut mode) = (None, None);
         for option in options.into_iter().flat_map(|options| options.split(',')) {
             match option.split_once('=') {

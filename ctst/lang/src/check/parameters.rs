@@ -8,7 +8,7 @@ use crate::Inputs;
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
 use crate::syntax::{self, Quote, StatementKind, Value, ValueKind};
-use crate::text::{self, Part};
+use crate::text::{self, Part, joined};
 use crate::units;
 
 use super::properties::PARAMETER;
@@ -226,7 +226,7 @@ impl<'a> Checker<'a, '_> {
             (ValueKind::Text(_), Type::Bool) => None,
             (ValueKind::Text(_), _) => {
                 let bound = Bound::new(value, Origin::Param(file));
-                Some(self.parts((&PARAMETER, bound), Scope::FILE)?.into_iter().map(|part| part.text).collect())
+                Some(joined(&self.parts((&PARAMETER, bound), Scope::FILE)?).into_owned())
             }
             (ValueKind::Integer, Type::Integer | Type::Port)
             | (ValueKind::Quantity, Type::Size | Type::Duration)
@@ -405,7 +405,13 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// `${name}`
-    pub(super) fn parameter_text(&mut self, span: Span, name: &str, origin: Origin, scope: Scope) -> Option<Vec<Part>> {
+    pub(super) fn parameter_text(
+        &mut self,
+        span: Span,
+        name: &str,
+        origin: Origin,
+        scope: Scope,
+    ) -> Option<Vec<Part<'a>>> {
         let key = (origin, name.to_owned(), scope.facts, scope.secrets);
         let known = self.memo.get(&key).cloned();
         let parts = match known {
@@ -419,7 +425,7 @@ impl<'a> Checker<'a, '_> {
         self.expands(span, parts.iter().map(|part| part.text.len()).sum()).then(|| parts.to_vec())
     }
 
-    fn parameter_parts(&mut self, span: Span, name: &str, origin: Origin, scope: Scope) -> Option<Vec<Part>> {
+    fn parameter_parts(&mut self, span: Span, name: &str, origin: Origin, scope: Scope) -> Option<Vec<Part<'a>>> {
         let bound = match self.parameter(name, origin, scope) {
             Some(Parameter::Value(bound)) => self.follow(bound, scope)?,
             Some(Parameter::Unknown) => return None,
@@ -445,7 +451,7 @@ impl<'a> Checker<'a, '_> {
                 Some(parts)
             }
             ValueKind::Integer | ValueKind::Decimal | ValueKind::Quantity | ValueKind::Bool(_) => {
-                let (text, file) = (self.raw(bound).to_owned(), self.file_of(bound.origin));
+                let (text, file) = (self.raw(bound).into(), self.file_of(bound.origin));
                 Some(vec![Part { text, literal: false, file, secret: false }])
             }
             ValueKind::List(_) | ValueKind::Body(_) | ValueKind::Path => {

@@ -73,7 +73,7 @@ impl<'a> Checker<'a, '_> {
                 && name.starts_with(|c: char| c.is_ascii_alphanumeric())
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
         };
-        for item in self.items(setting, scope).unwrap_or_default() {
+        for item in self.items(setting, scope).into_iter().flatten() {
             let Some(name) = self.filled((setting.property, item), scope) else { continue };
             let span = item.value.span;
             if !seen.insert(name.clone()) {
@@ -85,7 +85,7 @@ impl<'a> Checker<'a, '_> {
                     .expected("a letter or digit, then letters, digits, `_`, `-` and `.`, 63 characters at most")
                     .help(format!("for example `{}`", setting.property.example));
             }
-            names.push(name);
+            names.push(name.into_owned());
         }
         names
     }

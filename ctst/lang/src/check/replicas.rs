@@ -63,12 +63,11 @@ impl Checker<'_, '_> {
     }
 
     /// What others call each of the components that a declaration becomes.
-    pub(super) fn deployed_names(&self, index: usize) -> Vec<String> {
+    pub(super) fn deployed_names(&self, index: usize) -> impl Iterator<Item = String> {
         let declared = &self.declared[index];
-        match declared.replicas {
-            None => vec![declared.name.clone().into_owned()],
-            Some(count) => (1..=count).map(|number| format!("{}-{number}", declared.name)).collect(),
-        }
+        let alone = declared.replicas.is_none().then(|| declared.name.clone().into_owned());
+        let replicas = 1..=declared.replicas.unwrap_or(0);
+        alone.into_iter().chain(replicas.map(|number| format!("{}-{number}", declared.name)))
     }
 
     /// Whether the replicas of a component are not too much.

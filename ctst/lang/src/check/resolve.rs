@@ -1,5 +1,6 @@
 //! Placeholders.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -76,11 +77,11 @@ impl<'a> Bound<'a> {
 
 /// Texts that parameters stand for, by who wrote the parameter, its name, and whether components may be referred to and
 /// secrets may stand there. Without it parameters that repeat each other would double the work at each level.
-pub(super) type Memo = HashMap<(Origin, String, bool, bool), Option<Arc<Vec<Part>>>>;
+pub(super) type Memo<'a> = HashMap<(Origin, String, bool, bool), Option<Arc<Vec<Part<'a>>>>>;
 
 impl<'a> Checker<'a, '_> {
     /// A string with its placeholders looked up; `None` if one of them cannot be, which is reported.
-    pub(super) fn interpolate(&mut self, text: Text, origin: Origin, scope: Scope) -> Option<Vec<Part>> {
+    pub(super) fn interpolate(&mut self, text: Text, origin: Origin, scope: Scope) -> Option<Vec<Part<'a>>> {
         let file = self.file_of(origin);
         let pieces = text::pieces(self.source, text);
         let mut parts = Vec::with_capacity(pieces.len());
@@ -111,10 +112,10 @@ impl<'a> Checker<'a, '_> {
     fn placeholder(
         &mut self,
         span: Span,
-        placeholder: Placeholder<'_>,
+        placeholder: Placeholder<'a>,
         origin: Origin,
         scope: Scope,
-        parts: &mut Vec<Part>,
+        parts: &mut Vec<Part<'a>>,
     ) -> Option<()> {
         let Placeholder { path, default } = placeholder;
         let mut secret = false;
@@ -122,7 +123,7 @@ impl<'a> Checker<'a, '_> {
             Some(("env", variable)) => self.variable(span, variable, default),
             Some(("secret", name)) if default.is_none() => {
                 secret = true;
-                self.secret(span, name, scope)
+                self.secret(span, name, scope).map(Cow::Owned)
             }
             _ if default.is_some() => {
                 self.finding(Code::BadPlaceholder, span, "only a variable of the environment can have a default")
@@ -130,7 +131,7 @@ impl<'a> Checker<'a, '_> {
                     .help(format!("write `${{{path}}}` for a component, `${{env.X:-…}}` for a variable"));
                 None
             }
-            Some((component, field)) => self.field(span, component, field, scope),
+            Some((component, field)) => self.field(span, component, field, scope).map(Cow::Owned),
             None if path.contains('.') => {
                 self.unknown(span, path, "a placeholder has two parts: `${name.host}` or `${env.X}`".into());
                 None
@@ -144,7 +145,7 @@ impl<'a> Checker<'a, '_> {
         Some(())
     }
 
-    fn variable(&mut self, span: Span, variable: &str, default: Option<String>) -> Option<String> {
+    fn variable(&mut self, span: Span, variable: &str, default: Option<Cow<'a, str>>) -> Option<Cow<'a, str>> {
         if !variable.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') || variable.contains('-') {
             self.finding(Code::BadPlaceholder, span, format!("{} is no name of a variable", shown(variable)))
                 .label("malformed variable name")
@@ -154,9 +155,9 @@ impl<'a> Checker<'a, '_> {
         }
         let value = (self.env)(variable);
         let text = match (value, default) {
-            (Some(value), _) if !value.is_empty() => value,
+            (Some(value), _) if !value.is_empty() => value.into(),
             (_, Some(default)) => default,
-            (Some(empty), None) => empty,
+            (Some(empty), None) => empty.into(),
             (None, None) => {
                 self.finding(Code::UnsetVariable, span, format!("the environment variable `{variable}` is not set"))
                     .label("not set")
@@ -220,7 +221,11 @@ impl<'a> Checker<'a, '_> {
             }
             _ => {}
         }
-        if deployed && from != index && !self.connected.contains(&(from, index)) && self.warned.insert((from, index)) {
+        if deployed
+            && from != index
+            && !self.connected.contains_key(&(from, index))
+            && self.warned.insert((from, index))
+        {
             let (asking, asked) = (shown(&self.declared[from].name), shown(&self.declared[index].name));
             let (plain, target) = (self.declared[from].name.clone(), self.declared[index].name.clone());
             self.finding(Code::Unconnected, span, format!("{asking} refers to {asked} but is not connected to it"))

@@ -74,7 +74,7 @@ impl<'a> Checker<'a, '_> {
     fn capability_list(&mut self, settings: &Settings<'a>, name: &'static str, scope: Scope) -> Vec<String> {
         let Some(setting) = settings.get(name) else { return Vec::new() };
         let mut list: Vec<String> = Vec::new();
-        for item in self.items(setting, scope).unwrap_or_default() {
+        for item in self.items(setting, scope).into_iter().flatten() {
             let Some(text) = self.filled((setting.property, item), scope) else { continue };
             let span = item.value.span;
             let upper = text.to_ascii_uppercase();
@@ -114,7 +114,7 @@ impl<'a> Checker<'a, '_> {
         let filters = [Filter::Default, Filter::Strict, Filter::Compat];
         let words = filters.map(Filter::name);
         let mut first = [None, None];
-        for item in self.items(setting, scope).unwrap_or_default() {
+        for item in self.items(setting, scope).into_iter().flatten() {
             let Some((text, parts)) = self.filled_parts((setting.property, item), scope) else { continue };
             let span = item.value.span;
             let path = text.starts_with(['/', '.']);
@@ -163,7 +163,7 @@ impl<'a> Checker<'a, '_> {
         }
         let mut scopes = Vec::new();
         if let Some(setting) = block.get("scope") {
-            for item in self.items(setting, scope).unwrap_or_default() {
+            for item in self.items(setting, scope).into_iter().flatten() {
                 let words = &["abstract_sockets", "signals"];
                 let choices = [LandlockScope::AbstractSockets, LandlockScope::Signals];
                 let chosen = self.choice((setting.property, item), words, scope);
@@ -190,7 +190,7 @@ impl<'a> Checker<'a, '_> {
     fn places(&mut self, block: &Settings<'a>, name: &str, scope: Scope) -> Option<Vec<String>> {
         let setting = block.get(name)?;
         let mut places: Vec<String> = Vec::new();
-        for item in self.items(setting, scope).unwrap_or_default() {
+        for item in self.items(setting, scope).into_iter().flatten() {
             let Some(text) = self.filled((setting.property, item), scope) else { continue };
             let span = item.value.span;
             let Some(path) = self.absolute(span, setting.property.name, &text) else { continue };
@@ -208,7 +208,7 @@ impl<'a> Checker<'a, '_> {
     fn allowed_ports(&mut self, block: &Settings<'a>, name: &str, scope: Scope) -> Option<Vec<u16>> {
         let setting = block.get(name)?;
         let mut ports: Vec<u16> = Vec::new();
-        for item in self.items(setting, scope).unwrap_or_default() {
+        for item in self.items(setting, scope).into_iter().flatten() {
             let Some(port) = self.port((setting.property, item), scope) else { continue };
             if ports.contains(&port) {
                 let (span, port) = (item.value.span, port.to_string());

@@ -74,7 +74,7 @@ impl<'a> Checker<'a, '_> {
         let Some(setting) = settings.get("groups") else { return Vec::new() };
         let mut groups: Vec<String> = Vec::new();
         let mut seen = HashSet::new();
-        for item in self.items(setting, scope).unwrap_or_default() {
+        for item in self.items(setting, scope).into_iter().flatten() {
             let Some(group) = self.account((setting.property, item), scope) else { continue };
             let span = item.value.span;
             if group.contains(':') || !super::component::is_account(&group) {
@@ -86,7 +86,7 @@ impl<'a> Checker<'a, '_> {
             } else if !seen.insert(group.clone()) {
                 self.duplicate(span, setting.property.name);
             } else {
-                groups.push(group);
+                groups.push(group.into_owned());
             }
         }
         groups
@@ -103,7 +103,7 @@ impl<'a> Checker<'a, '_> {
     fn signal(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<i32> {
         let bound = self.follow(bound, scope)?;
         let text = match bound.value.kind {
-            ValueKind::Integer => self.raw(bound).to_owned(),
+            ValueKind::Integer => self.raw(bound).into(),
             _ => self.filled((property, bound), scope)?,
         };
         let number = text.parse::<i32>().ok().filter(|number| (1..=REAL_TIME.1).contains(number));

@@ -7,7 +7,7 @@ use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
 use crate::model::{self, ConfigFile, NamedVolume, Secret, SecretFile, SecretSource};
 use crate::syntax::{Body, Name, SecretFrom, Text, Value, ValueKind};
-use crate::text::Part;
+use crate::text::{Part, joined};
 
 use super::Checker;
 use super::declare::well_formed;
@@ -70,13 +70,13 @@ impl<'a, T> Table<'a, T> {
 }
 
 /// A text for the model: adjacent pieces become one.
-pub(super) fn model_parts(parts: Vec<Part>) -> Vec<model::Part> {
+pub(super) fn model_parts(parts: Vec<Part<'_>>) -> Vec<model::Part> {
     let mut out: Vec<model::Part> = Vec::with_capacity(1);
     for part in parts {
         match (part.secret, out.last_mut()) {
-            (true, _) => out.push(model::Part::Secret(part.text)),
+            (true, _) => out.push(model::Part::Secret(part.text.into_owned())),
             (false, Some(model::Part::Text(last))) => last.push_str(&part.text),
-            (false, _) => out.push(model::Part::Text(part.text)),
+            (false, _) => out.push(model::Part::Text(part.text.into_owned())),
         }
     }
     out
@@ -244,7 +244,7 @@ impl<'a> Checker<'a, '_> {
 
     fn secret_source(&mut self, file: usize, from: SecretFrom, source: Text) -> Option<SecretSource> {
         let parts = self.interpolate(source, Origin::File(file), Scope::FILE)?;
-        let text: String = parts.iter().map(|part| part.text.as_str()).collect();
+        let text = joined(&parts);
         let variable = |text: &str| {
             text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
                 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
@@ -265,8 +265,8 @@ impl<'a> Checker<'a, '_> {
                 None
             }
             SecretFrom::File => Some(SecretSource::File(self.seen_from_here(&text, &parts, 0))),
-            SecretFrom::Env => Some(SecretSource::Env(text)),
-            SecretFrom::Command => Some(SecretSource::Command(text)),
+            SecretFrom::Env => Some(SecretSource::Env(text.into_owned())),
+            SecretFrom::Command => Some(SecretSource::Command(text.into_owned())),
         }
     }
 
@@ -290,7 +290,7 @@ impl<'a> Checker<'a, '_> {
     ) -> Vec<SecretFile> {
         let mut files = Vec::new();
         let Some(setting) = settings.get("secrets") else { return files };
-        for item in self.items(setting, scope).unwrap_or_default() {
+        for item in self.items(setting, scope).into_iter().flatten() {
             let Some(Mounted { name, target, mode }) = self.mounted_file((setting.property, item), scope) else {
                 continue;
             };
@@ -315,7 +315,7 @@ impl<'a> Checker<'a, '_> {
     ) -> Vec<ConfigFile> {
         let mut files = Vec::new();
         let Some(setting) = settings.get("configs") else { return files };
-        for item in self.items(setting, scope).unwrap_or_default() {
+        for item in self.items(setting, scope).into_iter().flatten() {
             let Some(Mounted { name, target, mode }) = self.mounted_file((setting.property, item), scope) else {
                 continue;
             };
@@ -406,12 +406,13 @@ impl<'a> Checker<'a, '_> {
         if let ValueKind::Body(body) = &bound.value.kind {
             let mut settings = Settings::default();
             let complete = self.merge(&mut settings, body, bound.origin, &MOUNTED);
-            let mut text = |name: &str| settings.get(name).map(|setting| self.filled(setting.read(), scope));
+            let mut text =
+                |name: &str| settings.get(name).map(|setting| self.filled(setting.read(), scope).map(Cow::into_owned));
             let (source, target) = (text("source"), text("target"));
             let mode = settings.get("mode").map(|setting| {
                 let bound = self.follow(setting.value, scope)?;
                 let text = match bound.value.kind {
-                    ValueKind::Integer => self.raw(bound).to_owned(),
+                    ValueKind::Integer => self.raw(bound).into(),
                     _ => self.text((setting.property, bound), scope)?,
                 };
                 self.mode(bound.value.span, setting.property, &text)

@@ -1,5 +1,6 @@
 //! Values of the types that properties want.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// The parts of a string, its placeholders looked up.
-    pub(super) fn parts(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<Vec<Part>> {
+    pub(super) fn parts(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<Vec<Part<'a>>> {
         let Bound { value, origin, given } = self.follow(bound, scope)?;
         let ValueKind::Text(quote) = value.kind else {
             self.wrong_type(property, value);
@@ -67,12 +68,12 @@ impl<'a> Checker<'a, '_> {
         };
         if let Some(text) = given {
             let file = self.file_of(origin);
-            return Some(vec![Part { text: text.clone(), literal: false, file, secret: false }]);
+            return Some(vec![Part { text: text.into(), literal: false, file, secret: false }]);
         }
         let text = Text { span: value.span, quote };
         let parts = match text::simple(self.source, text) {
             Some(text) => {
-                vec![Part { text: text.to_owned(), literal: true, file: self.file_of(origin), secret: false }]
+                vec![Part { text: text.into(), literal: true, file: self.file_of(origin), secret: false }]
             }
             None => self.interpolate(text, origin, scope)?,
         };
@@ -99,33 +100,30 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    pub(super) fn text(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
+    pub(super) fn text(&mut self, setting: Read<'a>, scope: Scope) -> Option<Cow<'a, str>> {
         let (_, Bound { value, given: None, .. }) = setting else { return self.joined(setting, scope) };
         if let ValueKind::Text(quote) = value.kind
             && let Some(text) = text::simple(self.source, Text { span: value.span, quote })
             && text.len() <= LONGEST_TEXT
         {
-            return Some(text.to_owned());
+            return Some(text.into());
         }
         self.joined(setting, scope)
     }
 
-    fn joined(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
-        Some(text::joined(self.parts(setting, scope)?))
+    fn joined(&mut self, setting: Read<'a>, scope: Scope) -> Option<Cow<'a, str>> {
+        Some(text::joined(&self.parts(setting, scope)?))
     }
 
     /// A string that is not empty, with its parts.
-    pub(super) fn filled_parts(&mut self, setting: Read<'a>, scope: Scope) -> Option<(String, Vec<Part>)> {
+    pub(super) fn filled_parts(&mut self, setting: Read<'a>, scope: Scope) -> Option<(Cow<'a, str>, Vec<Part<'a>>)> {
         let parts = self.parts(setting, scope)?;
-        let text = match parts.as_slice() {
-            [only] => only.text.clone(),
-            _ => parts.iter().map(|part| part.text.as_str()).collect(),
-        };
+        let text = text::joined(&parts);
         self.not_empty(setting, &text).then_some((text, parts))
     }
 
     /// A string that is not empty.
-    pub(super) fn filled(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
+    pub(super) fn filled(&mut self, setting: Read<'a>, scope: Scope) -> Option<Cow<'a, str>> {
         let text = self.text(setting, scope)?;
         self.not_empty(setting, &text).then_some(text)
     }
@@ -146,13 +144,17 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// One value or a list of them, as single values, with what `+=` adds.
-    pub(super) fn items(&mut self, setting: &Setting<'a>, scope: Scope) -> Option<Vec<Bound<'a>>> {
+    pub(super) fn items<'s>(
+        &mut self,
+        setting: &'s Setting<'a>,
+        scope: Scope,
+    ) -> Option<impl Iterator<Item = Bound<'a>> + Clone + use<'s, 'a>> {
         let bound = self.follow(setting.value, scope)?;
-        let own = match &bound.value.kind {
+        let own: &'a [Value<'a>] = match &bound.value.kind {
             ValueKind::List(list) => list,
             _ => std::slice::from_ref(bound.value),
         };
-        Some(own.iter().map(|value| Bound { value, ..bound }).chain(setting.added().iter().copied()).collect())
+        Some(own.iter().map(move |value| Bound { value, ..bound }).chain(setting.added().iter().copied()))
     }
 
     pub(super) fn boolean(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<bool> {
@@ -172,11 +174,11 @@ impl<'a> Checker<'a, '_> {
         (property, bound): Read<'a>,
         bare: impl Fn(&ValueKind<'_>) -> bool,
         scope: Scope,
-    ) -> Option<String> {
+    ) -> Option<Cow<'a, str>> {
         let bound = self.follow(bound, scope)?;
         match &bound.value.kind {
             ValueKind::Text(_) => self.text((property, bound), scope),
-            kind if bare(kind) => Some(self.raw(bound).to_owned()),
+            kind if bare(kind) => Some(self.raw(bound).into()),
             _ => {
                 self.wrong_type(property, bound.value);
                 None
@@ -352,7 +354,7 @@ impl<'a> Checker<'a, '_> {
                 match entry.is_listed() {
                     // What is before the separator is the name, as it was found in there.
                     true => Some(text.get(entry.name.len() + 1..).unwrap_or_default().to_owned()),
-                    false => Some(text),
+                    false => Some(text.into_owned()),
                 }
             }
         }
@@ -381,7 +383,7 @@ impl<'a> Checker<'a, '_> {
         let mut words = Some(Vec::with_capacity(list.size_hint().0));
         for item in list {
             match (self.text((property, item), scope), &mut words) {
-                (Some(word), Some(words)) => words.push(word),
+                (Some(word), Some(words)) => words.push(word.into_owned()),
                 _ => words = None,
             }
         }
