@@ -111,9 +111,9 @@ pub struct Component {
     /// Files made from CONFIG, read-only inside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub configs: Vec<ConfigFile>,
-    /// What it may use of the host.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub limits: Limits,
+    /// What it may use of the host; none: as much as it likes. Behind a pointer, as few components have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Box<Limits>>,
     /// Resource limits of its processes (`setrlimit(2)`), each name once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ulimits: Vec<Ulimit>,
@@ -152,7 +152,7 @@ pub struct Component {
     pub seccomp: Seccomp,
     /// What `landlock(7)` leaves to its processes; none: no further restriction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub landlock: Option<Landlock>,
+    pub landlock: Option<Box<Landlock>>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -186,7 +186,7 @@ impl Component {
             secret_env: Vec::new(),
             secrets: Vec::new(),
             configs: Vec::new(),
-            limits: Limits::default(),
+            limits: None,
             ulimits: Vec::new(),
             sysctls: Vec::new(),
             groups: Vec::new(),

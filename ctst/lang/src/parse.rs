@@ -305,8 +305,10 @@ pub(crate) fn string_end(rest: &str) -> (usize, Option<Quote>) {
 
 /// The same for a string on one line: its length, whether it is closed, and whether it has escapes or NUL characters.
 fn plain_string_end(rest: &str) -> (usize, bool, bool) {
+    let inner = rest.as_bytes().get(1..).unwrap_or_default();
+    let plain = inner.iter().position(|byte| matches!(byte, b'"' | b'\\' | b'\n' | b'\0')).unwrap_or(inner.len());
     let (mut escaped, mut special) = (false, false);
-    for (at, byte) in rest.bytes().enumerate().skip(1) {
+    for (at, byte) in rest.bytes().enumerate().skip(1 + plain) {
         match byte {
             b'\n' => return (at, false, special),
             b'\0' => (escaped, special) = (false, true),

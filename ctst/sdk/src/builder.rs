@@ -124,7 +124,7 @@ impl ContainerBuilder {
     /// What it may use of the host.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.component.limits = limits;
+        self.component.limits = (limits != Limits::default()).then(|| Box::new(limits));
         self
     }
 

@@ -121,9 +121,10 @@ pub fn up(
     let hidden = secrets::variables(&composition.secrets);
     project.create_state_dir()?;
     // First, so that the sandbox is being made while the images are looked after.
-    let limited = chosen.iter().filter(|component| cgroup::any(&component.limits));
-    let mut scoped = limited.clone().next().is_some();
-    let content = limited.into_iter().all(|component| component.limits.best_effort);
+    let limits = chosen.iter().filter_map(|component| component.limits.as_deref());
+    let limits = limits.filter(|limits| cgroup::any(limits));
+    let mut scoped = limits.clone().next().is_some();
+    let content = limits.into_iter().all(|limits| limits.best_effort);
     let mut link = Link::open(project, Some(composition.components.len()), &hidden, scoped)?;
     let mut wanted = Vec::with_capacity(chosen.len());
     let mut images = Images::new(project, plan)?;

@@ -197,7 +197,7 @@ pub(crate) fn resolve(
         secret_env: component.secret_env.clone(),
         secrets: component.secrets.clone(),
         configs: component.configs.clone(),
-        limits: component.limits.clone(),
+        limits: component.limits.as_deref().cloned().unwrap_or_default(),
         ulimits: component.ulimits.clone(),
         sysctls: component.sysctls.clone(),
         groups: component.groups.clone(),
@@ -220,7 +220,7 @@ pub(crate) fn resolve(
         cap_add: component.cap_add.clone(),
         cap_drop: component.cap_drop.clone(),
         seccomp: rights::seccomp(folder, component)?,
-        landlock: component.landlock.clone(),
+        landlock: component.landlock.as_deref().cloned(),
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
-use crate::model::{self, Dependency, Healthcheck, Image, Probe, Restart, SecretVariable};
+use crate::model::{self, Dependency, Healthcheck, Image, Limits, Probe, Restart, SecretVariable};
 use crate::syntax::ValueKind;
 use crate::text::joined;
 
@@ -18,6 +18,9 @@ use super::resolve::Scope;
 use super::stores::model_parts;
 use super::values::Read;
 use super::{Checker, Role};
+
+/// How many variables a CONNECT gives.
+const WIRED: usize = 3;
 
 /// The value of a variable.
 enum Variable {
@@ -81,7 +84,7 @@ impl<'a> Checker<'a, '_> {
 
     fn component(&mut self, index: usize, settings: &Settings<'a>, edges: &[usize]) -> Option<model::Component> {
         let scope = Scope::component(index);
-        let (mut env, secret_env) = self.variables(settings, scope);
+        let (mut env, secret_env) = self.variables(settings, scope, edges);
         self.wire(&mut env, &secret_env, edges);
         let command = settings.get("command").map(|setting| self.arguments(setting, scope));
         let entrypoint = settings.get("entrypoint").map(|setting| self.arguments(setting, scope));
@@ -104,6 +107,7 @@ impl<'a> Checker<'a, '_> {
         let places = places.chain(configs.iter().map(|file| &file.target)).map(String::as_str);
         self.places_are_distinct(places, &targets);
         let limits = self.limits(settings, scope);
+        let limits = (limits != Limits::default()).then(|| Box::new(limits));
         let ulimits = self.ulimits(settings, scope);
         let sysctls = self.sysctls(settings, scope);
         let groups = self.groups(settings, scope);
@@ -160,7 +164,7 @@ impl<'a> Checker<'a, '_> {
             cap_add,
             cap_drop,
             seccomp,
-            landlock,
+            landlock: landlock.map(Box::new),
             ..model::Component::new(declared.name.clone().into_owned(), declared.host(), image)
         };
         self.can_be_copied(index, &component).then_some(component)
@@ -172,7 +176,12 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// Variables without and with secrets in them. Those of `env` count more than those of files.
-    fn variables(&mut self, settings: &Settings<'a>, scope: Scope) -> (Vec<(String, String)>, Vec<SecretVariable>) {
+    fn variables(
+        &mut self,
+        settings: &Settings<'a>,
+        scope: Scope,
+        edges: &[usize],
+    ) -> (Vec<(String, String)>, Vec<SecretVariable>) {
         let mut env = self.env_files(settings, scope);
         let mut secret_env = Vec::new();
         let Some(block) = self.block_of(settings, "env") else { return (env, secret_env) };
@@ -180,6 +189,7 @@ impl<'a> Checker<'a, '_> {
             let own: HashSet<&str> = block.iter().map(|variable| variable.name.as_ref()).collect();
             env.retain(|(name, _)| !own.contains(name.as_str()));
         }
+        env.reserve_exact(block.iter().len() + WIRED * edges.len());
         for variable in block.iter() {
             if self.report.full() {
                 break;
@@ -212,7 +222,7 @@ impl<'a> Checker<'a, '_> {
             return;
         }
         let written = env.len();
-        env.reserve_exact(3 * edges.len());
+        env.reserve_exact(WIRED * edges.len());
         let secret = secret_env.iter().map(|variable| &variable.name);
         let many: Option<HashSet<String>> = (written + secret_env.len() > 32)
             .then(|| env.iter().map(|(name, _)| name.clone()).chain(secret.clone().cloned()).collect());

@@ -66,7 +66,10 @@ impl<'a> Checker<'a, '_> {
         let files = self.files;
         let file = &files[number].tree;
         let mut cursor = Cursor::new(self.source.as_bytes());
-        self.declared.to_mut().reserve(file.statements.len());
+        let components = |statement: &&syntax::Statement<'_>| matches!(statement.kind, StatementKind::Component(_));
+        let count = file.statements.iter().filter(components).count();
+        self.declared.to_mut().reserve(count);
+        self.by_name.to_mut()[number].reserve(count);
         for statement in &file.statements {
             if self.report.full() {
                 return;

@@ -67,7 +67,7 @@ struct Inheritable<'a> {
     /// What others may refer to, where that is settled already.
     facts: Option<Facts>,
     /// What it sets and inherits, if others inherit from it.
-    settings: Option<Settings<'a>>,
+    settings: Option<Box<Settings<'a>>>,
     has_healthcheck: bool,
     has_profiles: bool,
     has_replicas: bool,
@@ -316,7 +316,7 @@ impl<'a> Checker<'a, '_> {
             let mut complete = true;
             if let Some(base) = declared.base.map(|base| &self.declared[base]) {
                 complete &= !base.partial;
-                copied += base.settings.as_ref().map_or(0, Settings::count);
+                copied += base.settings.as_ref().map_or(0, |settings| settings.count());
                 if copied > MOST_COPIED {
                     let span = declared.span;
                     self.finding(Code::TooLong, span, format!("more than {MOST_COPIED} values are inherited in all"))
@@ -348,7 +348,7 @@ impl<'a> Checker<'a, '_> {
             has_healthcheck: settings.get("healthcheck").is_some(),
             has_profiles,
             has_replicas,
-            settings: self.declared[index].inherited.then_some(settings),
+            settings: self.declared[index].inherited.then(|| Box::new(settings)),
             complete,
         }
     }
@@ -372,7 +372,7 @@ impl<'a> Checker<'a, '_> {
         let declared = &self.declared[index];
         let body = &declared.syntax.body;
         let base = declared.base.and_then(|base| self.declared[base].settings.as_ref());
-        let mut settings = base.cloned().unwrap_or_default();
+        let mut settings = base.map(|settings| Settings::clone(settings)).unwrap_or_default();
         settings.become_base();
         let complete = self.merge(&mut settings, body, Origin::Component(index), &COMPONENT);
         (settings, complete)
@@ -383,7 +383,7 @@ impl<'a> Checker<'a, '_> {
     pub(super) fn settings(&mut self, index: usize) -> Settings<'a> {
         let declared = &self.declared[index];
         if let Some(settings) = &declared.settings {
-            return settings.clone();
+            return Settings::clone(settings);
         }
         if !declared.merged {
             return Settings::default();

@@ -142,7 +142,7 @@ struct Declared<'a> {
     /// Whether another one inherits from it.
     inherited: bool,
     /// What it sets and inherits, where others inherit that from it.
-    settings: Option<Settings<'a>>,
+    settings: Option<Box<Settings<'a>>>,
     /// Whether its body was merged with what it inherits.
     merged: bool,
     /// Whether it is known what others may refer to, which are the fields from `hostname_at` on but `healthcheck`.

@@ -110,7 +110,8 @@ impl Policy {
             model::Filter::Compat => Filter::Compat,
         };
         let spec = Spec { paths, overlay, capabilities, filter, ..Spec::nothing() };
-        self.judge_spec(&component.name, spec, &component.limits, ports)
+        let limits = component.limits.as_deref().cloned().unwrap_or_default();
+        self.judge_spec(&component.name, spec, &limits, ports)
     }
 
     fn judge_spec(&self, component: &str, mut spec: Spec<'_>, limits: &Limits, ports: &[Published]) -> Result<()> {

@@ -257,18 +257,19 @@ struct Known {
 
 /// What of the limits does not hold here, where their authors are content with that: one note for each reason.
 fn limits_notes(composition: &Composition, supervisor: Option<u32>, folder: &Path) -> Result<Vec<String>> {
-    let mut limited = composition.components.iter().filter(|c| cgroup::any(&c.limits)).peekable();
+    let limits = composition.components.iter().filter_map(|c| Some((c.name.as_str(), c.limits.as_deref()?)));
+    let mut limited = limits.filter(|(_, limits)| cgroup::any(limits)).peekable();
     if limited.peek().is_none() {
         return Ok(Vec::new());
     }
     let outlook = Outlook::new(supervisor);
     let mut reasons: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
-    for component in limited {
-        for unheld in cgroup::check(&outlook, &component.name, &component.limits, folder)? {
+    for (name, limits) in limited {
+        for unheld in cgroup::check(&outlook, name, limits, folder)? {
             let Unheld { limit, .. } = unheld;
             let components = reasons.entry(unheld.reason()).or_default().entry(limit).or_default();
-            if components.last() != Some(&component.name.as_str()) {
-                components.push(&component.name);
+            if components.last() != Some(&name) {
+                components.push(name);
             }
         }
     }
