@@ -61,6 +61,10 @@ fn run(
     policy: &Policy,
 ) -> Result<i32, (i32, Failure)> {
     let tool = |failure| (exit::TOOL, failure);
+    if policy.is_strict() {
+        // S has the id of the namespace's owner, which is nobody in it.
+        sys::set_ids(0, 0).step("become root of the user namespace", "").map_err(tool)?;
+    }
     let (plan, fds) = receive_plan(channel).map_err(tool)?;
     if let Some(reasons) = policy.judge(&plan).map_err(tool)? {
         send(channel, &FromContainer::Denied { reasons }, &[]).step("tell the supervisor", "").map_err(tool)?;

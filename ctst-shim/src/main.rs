@@ -9,6 +9,7 @@
 
 mod container;
 mod failure;
+mod group;
 mod loss;
 mod message;
 mod network;

@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use containust_policy::conf::{self, MAX_SIZE, PATH, Range, Rules};
 use containust_policy::judge::{self, Caller, Spec};
 use containust_policy::trust::{self, Seen};
-use containust_shared::protocol::{Failure, Plan};
+use containust_shared::protocol::{Failure, Limit, Plan};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, openat2};
 use rustix::io::Errno;
 
@@ -58,7 +58,23 @@ impl Policy {
         Ok(judge::judge(&Spec::of(plan), &rules, &caller).err().map(|denials| judge::tell(&denials)))
     }
 
-    fn rules(&self) -> Result<Rules, Failure> {
+    /// What the policy asks every component to have, as limits of a group; empty where it asks for none.
+    pub(crate) fn most(&self) -> Result<Vec<Limit>, Failure> {
+        let rules = self.rules()?;
+        let memory = rules.max_memory.map(|line| Limit::Memory(Some(line.value)));
+        let cpus = rules.max_cpus.map(|line| Limit::Cpus(Some(line.value)));
+        let pids = rules.max_pids.map(|line| Limit::Pids(Some(line.value)));
+        Ok([memory, cpus, pids].into_iter().flatten().collect())
+    }
+
+    /// The verdict on the limits of a container.
+    pub(crate) fn judge_limits(&self, limits: judge::Limits) -> Result<(), Failure> {
+        judge::limits(limits, &self.rules()?)
+            .map_err(|denials| refusal(&format!("go beyond the policy: {}", judge::tell(&denials)), ""))
+    }
+
+    /// The file as it is understood now.
+    pub(crate) fn rules(&self) -> Result<Rules, Failure> {
         let bytes = match &self.file {
             Some((fd, _)) => read(fd, MAX_SIZE).step("read", PATH)?,
             None => Vec::new(),

@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use containust_core::channel;
 use containust_core::entry::Entered;
 use containust_core::sys::{self, Alone, Namespaces, Side};
 use containust_core::weak::{Layer, weak};
+use containust_core::{channel, ids};
 use containust_shared::protocol::{Address, Failure, FromSandbox, FromShim, ToSandbox};
 use containust_shared::{exit, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Signal};
 
 use crate::failure::{Step, refusal};
+use crate::group::{self, Groups, Place};
 use crate::message::{crowded, is_crowded, send};
 use crate::network::{Network, sockets};
 use crate::policy::Policy;
@@ -22,19 +23,23 @@ use crate::{container, sandbox};
 /// User namespaces that containers with an id of their own may take up, while S makes one.
 const MAX_CONTAINERS: u32 = 4096;
 /// `statfs(2)`'s `f_type` of cgroup v2.
-const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+pub(crate) const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
 /// S: pid 1 of the project. Ends when its channel closes or its caller ends, and the kernel ends every container with it.
-pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &Policy) -> i32 {
+pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &Policy, place: Option<Place>) -> i32 {
     let channel = &entered.channel;
-    match prepare(policy.is_strict()).and_then(|()| send(channel.as_fd(), &FromShim::Ready, &[]).step("answer", "")) {
-        Ok(()) => {}
+    let prepared = prepare(policy.is_strict())
+        .and_then(|()| place.as_ref().map(|place| Groups::open(place, policy)).transpose())
+        .and_then(|groups| send(channel.as_fd(), &FromShim::Ready, &[]).step("answer", "").map(|()| groups));
+    drop(place);
+    let mut groups = match prepared {
+        Ok(groups) => groups,
         Err(failure) => {
             sandbox::tell_failure(channel, failure);
             return exit::TOOL;
         }
-    }
+    };
     let mut network = Network::new(bridge);
     let mut buffer = vec![0; wire::MAX_MESSAGE];
     loop {
@@ -56,10 +61,18 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &P
         let answered = match (request, fds.as_slice()) {
             (ToSandbox::Launch { id, bridged, grouped, alone: ids }, [container, cgroup @ ..])
                 // A user namespace of the container's own would belong to the caller.
-                if cgroup.len() == usize::from(grouped) && !(policy.is_strict() && ids.is_some()) =>
+                if cgroup.len() == usize::from(grouped && !policy.is_strict()) && !(policy.is_strict() && ids.is_some()) =>
             {
-                let wish = Wish { id, bridged, ids, cgroup: cgroup.first() };
-                match fork_container(alone, &mut network, container, &wish, policy) {
+                let entry = match &groups {
+                    Some(groups) => groups.entry(id, grouped),
+                    None if grouped && policy.is_strict() => Err(no_groups()),
+                    None => Ok(None),
+                };
+                let launched = entry.and_then(|entry| {
+                    let wish = Wish { id, bridged, ids, cgroup: entry.as_ref().or(cgroup.first()) };
+                    fork_container(alone, &mut network, container, &wish, policy)
+                });
+                match launched {
                     Ok(pidfd) => match send(channel.as_fd(), &FromSandbox::Launched { id }, &[pidfd.as_fd()]) {
                         Err(error) if is_crowded(&error) => {
                             match rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL) {
@@ -84,6 +97,23 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &P
                 }
                 Err(failure) => send(channel.as_fd(), &FromSandbox::DialFailed(failure), &[]),
             },
+            (
+                request @ (ToSandbox::Cgroup { id, .. }
+                | ToSandbox::Freeze { id }
+                | ToSandbox::Thaw { id }
+                | ToSandbox::Gc { id }),
+                [],
+            ) if policy.is_strict() => {
+                let done = match (&mut groups, &request) {
+                    (None, _) => Err(no_groups()),
+                    (Some(groups), ToSandbox::Cgroup { limits, .. }) => groups.limit(id, limits, policy),
+                    (Some(groups), ToSandbox::Gc { .. }) => groups.remove(id).map(|()| Vec::new()),
+                    (Some(groups), _) => {
+                        groups.freeze(id, matches!(request, ToSandbox::Freeze { .. })).map(|()| Vec::new())
+                    }
+                };
+                send(channel.as_fd(), &group::answer(id, done), &[])
+            }
             _ => return exit::TOOL,
         };
         if answered.is_err() {
@@ -92,10 +122,16 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &P
     }
 }
 
+fn no_groups() -> Failure {
+    refusal("make a control group: the project has none of its own; start it anew: ctst stop, and ctst run", "")
+}
+
 fn prepare(strict: bool) -> Result<(), Failure> {
     if strict {
-        // S was born with the id of the namespace's owner, which is nobody in it.
-        sys::set_ids(0, 0).step("become root of the user namespace", "")?;
+        // S was born with the effective id of the namespace's owner, which is nobody in it, and keeps that for files: with it
+        // alone the project's control groups are made. Where there are some it was born with root's for files, which goes.
+        ids::follow_effective_for_files(1).step("become the owner for files", "")?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     }
     // The end of the channel ends us too, unless somebody has stopped this process, who then never reads of it. In strict
     // mode the supervisor may not signal us, so that this does nothing, but neither may he, or the caller, have stopped us.

@@ -1,4 +1,5 @@
-//! P: serves SANDBOX. One request of fixed size, one clone, the id maps, and the end. What remains is S (`project.rs`).
+//! P: serves SANDBOX. One request of integers, one clone, the id maps, and the end. What remains is S (`project.rs`). Or it
+//! serves GC: some control groups removed, and the end.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,16 +9,18 @@ use containust_core::{capability, entry, trusted};
 use containust_policy::subid::{self, MAX_FILE, Maps, Range};
 use containust_policy::window::CAPABILITIES;
 use containust_shared::exit;
-use containust_shared::protocol::{self, Failure, FromShim, IdMap, Mapped, Sandbox};
+use containust_shared::protocol::{self, Failure, FromShim, IdMap, Mapped, ToShim};
+use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::failure::{Step, refusal};
+use crate::group::Parent;
 use crate::message::{receive_one, send};
 use crate::policy::Policy;
 use crate::window::{self, Wish, open_proc};
 use crate::{loss, project};
 
-/// Serves one SANDBOX request; in the process that becomes S this returns only when the project ends.
+/// Serves one request; in the process that becomes S this returns only when the project ends.
 /// The result is an exit code.
 pub(crate) fn serve(alone: &Alone, entered: &Entered) -> i32 {
     match create(alone, entered) {
@@ -42,13 +45,27 @@ fn create(alone: &Alone, entered: &Entered) -> Result<i32, Failure> {
     let policy = Policy::open(strict);
     let authority = entry::check_authority(held).step("use ctst-shim", "");
     // Also where it is refused: who closes a socket with something unread takes its own last words back (unix(7)).
-    let request: Sandbox = receive_one(channel)?;
+    let request: ToShim = receive_one(channel)?;
     let (in_file, policy) = (authority?, policy?);
-    if request.version != protocol::VERSION {
+    let (ToShim::Sandbox(protocol::Sandbox { version, .. }) | ToShim::Gc { version }) = request;
+    if version != protocol::VERSION {
         return Err(refusal("serve another version of ctst: reinstall ctst and ctst-shim together", ""));
     }
+    let request = match request {
+        ToShim::Sandbox(request) => request,
+        ToShim::Gc { .. } if strict => return collect(channel, held, &policy),
+        ToShim::Gc { .. } => return Err(refusal("remove control groups without file capabilities", "")),
+    };
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let proc = open_proc()?;
+    let parent = if strict {
+        let rules = policy.rules()?;
+        if request.grouped || rules.demands().is_some() { Parent::find(&rules)? } else { None }
+    } else {
+        None
+    };
+    let place = parent.map(|parent| parent.place(uid));
+    let mut wish = Wish { held, owner: None, uid_map: String::new(), gid_map: String::new(), place };
     let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
     let side = match (request.map, uid) {
         (IdMap::Range { first, count }, 0) => {
@@ -59,12 +76,16 @@ fn create(alone: &Alone, entered: &Entered) -> Result<i32, Failure> {
             }
             let map = format!("0 {first} {count}\n");
             // What belongs to root is out of reach for everybody else anyway.
-            let wish = Wish { held, owner: None, uid_map: map.clone(), gid_map: map };
+            (wish.uid_map, wish.gid_map) = (map.clone(), map);
             window::pass(alone, &proc, &wish)?
         }
         (IdMap::Granted, 1..) if strict => {
             let Maps { uids, gids, owner } = granted(uid, gid)?;
-            let wish = Wish { held, owner: Some(owner), uid_map: uids.to_string(), gid_map: gids.to_string() };
+            (wish.owner, wish.uid_map, wish.gid_map) = (Some(owner), uids.to_string(), gids.to_string());
+            if wish.place.is_some() {
+                // What is made there has its mode from here; S and C have masks of their own.
+                rustix::process::umask(Mode::empty());
+            }
             window::pass(alone, &proc, &wish)?
         }
         (IdMap::Granted, 1..) => return Err(loss::explain(held, in_file)),
@@ -87,7 +108,7 @@ fn create(alone: &Alone, entered: &Entered) -> Result<i32, Failure> {
             let mut go = [0];
             // P's death before the maps are written closes the pipe, and there is no project.
             match rustix::io::read(&go_read, &mut go) {
-                Ok(1) => Ok(project::main(alone, entered, request.bridge, &policy)),
+                Ok(1) => Ok(project::main(alone, entered, request.bridge, &policy, wish.place)),
                 Ok(_) | Err(_) => Ok(exit::TOOL),
             }
         }
@@ -114,6 +135,19 @@ fn create(alone: &Alone, entered: &Entered) -> Result<i32, Failure> {
             Ok(0)
         }
     }
+}
+
+/// GC.
+fn collect(channel: &OwnedFd, held: u64, policy: &Policy) -> Result<i32, Failure> {
+    let (removed, left) = match Parent::find(&policy.rules()?)? {
+        Some(parent) => {
+            let (dead, left) = parent.dead(rustix::process::getuid().as_raw())?;
+            (window::collect(held, &parent, &dead)?, left)
+        }
+        None => (0, 0),
+    };
+    send(channel.as_fd(), &FromShim::Collected { removed, left }, &[]).step("answer", "")?;
+    Ok(0)
 }
 
 /// The maps that the administrator's files allow this caller.

@@ -17,12 +17,12 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 
-use common::{FIRST, Image, Project, is_root, pair, receive, request, send, shim, source, spawn_by, spawn_with};
+use common::{FIRST, Image, Project, first, is_root, pair, receive, request, send, shim, source, spawn_by, spawn_with};
 use containust_core::channel;
 use containust_shared::exit;
 use containust_shared::protocol::{
     Beneath, Ended, FromContainer, FromSandbox, FromShim, IdMap, Instruction, Landlock, MAIN, Mount, Plan, Rlimit,
-    Sandbox, Sysctl, ToContainer, ToSandbox,
+    Sandbox, Sysctl, ToContainer, ToSandbox, ToShim, VERSION,
 };
 use containust_shared::wire;
 
@@ -49,14 +49,17 @@ fn takes_no_argument_and_needs_its_channel() {
 
 #[test]
 fn a_first_request_that_is_not_exactly_one_is_refused() {
-    let good = wire::encode(&request()).unwrap();
+    let good = wire::encode(&first()).unwrap();
     let mut bad: Vec<Vec<u8>> = (1..good.len()).map(|n| good[..n].to_vec()).collect();
     bad.push([good.as_slice(), &[0]].concat());
     bad.push(vec![0xff; good.len()]);
     bad.push(vec![0; wire::MAX_MESSAGE]);
     let mut other_version = good.clone();
-    other_version[0] += 1;
+    // After the number of the request.
+    other_version[4] += 1;
     bad.push(other_version);
+    // Without file capabilities the caller's groups are his own.
+    bad.push(wire::encode(&ToShim::Gc { version: VERSION }).unwrap());
     for bytes in bad {
         let (ours, theirs) = pair();
         let shim = spawn_with(theirs);
@@ -71,7 +74,7 @@ fn a_first_request_that_is_not_exactly_one_is_refused() {
 fn a_first_request_with_a_descriptor_is_refused() {
     let (ours, theirs) = pair();
     let shim = spawn_with(theirs);
-    send(&ours, &request(), &[ours.as_fd()]);
+    send(&ours, &first(), &[ours.as_fd()]);
     assert!(matches!(receive(&ours), Some((FromShim::Failed(_), _))));
     refused(shim);
 }
@@ -92,7 +95,7 @@ fn ids_that_are_not_the_callers_are_refused() {
     for map in maps {
         let (ours, theirs) = pair();
         let shim = spawn_with(theirs);
-        send(&ours, &Sandbox { map, ..request() }, &[]);
+        send(&ours, &ToShim::Sandbox(Sandbox { map, ..request() }), &[]);
         assert!(matches!(receive(&ours), Some((FromShim::Failed(_), _))), "{map:?}");
         refused(shim);
     }
@@ -112,7 +115,12 @@ fn anything_unexpected_ends_the_project() {
     let launch = |grouped| wire::encode(&ToSandbox::Launch { id: 1, bridged: false, grouped, alone: None }).unwrap();
     let (launch, grouped) = (launch(false), launch(true));
     let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
-    let cases: [(&[u8], usize); 9] = [
+    // Outside of strict mode the supervisor makes groups himself.
+    let group = wire::encode(&ToSandbox::Cgroup { id: 1, limits: Vec::new() }).unwrap();
+    let freeze = wire::encode(&ToSandbox::Freeze { id: 1 }).unwrap();
+    let cases: [(&[u8], usize); 11] = [
+        (&group, 0),
+        (&freeze, 0),
         (&launch, 0),
         (&launch, 2),
         (&grouped, 0),
@@ -535,7 +543,7 @@ fn under_another_name_it_is_the_same() {
     )
     .unwrap();
     let mut shim = command.spawn().unwrap();
-    send(&channel, &request(), &[]);
+    send(&channel, &first(), &[]);
     assert!(matches!(receive(&channel), Some((FromShim::Created { .. }, _))));
     assert_eq!(receive(&channel).map(|(message, _)| message), Some(FromShim::Ready));
     assert!(shim.wait().unwrap().success());
@@ -595,7 +603,7 @@ fn closed_streams_are_replaced_and_surplus_descriptors_closed() {
     command_fds::CommandFdExt::fd_mappings(&mut command, mappings).unwrap();
     let mut shim = command.spawn().unwrap();
     drop(command);
-    send(&channel, &request(), &[]);
+    send(&channel, &first(), &[]);
     assert!(matches!(receive(&channel), Some((FromShim::Created { .. }, _))));
     assert_eq!(receive(&channel).map(|(message, _)| message), Some(FromShim::Ready));
     assert!(shim.wait().unwrap().success());
@@ -626,7 +634,7 @@ fn under(limit: &str) -> bool {
     let (ours, theirs) = pair();
     let mut shim = spawn_by(&["prlimit", limit], theirs);
     // It may have ended before it read anything.
-    let sent = channel::send(&ours, &wire::encode(&request()).unwrap(), &[]);
+    let sent = channel::send(&ours, &wire::encode(&first()).unwrap(), &[]);
     let mut init = None;
     let mut ready = false;
     while let (Ok(()), Ok(Some((message, mut fds)))) = (&sent, std::panic::catch_unwind(|| receive::<FromShim>(&ours)))
@@ -637,7 +645,7 @@ fn under(limit: &str) -> bool {
                 ready = true;
                 break;
             }
-            FromShim::Failed(_) => break,
+            FromShim::Failed(_) | FromShim::Collected { .. } => break,
         }
     }
     let code = shim.wait().unwrap();
@@ -711,7 +719,7 @@ fn any_number_of_descriptors_but_the_right_one_is_refused_and_none_is_kept() {
         };
         let (ours, theirs) = pair();
         let shim = spawn_with(theirs);
-        send_many(&ours, &wire::encode(&request()).unwrap(), held.as_fd(), count);
+        send_many(&ours, &wire::encode(&first()).unwrap(), held.as_fd(), count);
         assert!(!matches!(receive(&ours), Some((FromShim::Created { .. }, _))), "{count}");
         refused(shim);
 
@@ -746,7 +754,7 @@ fn requests_out_of_their_time_end_their_reader() {
 
     // Twice the first request: the second one goes to S.
     let project = Project::new();
-    send(&project.channel, &request(), &[]);
+    send(&project.channel, &first(), &[]);
     assert!(project.ends());
 
     let image = Image::new();
@@ -812,7 +820,7 @@ fn mutated_messages_are_refused_or_mean_what_they_say() {
     let rounds = if std::env::var_os("CTST_LONG").is_some() { 2000 } else { 100 };
     let mut random = Random(4);
     let image = Image::new();
-    let good = wire::encode(&request()).unwrap();
+    let good = wire::encode(&first()).unwrap();
     for _ in 0..rounds {
         let (ours, theirs) = pair();
         let mut shim = spawn_with(theirs);
@@ -914,7 +922,7 @@ fn nothing_starts_where_files_cannot_be_given_up() {
         let (ours, theirs) = pair();
         // As a grandchild, so that the shim's parent is who made the socket.
         let mut shim = spawn_by(&["strace", "-D", "-o", "/dev/null", "-e", &inject], theirs);
-        send(&ours, &request(), &[]);
+        send(&ours, &first(), &[]);
         let answer = receive(&ours).unwrap().0;
         if ends {
             assert!(matches!(answer, FromShim::Created { .. }), "{answer:?}");
@@ -1066,7 +1074,7 @@ fn another_version_after_the_maps_is_refused() {
     }
     let (ours, theirs) = pair();
     let shim = spawn_with(theirs);
-    send(&ours, &Sandbox { map: IdMap::Helper, ..request() }, &[]);
+    send(&ours, &ToShim::Sandbox(Sandbox { map: IdMap::Helper, ..request() }), &[]);
     assert!(matches!(receive(&ours), Some((FromShim::Created { .. }, fds)) if fds.len() == 1));
     send(&ours, &containust_shared::protocol::Mapped { version: 0 }, &[]);
     let Some((FromShim::Failed(failure), _)) = receive(&ours) else { panic!("no refusal") };

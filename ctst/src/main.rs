@@ -30,7 +30,14 @@ fn main() -> ExitCode {
         return exit(code);
     }
     exit(match Args::try_parse() {
-        Ok(args) => run(args).unwrap_or_else(|failure| failure.tell()),
+        Ok(args) => {
+            let code = run(args).unwrap_or_else(|failure| failure.tell());
+            if let Err(error) = containust_sdk::tidy() {
+                // The command is done, and this is tried again with the next.
+                talk!("{error}");
+            }
+            code
+        }
         Err(error) => {
             let printed = error.print();
             if error.use_stderr() || printed.is_err() { TOOL } else { 0 }

@@ -1,10 +1,10 @@
 //! Whatever a peer sends is one message, written in the only way there is, or none.
 
-use containust_shared::protocol::{FromContainer, FromSandbox, FromShim, Mapped, Sandbox, ToContainer, ToSandbox};
+use containust_shared::protocol::{FromContainer, FromSandbox, FromShim, Mapped, ToContainer, ToSandbox, ToShim};
 use containust_shared::wire::{Message, WireError, decode, encode};
 
 pub(crate) fn run(bytes: &[u8]) {
-    one::<Sandbox>(bytes);
+    one::<ToShim>(bytes);
     one::<Mapped>(bytes);
     one::<ToSandbox>(bytes);
     one::<ToContainer>(bytes);

@@ -21,6 +21,7 @@ pub(crate) fn run(bytes: &[u8]) {
                 rules.max_memory.is_some(),
                 rules.max_cpus.is_some(),
                 rules.max_pids.is_some(),
+                rules.cgroup_parent.is_some(),
                 rules.overlay.is_some(),
                 rules.root_range.is_some(),
             ];

@@ -30,6 +30,7 @@ pub const KEYS: &[(&str, bool)] = &[
     ("max_memory", false),
     ("max_cpus", false),
     ("max_pids", false),
+    ("cgroup_parent", false),
     ("overlay", false),
     ("root_range", false),
 ];
@@ -174,6 +175,8 @@ pub struct Rules {
     pub max_cpus: Option<Line<u64>>,
     /// Processes and threads.
     pub max_pids: Option<Line<u64>>,
+    /// The directory of the control group below which a shim with file capabilities makes those of containers.
+    pub cgroup_parent: Option<Line<String>>,
     /// Whether overlayfs is used.
     pub overlay: Option<Line<bool>>,
     /// Ids of root's containers.
@@ -193,6 +196,17 @@ impl Rules {
     pub fn filter(&self, strict: bool) -> Filter {
         let usual = if strict { Filter::Default } else { Filter::Compat };
         self.filter.as_ref().map_or(usual, |line| line.value)
+    }
+
+    /// The key of a limit that every component has to have; none where none has to.
+    #[must_use]
+    pub fn demands(&self) -> Option<&'static str> {
+        let keys = [
+            (self.max_memory.is_some(), "max_memory"),
+            (self.max_cpus.is_some(), "max_cpus"),
+            (self.max_pids.is_some(), "max_pids"),
+        ];
+        keys.into_iter().find_map(|(demanded, key)| demanded.then_some(key))
     }
 
     /// The host ids of containers that root starts.
@@ -238,6 +252,9 @@ impl Rules {
         }
         if let Some(line) = &self.max_pids {
             parts.push(format!("at most {} processes", line.value));
+        }
+        if let Some(line) = &self.cgroup_parent {
+            parts.push(format!("limits below {}", short(&line.value)));
         }
         if let Some(line) = &self.overlay {
             parts.push(if line.value { "overlayfs".to_owned() } else { "no overlayfs".to_owned() });
@@ -339,6 +356,7 @@ fn read_line(rules: &mut Rules, number: u32, line: &[u8]) -> Result<(), Wrong> {
         "max_memory" => set(&mut rules.max_memory, number, key, memory(value)?),
         "max_cpus" => set(&mut rules.max_cpus, number, key, millis(value)?),
         "max_pids" => set(&mut rules.max_pids, number, key, count(value)?),
+        "cgroup_parent" => set(&mut rules.cgroup_parent, number, key, group(value)?),
         "overlay" => set(&mut rules.overlay, number, key, yes(value)?),
         "root_range" => set(&mut rules.root_range, number, key, range(value)?),
         _ => {
@@ -518,6 +536,14 @@ fn count(value: &str) -> Result<u64, Wrong> {
     }
 }
 
+fn group(value: &str) -> Result<String, Wrong> {
+    if is_plain(value.as_bytes()) && value != "/" {
+        return Ok(value.to_owned());
+    }
+    let fix = "write the directory of a control group, without empty parts, `.`, `..`, or a / at the end";
+    wrong(format!("`{}` is no plain path", short(value)), fix)
+}
+
 fn yes(value: &str) -> Result<bool, Wrong> {
     match value {
         "yes" => Ok(true),
@@ -557,7 +583,7 @@ mod tests {
     fn reads_every_key() {
         let text = "# a comment\n\n allow=group ctst\nallow = user 1000\n\tmount = ro /srv/a b\nmount = deny /\n\
             capability = NET_RAW\nfilter = compat\npublish = 127.0.0.1 80\npublish = any 8000-8999\nmax_memory = 4 GiB\n\
-            max_cpus = 1.5\nmax_pids = 512\noverlay = no\nroot_range = 100000 65536";
+            max_cpus = 1.5\nmax_pids = 512\noverlay = no\nroot_range = 100000 65536\ncgroup_parent = /sys/fs/cgroup/ctst";
         let rules = parse(text.as_bytes()).unwrap();
         let line = |number, value| Line { number, value };
         assert_eq!(rules.allow, [line(3, Who::Group("ctst".into())), line(4, Who::Uid(1000))]);
@@ -576,7 +602,7 @@ mod tests {
             rules.summary(),
             "for group ctst, user 1000 only; mounts ro /srv/a b, deny /; capabilities NET_RAW; filter compat; publishes \
              127.0.0.1 80, any 8000-8999; at most 4GiB of memory; at most 1.5 processors; at most 512 processes; \
-             no overlayfs; 65536 ids from 100000 for root"
+             limits below /sys/fs/cgroup/ctst; no overlayfs; 65536 ids from 100000 for root"
         );
     }
 
@@ -627,6 +653,9 @@ mod tests {
         }
         for pids in ["0", "many", "-1", "1.5"] {
             fails(&format!("max_pids = {pids}"), 1, "512");
+        }
+        for path in ["ctst", "/", "/sys/fs/cgroup/", "/sys/../ctst", "none"] {
+            fails(&format!("cgroup_parent = {path}"), 1, "no plain path");
         }
         for range in ["0 65536", "1000 10", "100000", "100000 0", "4294967295 1", "100000 4294967295", "a b", "1 2 3"] {
             fails(&format!("root_range = {range}"), 1, "");

@@ -64,7 +64,7 @@ pub struct Spec<'a> {
     pub filter: Filter,
     /// Host addresses and ports. Listening is not the shim's, who sees none.
     pub ports: Vec<(IpAddr, u16)>,
-    /// None where they are not known: C does not see them.
+    /// None where they are not known: C does not see them, and S asks [`limits`].
     pub limits: Option<Limits>,
 }
 
@@ -360,6 +360,16 @@ fn judge_ports(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {
         let what = format!("publish {}", std::net::SocketAddr::new(*address, *port));
         denials.push(denial(what, why, format_args!("publish = {at} {port}")));
     }
+}
+
+/// Whether a container may have these limits.
+///
+/// # Errors
+/// Every reason why not.
+pub fn limits(limits: Limits, rules: &Rules) -> Result<(), Vec<Denial>> {
+    let mut denials = Vec::new();
+    judge_limits(&Spec { limits: Some(limits), ..Spec::nothing() }, rules, &mut denials);
+    if denials.is_empty() { Ok(()) } else { Err(denials) }
 }
 
 fn judge_limits(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {

@@ -2,14 +2,14 @@
 //! travel beside it by `SCM_RIGHTS`, as many as the request says, no more and no fewer.
 //!
 //! Two kinds of channel exist. The *sandbox channel* is descriptor 3 of the shim: first the privileged-capable
-//! process P reads one [`Sandbox`] from it, later S (pid 1 of the project) reads [`ToSandbox`]. A *container channel*
+//! process P reads one [`ToShim`] from it, later S (pid 1 of the project) reads [`ToSandbox`]. A *container channel*
 //! is made by the supervisor for each container and passed with `Launch`: C (pid 1 of the container) reads
 //! [`ToContainer`] from it. Closing a channel ends what reads it, and with it everything below.
 
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -37,7 +37,20 @@ pub enum IdMap {
     },
 }
 
-/// SANDBOX, the first message: supervisor to P. No descriptors.
+/// The first message, to P. Integers only, and no descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum ToShim {
+    /// SANDBOX: make a project.
+    Sandbox(Sandbox),
+    /// GC: remove the control groups that the caller's ended projects left below the group that the policy names. Needs a shim
+    /// with file capabilities; without, the caller's groups are his own.
+    Gc {
+        /// [`VERSION`] of the sender.
+        version: u32,
+    },
+}
+
+/// SANDBOX: supervisor to P.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Sandbox {
     /// [`VERSION`] of the sender.
@@ -46,6 +59,9 @@ pub struct Sandbox {
     pub map: IdMap,
     /// The project's bridge in its network namespace: address with which S answers, as a host-order IPv4 address.
     pub bridge: Address,
+    /// In strict mode: whether containers will have limits, so that the project needs a control group. Where the policy asks
+    /// for limits it gets one in any case.
+    pub grouped: bool,
 }
 
 /// Supervisor to P, after newuidmap and newgidmap succeeded. Only with [`IdMap::Helper`].
@@ -65,9 +81,90 @@ pub enum FromShim {
     },
     /// S is set up and takes requests.
     Ready,
-    /// The sandbox could not be made. The shim exits.
+    /// The sandbox could not be made, or nothing collected. The shim exits.
     Failed(Failure),
+    /// GC's answer. The shim exits.
+    Collected {
+        /// Groups that are gone.
+        removed: u32,
+        /// Groups that are to be removed by the next one: one GC removes so many and no more.
+        left: u32,
+    },
 }
+
+/// One limit of a container: one value in one file of its control group (`Documentation/admin-guide/cgroup-v2.rst`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Limit {
+    /// `memory.max` in bytes; none: no limit.
+    Memory(Option<u64>),
+    /// `memory.high` in bytes.
+    MemoryHigh(Option<u64>),
+    /// `memory.swap.max` in bytes.
+    Swap(Option<u64>),
+    /// `cpu.max` in thousandths of a processor.
+    Cpus(Option<u64>),
+    /// `cpu.weight`, 1 to 10000.
+    CpuWeight(u64),
+    /// `pids.max`, the container's pid 1, which is ours, not counted.
+    Pids(Option<u64>),
+    /// `io.weight`, 1 to 10000.
+    IoWeight(u64),
+    /// `io.max` of one disk.
+    Io {
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+        /// Read bytes, written bytes, reads and writes in a second.
+        rates: [Option<u64>; 4],
+    },
+}
+
+/// The length of a period of `cpu.max`, in microseconds; and the longest, for shares of which the kernel would find the
+/// part of a normal one too short (1 ms).
+const PERIOD: u64 = 100_000;
+const LONG_PERIOD: u64 = 1_000_000;
+
+impl Limit {
+    /// The file that it is written to.
+    #[must_use]
+    pub fn file(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory.max",
+            Self::MemoryHigh(_) => "memory.high",
+            Self::Swap(_) => "memory.swap.max",
+            Self::Cpus(_) => "cpu.max",
+            Self::CpuWeight(_) => "cpu.weight",
+            Self::Pids(_) => "pids.max",
+            Self::IoWeight(_) => "io.weight",
+            Self::Io { .. } => "io.max",
+        }
+    }
+
+    /// What is written there.
+    #[must_use]
+    pub fn value(&self) -> String {
+        let most = |value: Option<u64>| value.map_or("max".to_owned(), |n| n.to_string());
+        match *self {
+            Self::Memory(bytes) | Self::MemoryHigh(bytes) | Self::Swap(bytes) => most(bytes),
+            Self::Cpus(None) => "max".to_owned(),
+            Self::Cpus(Some(millis)) => {
+                let period = if millis < 10 { LONG_PERIOD } else { PERIOD };
+                format!("{} {period}", millis.max(1).saturating_mul(period / 1000))
+            }
+            Self::CpuWeight(weight) => weight.to_string(),
+            Self::Pids(number) => most(number.map(|n| n.saturating_add(1))),
+            Self::IoWeight(weight) => format!("default {weight}"),
+            Self::Io { major, minor, rates: [rbps, wbps, riops, wiops] } => {
+                let (rbps, wbps, riops, wiops) = (most(rbps), most(wbps), most(riops), most(wiops));
+                format!("{major}:{minor} rbps={rbps} wbps={wbps} riops={riops} wiops={wiops}")
+            }
+        }
+    }
+}
+
+/// Most limits in one request.
+pub const MAX_LIMITS: usize = 256;
 
 /// What failed, for a person: `step` on `subject`, with the kernel's `errno` (0: not the kernel's refusal).
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -93,14 +190,15 @@ pub struct Address {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ToSandbox {
     /// LAUNCH: fork C. First descriptor: C's end of the container channel, on which C then reads its [`Plan`] as
-    /// [`ToContainer::Plan`]. Second, if `grouped`: the directory of the cgroup that C begins its life in.
+    /// [`ToContainer::Plan`]. Second, if `grouped` and not in strict mode: the directory of the cgroup that C begins its
+    /// life in. In strict mode that is the one which CGROUP made for the same id.
     Launch {
         /// Chosen by the supervisor, unique in the project for the life of S; names the container in replies and its
         /// veth on the bridge.
         id: u32,
         /// Whether the container gets a veth on the project's bridge.
         bridged: bool,
-        /// Whether there is a second descriptor. Without it C stays in the cgroup of S.
+        /// Whether it has a cgroup of its own. Without, C stays in the cgroup of S, or in one that the policy limits.
         grouped: bool,
         /// With [`IdMap::Single`]: the one user and group id that exist inside, for a process that shall not be root.
         /// None: the project's map.
@@ -111,6 +209,38 @@ pub enum ToSandbox {
         /// How many, 1 to [`MAX_FDS`].
         count: u8,
     },
+    /// CGROUP, in strict mode alone, as all that follows: make a control group for the container with this id and set its
+    /// limits, or set them anew where it has one. No descriptors.
+    Cgroup {
+        /// As in `Launch`.
+        id: u32,
+        /// All of them, at most [`MAX_LIMITS`]: the policy is asked of these alone.
+        limits: Vec<Limit>,
+    },
+    /// FREEZE: stop everything in a container's group where it is. No descriptors.
+    Freeze {
+        /// As in `Launch`.
+        id: u32,
+    },
+    /// THAW: let it go on. No descriptors.
+    Thaw {
+        /// As in `Launch`.
+        id: u32,
+    },
+    /// GC: remove the group of a container that has ended. No descriptors.
+    Gc {
+        /// As in `Launch`.
+        id: u32,
+    },
+}
+
+/// A limit that was not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Unset {
+    /// Which of those that were asked for, counted from 0.
+    pub at: u32,
+    /// Why: `errno(3)`.
+    pub errno: i32,
 }
 
 /// Replies of S, in the order of the requests.
@@ -132,6 +262,20 @@ pub enum FromSandbox {
     Dialed,
     /// The sockets could not be created.
     DialFailed(Failure),
+    /// CGROUP, FREEZE, THAW or GC was done, but for these limits.
+    Grouped {
+        /// From the request.
+        id: u32,
+        /// Limits that do not hold.
+        unset: Vec<Unset>,
+    },
+    /// It was not.
+    GroupFailed {
+        /// From the request.
+        id: u32,
+        /// Why.
+        failure: Failure,
+    },
 }
 
 /// A file or directory of the host, opened again by C by `path` and compared, so that a swap between the caller's

@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::{env, fs, path::Path};
 
-use containust_shared::protocol::{Mapped, Sandbox, ToContainer, ToSandbox};
+use containust_shared::protocol::{Mapped, ToContainer, ToSandbox, ToShim};
 use containust_shared::wire::{Message, decode, encode};
 
 /// Larger than the smallest message of any kind.
@@ -35,9 +35,9 @@ fn all<T: Message + Debug>(reader: &'static str) -> Vec<Request> {
 }
 
 fn requests() -> Vec<Request> {
-    let sandbox: Sandbox = smallest(0).expect("a message of zeros");
     let mapped: Mapped = smallest(0).expect("a message of zeros");
-    let mut requests = vec![request("P", &sandbox), request("P", &mapped)];
+    let mut requests = all::<ToShim>("P");
+    requests.push(request("P", &mapped));
     requests.extend(all::<ToSandbox>("S"));
     requests.extend(all::<ToContainer>("C"));
     requests

@@ -11,6 +11,7 @@ mod caller;
 pub mod escapes;
 pub mod probe;
 mod project;
+mod raw;
 // Of which registers make up a system call.
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
@@ -19,3 +20,4 @@ pub use caller::Caller;
 pub use project::{
     Done, Project, Running, eventually, finish, free_port, install_strict, programs, strict_programs, target, weakened,
 };
+pub use raw::RawShim;

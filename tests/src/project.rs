@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::caller::{Caller, is_root};
 use crate::probe::Report;
+use crate::raw::RawShim;
 
 /// Long enough for a busy machine and for an emulated one; nothing here is a measurement.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -461,9 +462,26 @@ impl Project {
     /// `ctst` with these arguments, in the project's folder, as its caller; not started.
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let folder = if self.caller.strict { strict_programs(&self.caller) } else { &self.programs };
-        let program = folder.join("ctst");
-        let mut command = match &self.etc {
+        let mut command = self.by(&self.own_programs().join("ctst"));
+        command.env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir(self.folder()).args(args);
+        command
+    }
+
+    fn own_programs(&self) -> &Path {
+        if self.caller.strict { strict_programs(&self.caller) } else { &self.programs }
+    }
+
+    /// Starts the shim as this project's caller, who speaks to it himself.
+    #[must_use]
+    pub fn raw_shim(&self) -> RawShim {
+        let mut command = self.by(Path::new("/bin/sh"));
+        command.args(["-c", "exec \"$0\" 3<&0 </dev/null"]).arg(self.own_programs().join("ctst-shim"));
+        RawShim::start(command, self.caller.uid)
+    }
+
+    /// Runs a program as the caller on this project's host.
+    fn by(&self, program: &Path) -> Command {
+        match &self.etc {
             None => {
                 let mut command = Command::new(program);
                 self.caller.login(&mut command);
@@ -484,9 +502,7 @@ impl Project {
                 command.arg("setpriv").args(ids).arg(program);
                 command
             }
-        };
-        command.env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir(self.folder()).args(args);
-        command
+        }
     }
 
     /// A shell that becomes `ctst` with these arguments once it has read a line.

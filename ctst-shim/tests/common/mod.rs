@@ -19,7 +19,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use containust_core::channel;
 use containust_shared::protocol::{
     Address, Filter, FromContainer, FromSandbox, FromShim, IdMap, Plan, Process, Sandbox, Source, ToContainer,
-    ToSandbox, VERSION,
+    ToSandbox, ToShim, VERSION,
 };
 use containust_shared::wire::{self, Message};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -74,7 +74,12 @@ pub fn receive<T: Message>(from: &OwnedFd) -> Option<(T, Vec<OwnedFd>)> {
 
 pub fn request() -> Sandbox {
     let map = if is_root() { IdMap::Range { first: FIRST, count: 65536 } } else { IdMap::Single };
-    Sandbox { version: VERSION, map, bridge: Address { ip: [10, 89, 0, 1], prefix: 24 } }
+    Sandbox { version: VERSION, map, bridge: Address { ip: [10, 89, 0, 1], prefix: 24 }, grouped: false }
+}
+
+/// The same as it is sent.
+pub fn first() -> ToShim {
+    ToShim::Sandbox(request())
 }
 
 /// A project: P has exited, S takes requests.
@@ -95,7 +100,7 @@ impl Project {
     pub fn by(words: &[&str]) -> Self {
         let (channel, theirs) = pair();
         let mut shim = spawn_by(words, theirs);
-        send(&channel, &request(), &[]);
+        send(&channel, &first(), &[]);
         let Some((FromShim::Created { .. }, mut fds)) = receive(&channel) else { panic!("no S was created") };
         assert_eq!(receive(&channel).map(|(m, _)| m), Some(FromShim::Ready));
         assert!(shim.wait().unwrap().success(), "P ends once S runs");

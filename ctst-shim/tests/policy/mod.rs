@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use crate::common::{Image, Project, is_root, pair, receive, request, send, shim, source};
 use command_fds::{CommandFdExt, FdMapping};
 use containust_policy::capabilities::DEFAULT;
-use containust_shared::protocol::{FromContainer, FromShim, IdMap, MAIN, Mount, Plan, Sandbox};
+use containust_shared::protocol::{FromContainer, FromShim, IdMap, MAIN, Mount, Plan, Sandbox, ToShim};
 
 /// A folder that takes the place of `/etc`, with this policy in it.
 struct Etc(tempfile::TempDir);
@@ -54,7 +54,7 @@ impl Etc {
         let mut shim = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // The mapping keeps the other end, without which nobody would hear of the shim's end.
         drop(command);
-        send(&ours, request, &[]);
+        send(&ours, &ToShim::Sandbox(*request), &[]);
         let (answer, fds) = receive(&ours).unwrap();
         shim.wait().unwrap();
         (ours, answer, fds)

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 use containust_core::channel;
 use containust_shared::exit;
-use containust_shared::protocol::{FromSandbox, FromShim, IdMap, Sandbox, ToSandbox};
+use containust_shared::protocol::{FromSandbox, FromShim, IdMap, Sandbox, ToSandbox, ToShim, VERSION};
 use containust_shared::wire;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -90,8 +90,8 @@ fn ends(init: &OwnedFd) -> bool {
     poll(&mut [PollFd::new(init, PollFlags::IN)], Some(&five)).unwrap() == 1
 }
 
-fn granted() -> Sandbox {
-    Sandbox { map: IdMap::Granted, ..request() }
+fn granted() -> ToShim {
+    ToShim::Sandbox(Sandbox { map: IdMap::Granted, ..request() })
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn takes_one_request_and_no_other_map_than_the_granted_one() {
     for map in
         [IdMap::Single, IdMap::Helper, IdMap::Range { first: FIRST, count: 1 }, IdMap::Range { first: 0, count: 1 }]
     {
-        bad.push(wire::encode(&Sandbox { map, ..request() }).unwrap());
+        bad.push(wire::encode(&ToShim::Sandbox(Sandbox { map, ..request() })).unwrap());
     }
     for bytes in bad {
         let (channel, answer, fds) = shim.ask(&bytes, 0);
@@ -130,6 +130,28 @@ fn nothing_after_the_request_is_taken_for_one() {
         channel::send(&channel, &bytes, &vec![channel.as_fd(); fds]).unwrap();
         assert!(ends(&init[0]), "S survived {bytes:?}");
     }
+}
+
+/// Requests about control groups in a project without: refused, and not the end of it.
+#[test]
+fn a_group_is_only_had_where_the_policy_names_a_place() {
+    let Some(shim) = Installed::new() else { return };
+    let (channel, _, _init) = shim.ask(&wire::encode(&granted()).unwrap(), 0);
+    assert_eq!(receive(&channel).map(|(message, _)| message), Some(FromShim::Ready));
+    let cgroup = ToSandbox::Cgroup { id: 1, limits: Vec::new() };
+    for request in [cgroup, ToSandbox::Freeze { id: 1 }, ToSandbox::Thaw { id: 1 }, ToSandbox::Gc { id: 1 }] {
+        channel::send(&channel, &wire::encode(&request).unwrap(), &[]).unwrap();
+        let answer = receive::<FromSandbox>(&channel).map(|(message, _)| message);
+        let Some(FromSandbox::GroupFailed { id: 1, failure }) = &answer else { panic!("{answer:?} to {request:?}") };
+        assert!(failure.step.contains("has none of its own"), "{failure:?}");
+    }
+    // And there is nothing to collect.
+    let gc = wire::encode(&ToShim::Gc { version: VERSION }).unwrap();
+    let (ours, theirs) = shim.pair();
+    let mut child = shim.spawn(&["env"], theirs);
+    channel::send(&ours, &gc, &[]).unwrap();
+    assert_eq!(receive(&ours).map(|(message, _)| message), Some(FromShim::Collected { removed: 0, left: 0 }));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -78,3 +78,11 @@ pub fn internal_main() -> Option<i32> {
         None
     }
 }
+
+/// Removes control groups of the caller's projects that ended, where in strict mode only the shim can.
+///
+/// # Errors
+/// The shim's, and [`Error::Policy`].
+pub fn tidy() -> Result<()> {
+    host::cgroup::collect()
+}

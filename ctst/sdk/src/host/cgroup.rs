@@ -2,7 +2,8 @@
 //! why not where they cannot.
 //!
 //! A process may divide a group that it can write, and in which no process is: the kernel takes controllers only to groups
-//! below one without processes. So there are three ways to a place:
+//! below one without processes. So there are three ways to a place, and in strict mode a fourth, which is the only one there
+//! (`ctst-shim/src/group.rs`): the administrator's group that the policy names, which the shim divides.
 //! - root, on a host without systemd, divides the root group, which alone may hold processes all the same;
 //! - under systemd, which owns the tree, a scope of its own is asked for (`Delegate=yes`), and the supervisor moves to a
 //!   group below it;
@@ -16,11 +17,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use containust_lang::model::{IoLimit, Limits};
+use containust_policy::conf::PATH;
+use containust_shared::protocol::{FromShim, Limit, ToShim, Unset, VERSION};
 use rustix::fs::{Access, CWD, Mode, OFlags, accessat};
 use rustix::process::getuid;
 
 use crate::error::{Error, Result};
+use crate::host::policy::Policy;
+use crate::host::strict;
 use crate::record::Incarnation;
+use crate::shim::{self, Received};
 use crate::status::{Measured, Stats, UNHELD};
 
 /// The group that the supervisor itself is in, below one that it divides.
@@ -29,12 +35,14 @@ const SUPERVISOR: &str = "supervisor";
 const OURS: &str = "containust";
 /// What limits need.
 const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
-/// The length of a period of `cpu.max`, in microseconds; and the longest, for shares of which the kernel would find the
-/// part of a normal one too short (1 ms).
-const PERIOD: u64 = 100_000;
-const LONG_PERIOD: u64 = 1_000_000;
+/// `statfs(2)`'s `f_type` of cgroup v2.
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+/// The group in which the shim puts a project's pid 1, below the project's.
+const SANDBOX: &str = "sandbox";
 /// How often a group is made again that another project's end removed in the same moment.
 const ATTEMPTS: u32 = 20;
+/// How often the shim is asked to collect in one command.
+const MAX_COLLECTIONS: u32 = 1000;
 
 /// Why something cannot be had, and what would change that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,69 +104,49 @@ pub(crate) fn any(limits: &Limits) -> bool {
     *limits != Limits { best_effort: limits.best_effort, ..Limits::default() }
 }
 
-/// One value in one file of a group.
-#[derive(Debug, PartialEq, Eq)]
+/// A limit of the kernel's, and what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Setting {
     limit: &'static str,
-    file: &'static str,
-    value: String,
+    what: Limit,
     /// It limits something, and does not only take a limit back.
     wanted: bool,
 }
 
 impl Setting {
     fn controller(&self) -> &'static str {
-        let name = self.file.split('.').next().unwrap_or_default();
+        let name = self.what.file().split('.').next().unwrap_or_default();
         CONTROLLERS.into_iter().find(|c| *c == name).unwrap_or_default()
     }
 }
 
-/// What limits mean as files. `all`: also what is not limited, to take back what was.
+/// What limits mean for the kernel. `all`: also what is not limited, to take back what was.
 fn settings(limits: &Limits, folder: &Path, all: bool) -> (Vec<Setting>, Vec<Unheld>) {
     let mut settings = Vec::new();
-    let mut set = |limit, file, value: Option<String>, without: &str| {
-        let wanted = value.is_some();
-        if let Some(value) = value.or_else(|| all.then(|| without.to_owned())) {
-            settings.push(Setting { limit, file, value, wanted });
+    let mut set = |limit, wanted: bool, what| {
+        if wanted || all {
+            settings.push(Setting { limit, what, wanted });
         }
     };
-    let number = |value: Option<u64>| value.map(|n| n.to_string());
-    set("swap", "memory.swap.max", number(limits.swap), "max");
-    set("memory_high", "memory.high", number(limits.memory_high), "max");
-    set("memory", "memory.max", number(limits.memory), "max");
-    set("cpus", "cpu.max", limits.cpu_millis.map(quota), "max");
-    set("cpu", "cpu.weight", number(limits.cpu_weight), "100");
-    // The container's pid 1 is ours, and not the author's business.
-    set("pids", "pids.max", limits.pids.map(|n| n.saturating_add(1).to_string()), "max");
-    set("io", "io.weight", limits.io_weight.map(|n| format!("default {n}")), "default 100");
+    set("swap", limits.swap.is_some(), Limit::Swap(limits.swap));
+    set("memory_high", limits.memory_high.is_some(), Limit::MemoryHigh(limits.memory_high));
+    set("memory", limits.memory.is_some(), Limit::Memory(limits.memory));
+    set("cpus", limits.cpu_millis.is_some(), Limit::Cpus(limits.cpu_millis));
+    set("cpu", limits.cpu_weight.is_some(), Limit::CpuWeight(limits.cpu_weight.unwrap_or(100)));
+    set("pids", limits.pids.is_some(), Limit::Pids(limits.pids));
+    set("io", limits.io_weight.is_some(), Limit::IoWeight(limits.io_weight.unwrap_or(100)));
     let mut unheld = Vec::new();
     for io in &limits.io {
         match device(&folder.join(&io.path)) {
-            Ok((major, minor)) => {
-                let value = format!("{major}:{minor} {}", rates(io));
-                settings.push(Setting { limit: "io", file: "io.max", value, wanted: true });
-            }
+            Ok(device) => settings.push(Setting { limit: "io", what: rates(device, io), wanted: true }),
             Err(lack) => unheld.push(Unheld { limit: "io", lack }),
         }
     }
     (settings, unheld)
 }
 
-/// A share of processors in thousandths, as `cpu.max` has it.
-fn quota(millis: u64) -> String {
-    let period = if millis < 10 { LONG_PERIOD } else { PERIOD };
-    format!("{} {period}", (millis.max(1)).saturating_mul(period / 1000))
-}
-
-fn rates(io: &IoLimit) -> String {
-    let rate = |rate: Option<u64>| rate.map_or("max".to_owned(), |n| n.to_string());
-    format!(
-        "rbps={} wbps={} riops={} wiops={}",
-        rate(io.read_bytes),
-        rate(io.write_bytes),
-        rate(io.read_operations),
-        rate(io.write_operations)
-    )
+fn rates((major, minor): (u32, u32), io: &IoLimit) -> Limit {
+    Limit::Io { major, minor, rates: [io.read_bytes, io.write_bytes, io.read_operations, io.write_operations] }
 }
 
 /// The whole disk behind a device node or a folder: limits are kept where the requests are queued, and a partition has no
@@ -255,6 +243,8 @@ pub(crate) enum Place {
     Below(PathBuf),
     /// Below a scope that systemd makes for the project's supervisor, when that is started.
     Scope,
+    /// Below this group, where in strict mode the shim makes them.
+    Shim(PathBuf),
 }
 
 /// What this host offers.
@@ -284,7 +274,8 @@ impl Outlook {
             return Self { mount: None, place: Err(lack), offered, given };
         };
         let offered = words(&mount.point.join("cgroup.controllers"));
-        let (place, given) = match place(&mount, supervisor) {
+        let found = if strict::is_installed() { by_shim(&mount, supervisor) } else { place(&mount, supervisor) };
+        let (place, given) = match found {
             Ok((place, given)) => (Ok(place), given),
             Err(lack) => (Err(lack), BTreeSet::new()),
         };
@@ -322,11 +313,20 @@ impl Outlook {
                 let fix = format!("echo +{controller} | sudo tee {}/cgroup.subtree_control", above.display());
                 Lack::new(problem, format!("give it: {fix}"))
             }
+            Place::Shim(parent) => {
+                let problem =
+                    format!("the {controller} controller is not given to the groups below {}", parent.display());
+                Lack::new(problem, self.prepare(parent))
+            }
             Place::Below(_) | Place::Scope => {
                 let problem = format!("systemd gives the {controller} controller to no user");
                 Lack::new(problem, delegate_fix())
             }
         })
+    }
+
+    fn prepare(&self, parent: &Path) -> String {
+        prepare_fix(self.mount.as_deref().unwrap_or(Path::new("/sys/fs/cgroup")), parent)
     }
 
     /// The controllers that limits need and nobody gives.
@@ -431,6 +431,116 @@ fn place(mount: &Mount, supervisor: Option<u32>) -> Result<(Place, BTreeSet<Stri
              && echo '$$' > {group}/session/cgroup.procs'"
         ),
     ))
+}
+
+/// The group that the policy names for strict mode, as the shim will find it. `supervisor`: of the project, if it runs.
+fn by_shim(mount: &Mount, supervisor: Option<u32>) -> Result<(Place, BTreeSet<String>), Lack> {
+    let usual = mount.point.join("ctst");
+    let named = Policy::read().ok().and_then(|policy| policy.rules().cgroup_parent.clone());
+    let Some(named) = named else {
+        let problem =
+            format!("ctst-shim has file capabilities, and no line of {PATH} says below which group limits may hold");
+        let fix = format!(
+            "have the administrator write `cgroup_parent = {}` there, and make that group: {}",
+            usual.display(),
+            prepare(&mount.point, &usual)
+        );
+        return Err(Lack::new(problem, fix));
+    };
+    let parent = PathBuf::from(named.value);
+    let shown = parent.display();
+    let line = format!("line {} of {PATH} says `cgroup_parent = {shown}`", named.number);
+    let fix = prepare_fix(&mount.point, &parent);
+    let meta =
+        parent.symlink_metadata().map_err(|error| Lack::new(format!("{line}, which is not there: {error}"), &fix))?;
+    let kind = rustix::fs::statfs(&parent).map(|found| found.f_type);
+    if kind != Ok(CGROUP2_SUPER_MAGIC) || !meta.is_dir() {
+        let fix = format!("have the administrator name another there, such as {}", usual.display());
+        return Err(Lack::new(format!("{line}, which is no group of cgroup v2"), fix));
+    }
+    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+        let fix = format!("give it to root: sudo sh -c 'chown root:root {shown}; chmod 0755 {shown}'");
+        return Err(Lack::new(format!("{line}, which does not belong to root, or others may write to it"), fix));
+    }
+    let given = words(&parent.join("cgroup.subtree_control"));
+    if !CONTROLLERS.iter().any(|controller| given.contains(*controller)) {
+        return Err(Lack::new(format!("{line}, which gives no controller to the groups below it"), fix));
+    }
+    if let Some(init) = supervisor.and_then(sandbox_of)
+        && group_of_sandbox(init).is_none()
+    {
+        let problem = "the project was started without limits, and outside of any place for them";
+        return Err(Lack::new(problem, "start it anew: ctst stop, and ctst run"));
+    }
+    Ok((Place::Shim(parent), given))
+}
+
+/// The commands that make a group below which limits can hold.
+fn prepare(mount: &Path, parent: &Path) -> String {
+    let mut above: Vec<&Path> = parent.ancestors().skip(1).take_while(|dir| dir.starts_with(mount)).collect();
+    above.reverse();
+    let give = |dir: &Path| format!("echo +cpu +io +memory +pids > {}/cgroup.subtree_control", dir.display());
+    let gives: Vec<String> = above.into_iter().chain([parent]).map(give).collect();
+    format!("sudo sh -c 'mkdir -p -m 0755 {}; {}'", parent.display(), gives.join("; "))
+}
+
+fn prepare_fix(mount: &Path, parent: &Path) -> String {
+    format!("have the administrator make it: {}", prepare(mount, parent))
+}
+
+/// The pid 1 of a supervisor's project: of its children the one in a pid namespace of its own (`proc_pid_status(5)`).
+fn sandbox_of(supervisor: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).ok()?;
+    let is_first = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        pids.is_some_and(|pids| pids.split_whitespace().nth(1).is_some())
+    };
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(is_first)
+}
+
+/// The project's group that the shim made around this pid 1; none where it made none.
+pub(crate) fn group_of_sandbox(init: u32) -> Option<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let dir = Mount::find(&mountinfo)?.dir(&group_of(init)?)?;
+    let uid = getuid().as_raw().to_string();
+    let project = dir.parent().filter(|_| dir.file_name().is_some_and(|name| name == SANDBOX))?;
+    project.parent().filter(|user| user.file_name().is_some_and(|name| name == uid.as_str()))?;
+    Some(project.to_owned())
+}
+
+/// Has the shim remove the groups of the caller's projects that ended. Does nothing where there are none, and where this
+/// process may not start the shim any more.
+pub(crate) fn collect() -> Result<()> {
+    if !strict::is_installed() || rustix::thread::no_new_privs().unwrap_or(true) {
+        return Ok(());
+    }
+    let Some(parent) = Policy::read()?.rules().cgroup_parent.clone() else { return Ok(()) };
+    let user = Path::new(&parent.value).join(getuid().as_raw().to_string());
+    let ended = |group: fs::DirEntry| {
+        let populated = fs::read_to_string(group.path().join("cgroup.events"));
+        group.file_type().is_ok_and(|kind| kind.is_dir()) && populated.is_ok_and(|text| text.contains("populated 0"))
+    };
+    // Each time it removes so many and no more.
+    for _ in 0..MAX_COLLECTIONS {
+        if !fs::read_dir(&user).is_ok_and(|groups| groups.flatten().any(ended)) {
+            break;
+        }
+        let (mut child, mut channel) = shim::spawn()?;
+        channel.send(&ToShim::Gc { version: VERSION }, Vec::new())?;
+        let answer = channel.wait::<FromShim>();
+        // It has answered, or ended.
+        child.wait().ok();
+        match answer? {
+            Received::Message(FromShim::Collected { removed, left }, _) if removed > 0 && left > 0 => {}
+            Received::Message(FromShim::Failed(failure), _) => {
+                let problem = shim::describe(&failure);
+                return Err(Error::Sandbox(format!("remove the control groups of projects that ended: {problem}")));
+            }
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 fn users_name() -> String {
@@ -543,7 +653,7 @@ impl Division {
         let dir = self.dir.join(name);
         let failed = |error: io::Error| Lack::new(format!("make {}: {error}", dir.display()), "see: ctst doctor");
         make(&dir).map_err(failed)?;
-        let group = Group { dir: dir.clone(), refused: 0 };
+        let group = Group::at(dir.clone());
         // A process of a group that is out of memory is no use to the others: all of them end, as one.
         if self.controllers.contains("memory")
             && let Err(error) = put(&dir, "memory.oom.group", "1")
@@ -551,7 +661,7 @@ impl Division {
             self.remove(group);
             return Err(failed(error));
         }
-        let unheld = group.set(limits, folder, false);
+        let unheld = group.set(Change::new(limits, folder, None));
         Ok((group, unheld))
     }
 
@@ -642,9 +752,74 @@ pub(crate) struct Group {
     dir: PathBuf,
     /// How many forks were refused, as far as was told.
     refused: u64,
+    /// Its id with the shim, where that made it and writes to it.
+    shim: Option<u32>,
+}
+
+/// What is to be set in a group, and what could not be said to the kernel at all.
+pub(crate) struct Change {
+    settings: Vec<Setting>,
+    unheld: Vec<Unheld>,
+}
+
+impl Change {
+    /// `all`: takes back limits that are no more, of this group.
+    pub(crate) fn new(limits: &Limits, folder: &Path, all: Option<&Group>) -> Self {
+        let (mut settings, unheld) = settings(limits, folder, all.is_some());
+        if let Some(group) = all {
+            // Devices that are no longer limited.
+            let number = |setting: &Setting| match setting.what {
+                Limit::Io { major, minor, .. } => Some((major, minor)),
+                _ => None,
+            };
+            let wanted: Vec<(u32, u32)> = settings.iter().filter_map(number).collect();
+            let now = group.read("io.max").unwrap_or_default();
+            let devices = now.lines().filter_map(|line| {
+                let (major, minor) = line.split(' ').next()?.split_once(':')?;
+                Some((major.parse().ok()?, minor.parse().ok()?))
+            });
+            let freed: Vec<(u32, u32)> = devices.filter(|device| !wanted.contains(device)).collect();
+            settings.extend(freed.into_iter().map(|device| Setting {
+                limit: "io",
+                what: rates(device, &IoLimit::default()),
+                wanted: false,
+            }));
+        }
+        Self { settings, unheld }
+    }
+
+    /// As the shim takes it.
+    pub(crate) fn limits(&self) -> Vec<Limit> {
+        self.settings.iter().map(|setting| setting.what).collect()
+    }
+
+    /// What does not hold in this group, of which the shim could not set these.
+    pub(crate) fn outcome(self, group: &Group, unset: &[Unset]) -> Vec<Unheld> {
+        let mut unheld = self.unheld;
+        for Unset { at, errno } in unset {
+            if let Some(setting) = usize::try_from(*at).ok().and_then(|at| self.settings.get(at)) {
+                unheld.extend(group.missed(setting, &io::Error::from_raw_os_error(*errno)));
+            }
+        }
+        unheld
+    }
 }
 
 impl Group {
+    fn at(dir: PathBuf) -> Self {
+        Self { dir, refused: 0, shim: None }
+    }
+
+    /// The one that the shim made in its project's `dir` for this id.
+    pub(crate) fn by_shim(dir: &Path, id: u32) -> Self {
+        Self { shim: Some(id), ..Self::at(dir.join(id.to_string())) }
+    }
+
+    /// Its id with the shim; none where it is ours.
+    pub(crate) fn shim(&self) -> Option<u32> {
+        self.shim
+    }
+
     /// Its directory, as a path of the host.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -656,33 +831,25 @@ impl Group {
         Ok(rustix::fs::open(&self.dir, flags, Mode::empty())?)
     }
 
-    /// Sets limits; `all`: takes back those that are no more. Returns what does not hold.
-    pub(crate) fn set(&self, limits: &Limits, folder: &Path, all: bool) -> Vec<Unheld> {
-        let (mut settings, mut unheld) = settings(limits, folder, all);
-        if all {
-            // Devices that are no longer limited.
-            let wanted =
-                |device: &str| settings.iter().any(|s| s.file == "io.max" && s.value.split(' ').next() == Some(device));
-            let now = self.read("io.max").unwrap_or_default();
-            let freed: Vec<String> = now.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
-            for device in freed.into_iter().filter(|device| !wanted(device)).collect::<Vec<_>>() {
-                let value = format!("{device} {}", rates(&IoLimit::default()));
-                settings.push(Setting { limit: "io", file: "io.max", value, wanted: false });
-            }
-        }
+    /// Sets limits, and returns what does not hold. Of a group of ours.
+    pub(crate) fn set(&self, change: Change) -> Vec<Unheld> {
+        let Change { settings, mut unheld } = change;
         for setting in settings {
-            match put(&self.dir, setting.file, &setting.value) {
-                Ok(()) => {}
-                // What is not there limits nothing.
-                Err(error) if error.kind() == ErrorKind::NotFound && !setting.wanted => {}
-                Err(error) => unheld.push(Unheld { limit: setting.limit, lack: self.cannot(&setting, &error) }),
+            if let Err(error) = put(&self.dir, setting.what.file(), &setting.what.value()) {
+                unheld.extend(self.missed(&setting, &error));
             }
         }
         unheld
     }
 
+    fn missed(&self, setting: &Setting, error: &io::Error) -> Option<Unheld> {
+        // What is not there limits nothing.
+        let nothing = error.kind() == ErrorKind::NotFound && !setting.wanted;
+        (!nothing).then(|| Unheld { limit: setting.limit, lack: self.cannot(setting, error) })
+    }
+
     fn cannot(&self, setting: &Setting, error: &io::Error) -> Lack {
-        let Setting { file, value, .. } = setting;
+        let (file, value) = (setting.what.file(), setting.what.value());
         if error.kind() != ErrorKind::NotFound {
             let problem = format!("write {value} to {}: {error}", self.dir.join(file).display());
             return Lack::new(problem, "correct the limit");
@@ -694,7 +861,7 @@ impl Group {
                 "see: ctst doctor",
             );
         }
-        let fix = match *file {
+        let fix = match file {
             "memory.swap.max" => "boot with swapaccount=1 on the kernel's command line",
             "io.weight" => "use a kernel with CONFIG_BLK_CGROUP_IOCOST",
             "io.max" => "use a kernel with CONFIG_BLK_DEV_THROTTLING",
@@ -777,7 +944,7 @@ impl Group {
 
 /// What the container of a group uses, which may have ended meanwhile.
 pub(crate) fn stats_at(group: &Path, component: &str) -> Option<Stats> {
-    let group = Group { dir: group.to_owned(), refused: 0 };
+    let group = Group::at(group.to_owned());
     let stats = group.stats(component.to_owned());
     group.dir.exists().then_some(stats)
 }
@@ -815,7 +982,10 @@ mod tests {
         let lines = |all| {
             let (settings, unheld) = settings(&limits, Path::new("/"), all);
             assert!(unheld.is_empty());
-            settings.into_iter().map(|s| format!("{} {}={}", s.controller(), s.file, s.value)).collect::<Vec<_>>()
+            settings
+                .into_iter()
+                .map(|s| format!("{} {}={}", s.controller(), s.what.file(), s.what.value()))
+                .collect::<Vec<_>>()
         };
         let wanted = [
             "memory memory.swap.max=0",
@@ -830,7 +1000,7 @@ mod tests {
         assert!(all.contains(&"memory memory.high=max".to_owned()) && all.contains(&"cpu cpu.weight=100".to_owned()));
         // The kernel takes no part of a period below a millisecond, and no period above a second.
         assert_eq!(
-            [1, 9, 10, 1000, 64_000].map(quota),
+            [1, 9, 10, 1000, 64_000].map(|millis| Limit::Cpus(Some(millis)).value()),
             ["1000 1000000", "9000 1000000", "1000 100000", "100000 100000", "6400000 100000"]
         );
     }

@@ -153,6 +153,7 @@ fn limits() -> Check {
     let outlook = Outlook::new(None);
     let place = match (&outlook.mount, &outlook.place) {
         (Some(_), Ok(Place::Below(group))) => format!("below {}", group.display()),
+        (Some(_), Ok(Place::Shim(group))) => format!("below {}, by ctst-shim", group.display()),
         (Some(_), Ok(Place::Scope)) => "in a scope that systemd makes".to_owned(),
         (Some(mount), Err(_)) => format!("cgroup v2 is at {}", mount.display()),
         (None, _) => "no cgroup v2".to_owned(),

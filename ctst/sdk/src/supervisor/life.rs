@@ -214,9 +214,10 @@ impl Supervisor {
         let (mut plan, mut held) =
             spec.plan(&container.dir, self.ids.has_overlay(), address, container.alone, &places, &container.secrets)?;
         let entry = match group {
-            Some(group) => Some(limits::show(group, spec, &mut plan, &mut held)?),
+            Some(group) => limits::show(group, spec, &mut plan, &mut held)?,
             None => None,
         };
+        let grouped = group.is_some();
         let (ours, theirs) = shim::seqpacket()?;
         let mut channel = Channel::new(ours);
         let null: OwnedFd = std::fs::File::options()
@@ -231,7 +232,7 @@ impl Supervisor {
             .during(|| format!("open the log in {}", container.dir.display()))?;
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
-        self.sandbox.launch(id, container.record.spec.bridged(), container.alone, theirs, entry)?;
+        self.sandbox.launch(id, container.record.spec.bridged(), container.alone, theirs, (grouped, entry))?;
 
         let what = || "watch a container".to_owned();
         let token = self.poller.add(&channel, Source::Channel(cid)).during(what)?;

@@ -6,14 +6,15 @@ use std::os::fd::OwnedFd;
 
 use containust_lang::model::Limits;
 use containust_shared::exit;
-use containust_shared::protocol::{Mount, Plan};
+use containust_shared::protocol::{Mount, Plan, ToSandbox};
 
 use super::container::Live;
 use super::poller::{Cid, Source};
 use super::{Supervisor, say};
 use crate::error::{During, Error, Report, Result};
 use crate::event::EventKind;
-use crate::host::cgroup::{self, Division, Group, Lack, Outlook, Place, Unheld};
+use crate::host::cgroup::{self, Change, Division, Group, Lack, Outlook, Place, Unheld};
+use crate::shim::describe;
 use crate::spec::{ContainerSpec, Wanted};
 use crate::status::State;
 use crate::workers;
@@ -53,7 +54,10 @@ impl Supervisor {
             self.note_unheld(cid, &unheld);
             return Ok(None);
         }
-        let made = self.division(&outlook).and_then(|d| d.group(&format!("{name}.{launch}"), &limits, &folder));
+        let made = match outlook.place {
+            Ok(Place::Shim(_)) => self.have_group(launch, Change::new(&limits, &folder, None)),
+            _ => self.division(&outlook).and_then(|d| d.group(&format!("{name}.{launch}"), &limits, &folder)),
+        };
         let (group, more) = match made {
             Ok((group, more)) => (Some(group), more),
             Err(lack) => (None, Outlook { place: Err(lack), ..outlook }.unheld(&limits, &folder)),
@@ -78,10 +82,40 @@ impl Supervisor {
             Some(division) => division,
             None => match outlook.place.clone()? {
                 Place::Below(base) => Division::new(&base, &self.project.short_name(), self.own)?,
-                Place::Scope => return Err(Lack { problem: "no scope was made".into(), fix: "start it anew".into() }),
+                Place::Scope | Place::Shim(_) => {
+                    return Err(Lack { problem: "no scope was made".into(), fix: "start it anew".into() });
+                }
             },
         };
         Ok(self.division.insert(division))
+    }
+
+    /// Has S make the group of a launch in strict mode, or set the limits of one that it made.
+    fn have_group(&mut self, launch: u32, change: Change) -> Result<(Group, Vec<Unheld>), Lack> {
+        let request = ToSandbox::Cgroup { id: launch, limits: change.limits() };
+        let unset = self
+            .sandbox
+            .group(&mut self.poller, request)
+            .map_err(|failure| Lack { problem: describe(&failure), fix: "see: ctst doctor".to_owned() })?;
+        let lost =
+            || Lack { problem: "find the project's control group".into(), fix: "start it anew: ctst stop".into() };
+        let project = self.sandbox.pid().and_then(cgroup::group_of_sandbox).ok_or_else(lost)?;
+        let group = Group::by_shim(&project, launch);
+        let unheld = change.outcome(&group, &unset);
+        Ok((group, unheld))
+    }
+
+    /// Sets limits in a group, and returns what does not hold.
+    fn set_group(&mut self, cid: Cid, limits: &Limits) -> Vec<Unheld> {
+        let folder = self.project.folder().to_owned();
+        let group = self.containers.get(&cid).and_then(|c| c.live.as_ref()?.group.as_ref());
+        let Some(group) = group else { return Vec::new() };
+        let change = Change::new(limits, &folder, Some(group));
+        let Some(id) = group.shim() else { return group.set(change) };
+        match self.have_group(id, change) {
+            Ok((_, unheld)) => unheld,
+            Err(lack) => Outlook { place: Err(lack), ..self.outlook() }.unheld(limits, &folder),
+        }
     }
 
     fn note_unheld(&mut self, cid: Cid, unheld: &[Unheld]) {
@@ -151,6 +185,10 @@ impl Supervisor {
     }
 
     pub(super) fn remove_group(&mut self, group: Group) {
+        if let Some(id) = group.shim() {
+            self.left_groups.push(id);
+            return self.tidy_shims_groups();
+        }
         if let Some(division) = &mut self.division {
             division.remove(group);
         }
@@ -158,15 +196,27 @@ impl Supervisor {
 
     /// Removes groups that could not be removed when their containers ended, and those of supervisors that were killed.
     pub(super) fn tidy_groups(&mut self) {
+        self.tidy_shims_groups();
         if let Some(division) = &mut self.division {
             division.tidy();
         }
         cgroup::sweep();
     }
 
-    /// Kills everything in a container's group at once, where it has one.
+    /// The same of those that S made, which end with S at the latest: then a command removes them.
+    fn tidy_shims_groups(&mut self) {
+        for id in std::mem::take(&mut self.left_groups) {
+            if self.sandbox.lives() && self.sandbox.group(&mut self.poller, ToSandbox::Gc { id }).is_err() {
+                self.left_groups.push(id);
+            }
+        }
+    }
+
+    /// Kills everything in a container's group at once, where it has one of ours.
     pub(super) fn kill_group(&self, cid: Cid) {
         let group = self.containers.get(&cid).and_then(|c| c.live.as_ref()?.group.as_ref());
+        // In strict mode its pid 1 takes the others with it, as it does before Linux 5.14.
+        let group = group.filter(|group| group.shim().is_none());
         // Before Linux 5.14 its pid 1, which is killed too, takes the others with it.
         if let Some(Err(error)) = group.map(Group::kill)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -191,15 +241,16 @@ impl Supervisor {
             );
             return Err(Error::Invalid { component: name.clone(), problem });
         }
-        if let Some(group) = container.live.as_ref().and_then(|live| live.group.as_ref()) {
-            for one in group.set(limits, folder, true) {
+        if !groupless {
+            let (name, old) = (spec.name.clone(), spec.limits.clone());
+            for one in self.set_group(cid, limits) {
                 if !unheld.iter().any(|other| other.limit == one.limit) {
                     unheld.push(one);
                 }
             }
-            if let Some(error) = Unheld::refuse(&spec.name, &unheld).filter(|_| !limits.best_effort) {
-                for one in group.set(&spec.limits, folder, true) {
-                    say(&format!("{}: {}", spec.name, one.note()));
+            if let Some(error) = Unheld::refuse(&name, &unheld).filter(|_| !limits.best_effort) {
+                for one in self.set_group(cid, &old) {
+                    say(&format!("{name}: {}", one.note()));
                 }
                 return Err(error);
             }
@@ -264,11 +315,15 @@ impl Supervisor {
         }
     }
 
-    fn freeze(&self, cid: Cid, frozen: bool) -> Result<()> {
+    fn freeze(&mut self, cid: Cid, frozen: bool) -> Result<()> {
         let group = self.containers.get(&cid).and_then(|c| c.live.as_ref()?.group.as_ref());
-        group.map_or(Ok(()), |group| {
-            group.freeze(frozen).during(|| format!("write to {}/cgroup.freeze", group.dir().display()))
-        })
+        let Some(group) = group else { return Ok(()) };
+        let Some(id) = group.shim() else {
+            return group.freeze(frozen).during(|| format!("write to {}/cgroup.freeze", group.dir().display()));
+        };
+        let request = if frozen { ToSandbox::Freeze { id } } else { ToSandbox::Thaw { id } };
+        let done = self.sandbox.group(&mut self.poller, request);
+        done.map(drop).map_err(|failure| Error::Sandbox(describe(&failure)))
     }
 
     fn on_paused(&mut self, cid: Cid, state: State) {
@@ -293,8 +348,14 @@ impl Supervisor {
     }
 }
 
-/// Mounts a container's group where programs look for their limits, and returns its directory for LAUNCH.
-pub(super) fn show(group: &Group, spec: &ContainerSpec, plan: &mut Plan, held: &mut Vec<OwnedFd>) -> Result<OwnedFd> {
+/// Mounts a container's group where programs look for their limits, and returns its directory for LAUNCH: none where S
+/// knows it.
+pub(super) fn show(
+    group: &Group,
+    spec: &ContainerSpec,
+    plan: &mut Plan,
+    held: &mut Vec<OwnedFd>,
+) -> Result<Option<OwnedFd>> {
     let what = || format!("open {}", group.dir().display());
     // A cgroup2 of its own would take 10 ms to mount, and show no more: this group is `/` for whoever looks.
     if !spec.mounts_at(CGROUPS) {
@@ -302,5 +363,5 @@ pub(super) fn show(group: &Group, spec: &ContainerSpec, plan: &mut Plan, held: &
         held.push(fd);
         plan.mounts.push(Mount::Bind { source, target: CGROUPS.into(), readonly: true });
     }
-    group.open().during(what)
+    if group.shim().is_some() { Ok(None) } else { group.open().during(what).map(Some) }
 }

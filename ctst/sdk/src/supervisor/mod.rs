@@ -181,6 +181,7 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         workers: HashMap::new(),
         unfilled: HashMap::new(),
         division: None,
+        left_groups: Vec::new(),
         swept: false,
         removing: 0,
         unremoved: Vec::new(),
@@ -353,6 +354,8 @@ struct Supervisor {
     unfilled: HashMap<PathBuf, String>,
     /// The cgroup of the project, once a container has limits.
     division: Option<Division>,
+    /// Groups that S made, and that could not be removed at once when their containers ended.
+    left_groups: Vec<u32>,
     /// What an earlier supervisor left was looked for.
     swept: bool,
     /// Removals under way.
@@ -526,8 +529,14 @@ impl Supervisor {
 
     /// Lets everything happen that is possible now, and ends when nothing is left.
     fn settle(&mut self) {
-        while std::mem::take(&mut self.dirty) {
-            self.advance();
+        loop {
+            while std::mem::take(&mut self.dirty) {
+                self.advance();
+            }
+            if !self.sandbox.has_early() {
+                break;
+            }
+            self.on_shim();
         }
         self.check_end();
         self.answer_waiting();

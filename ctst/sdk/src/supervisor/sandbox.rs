@@ -5,9 +5,10 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use containust_shared::protocol::{
-    Address, Failure, FromSandbox, FromShim, MAX_FDS, Mapped, Sandbox as Request, ToSandbox, VERSION,
+    Address, Failure, FromSandbox, FromShim, MAX_FDS, Mapped, Sandbox as Request, ToSandbox, ToShim, Unset, VERSION,
 };
 use mio::Token;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +21,9 @@ use crate::error::{During, Error, Result};
 use crate::host::confine::{self, Files};
 use crate::host::ids::{Ids, Range};
 use crate::shim::{self, Channel, Received};
+
+/// Longer than the shim takes to make a sandbox and to answer, on a host that works.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whom the sockets of a DIAL are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub(super) enum Told {
 enum Asked {
     Launch,
     Dial(Dialer),
+    /// A request about a control group, whose asker waits.
+    Group,
 }
 
 /// A program that ends by itself: P, newuidmap, newgidmap.
@@ -58,8 +64,15 @@ struct Helper {
 pub(super) struct Sandbox {
     ids: Ids,
     channel: Option<(Channel, Token)>,
-    /// S: pid and pidfd.
+    /// S: its pidfd.
     init: Option<(OwnedFd, Token)>,
+    /// The same as a number.
+    pid: Option<u32>,
+    /// What S answered while somebody waited for another answer, and what went wrong with that.
+    early: Vec<Told>,
+    trouble: Option<Error>,
+    /// What the one who waits is answered.
+    grouped: Option<Result<Vec<Unset>, Failure>>,
     helpers: Vec<Option<Helper>>,
     /// Ids are mapped, or P does it: requests may be sent.
     open: bool,
@@ -76,7 +89,8 @@ impl Sandbox {
     /// Sends the request to the shim just started.
     pub(super) fn start(shim: (Child, Channel), ids: Ids, bridge: Address) -> Result<Starting> {
         let (child, mut channel) = shim;
-        channel.send(&Request { version: VERSION, map: ids.map(), bridge }, Vec::new())?;
+        let request = Request { version: VERSION, map: ids.map(), bridge, grouped: true };
+        channel.send(&ToShim::Sandbox(request), Vec::new())?;
         Ok(Starting { child, channel, ids })
     }
 
@@ -95,17 +109,64 @@ impl Sandbox {
         self.ready && self.channel.as_ref().is_none_or(|(channel, _)| hung_up(channel))
     }
 
-    /// `cgroup`: the directory of the one that it is born in.
+    /// S, once there is one.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Asks S about a control group and waits for its answer, as long as S may take to be made and no longer. S serves one
+    /// request after the other, none of which waits for a container.
+    pub(super) fn group(&mut self, poller: &mut Poller, request: ToSandbox) -> Result<Vec<Unset>, Failure> {
+        let failed = |step: &str| Failure { step: step.to_owned(), subject: Vec::new(), errno: 0 };
+        self.asked.push_back(Asked::Group);
+        if self.ask(request, Vec::new()).is_err() {
+            self.asked.pop_back();
+            return Err(failed("make a control group: the project's sandbox is gone"));
+        }
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut told = std::mem::take(&mut self.early);
+            let result = self.channel_event(poller, &mut told);
+            self.early = told;
+            if let Some(answer) = self.grouped.take() {
+                self.trouble = result.err();
+                return answer;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout =
+                Timespec { tv_sec: left.as_secs().try_into().unwrap_or(0), tv_nsec: left.subsec_nanos().into() };
+            match (result, &self.channel) {
+                (Err(error), _) => {
+                    let failure = failed(&format!("make a control group: {error}"));
+                    self.trouble = Some(error);
+                    return Err(failure);
+                }
+                (Ok(()), Some((channel, _))) if !left.is_zero() => {
+                    // Interrupted or not: what is there is looked for.
+                    poll(&mut [PollFd::new(channel, PollFlags::IN)], Some(&timeout)).ok();
+                }
+                (Ok(()), Some(_)) => return Err(failed("make a control group: the project's pid 1 does not answer")),
+                (Ok(()), None) => return Err(failed("make a control group: the project's sandbox is gone")),
+            }
+        }
+    }
+
+    /// Whether something was said that has not been told.
+    pub(super) fn has_early(&self) -> bool {
+        !self.early.is_empty() || self.trouble.is_some()
+    }
+
+    /// `grouped`: it has a cgroup of its own, with the directory of it where S does not know it.
     pub(super) fn launch(
         &mut self,
         id: u32,
         bridged: bool,
         alone: Option<(u32, u32)>,
         channel: OwnedFd,
-        cgroup: Option<OwnedFd>,
+        (grouped, cgroup): (bool, Option<OwnedFd>),
     ) -> Result<()> {
         self.asked.push_back(Asked::Launch);
-        let request = ToSandbox::Launch { id, bridged, grouped: cgroup.is_some(), alone };
+        let request = ToSandbox::Launch { id, bridged, grouped, alone };
         self.ask(request, std::iter::once(channel).chain(cgroup).collect())
     }
 
@@ -140,12 +201,16 @@ impl Sandbox {
 
     /// The channel can be read or written. Answers are appended to `told`; an error says that there is no sandbox.
     pub(super) fn channel_event(&mut self, poller: &mut Poller, told: &mut Vec<Told>) -> Result<()> {
+        told.append(&mut self.early);
+        if let Some(error) = self.trouble.take() {
+            return Err(error);
+        }
         loop {
             let Some((channel, _)) = &mut self.channel else { return Ok(()) };
             channel.flush()?;
             if self.ready {
                 match channel.receive::<FromSandbox>(&mut self.buffer)? {
-                    Received::Message(message, fds) => told.push(self.answer(message, fds)?),
+                    Received::Message(message, fds) => told.extend(self.answer(message, fds)?),
                     Received::Empty => return Ok(()),
                     // S ends too; its pidfd tells when.
                     Received::End => {
@@ -169,6 +234,7 @@ impl Sandbox {
                     self.close(poller);
                     return Err(shim::no_sandbox(&failure));
                 }
+                Received::Message(FromShim::Collected { .. }, _) => return Err(unexpected("Collected")),
                 Received::Empty => return Ok(()),
                 Received::End => {
                     self.close(poller);
@@ -184,6 +250,7 @@ impl Sandbox {
         let [pidfd]: [OwnedFd; 1] = fds.try_into().map_err(|_| unexpected("Created"))?;
         let token = poller.add_reader(&pidfd, Source::Init).during(|| "watch the sandbox".to_owned())?;
         self.init = Some((pidfd, token));
+        self.pid = Some(pid);
         let Ids::Helper { uids, gids, newuidmap, newgidmap } = self.ids.clone() else { return Ok(()) };
         self.map(poller, &newuidmap, pid, getuid().as_raw(), uids)?;
         self.map(poller, &newgidmap, pid, getgid().as_raw(), gids)
@@ -242,16 +309,24 @@ impl Sandbox {
         self.close(poller);
     }
 
-    fn answer(&mut self, message: FromSandbox, fds: Vec<OwnedFd>) -> Result<Told> {
+    fn answer(&mut self, message: FromSandbox, fds: Vec<OwnedFd>) -> Result<Option<Told>> {
         let asked = self.asked.pop_front().ok_or_else(|| unexpected("answer"))?;
         match (message, asked) {
             (FromSandbox::Launched { id }, Asked::Launch) => {
                 let [pidfd]: [OwnedFd; 1] = fds.try_into().map_err(|_| unexpected("Launched"))?;
-                Ok(Told::Launched(id, pidfd))
+                Ok(Some(Told::Launched(id, pidfd)))
             }
-            (FromSandbox::LaunchFailed { id, failure }, Asked::Launch) => Ok(Told::LaunchFailed(id, failure)),
-            (FromSandbox::Dialed, Asked::Dial(dialer)) => Ok(Told::Dialed(dialer, Ok(fds))),
-            (FromSandbox::DialFailed(failure), Asked::Dial(dialer)) => Ok(Told::Dialed(dialer, Err(failure))),
+            (FromSandbox::LaunchFailed { id, failure }, Asked::Launch) => Ok(Some(Told::LaunchFailed(id, failure))),
+            (FromSandbox::Dialed, Asked::Dial(dialer)) => Ok(Some(Told::Dialed(dialer, Ok(fds)))),
+            (FromSandbox::DialFailed(failure), Asked::Dial(dialer)) => Ok(Some(Told::Dialed(dialer, Err(failure)))),
+            (FromSandbox::Grouped { unset, .. }, Asked::Group) => {
+                self.grouped = Some(Ok(unset));
+                Ok(None)
+            }
+            (FromSandbox::GroupFailed { failure, .. }, Asked::Group) => {
+                self.grouped = Some(Err(failure));
+                Ok(None)
+            }
             _ => Err(unexpected("answer")),
         }
     }
@@ -272,6 +347,10 @@ impl Starting {
             ids: self.ids,
             channel: Some((self.channel, token)),
             init: None,
+            pid: None,
+            early: Vec::new(),
+            trouble: None,
+            grouped: None,
             helpers: Vec::new(),
             ready: false,
             asked: VecDeque::new(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use containust_shared::protocol::{
     Address, Ended, Failure, FromContainer, FromSandbox, FromShim, MAIN, Mapped, Plan, Sandbox, ToContainer, ToSandbox,
-    VERSION,
+    ToShim, VERSION,
 };
 use containust_shared::wire::Message;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -54,7 +54,8 @@ impl Workshop {
         let mut workshop = Self { shim, channel, init: None, next: 0 };
         // Nothing in it has a network, but every sandbox has the address for one.
         let bridge = Address { ip: [10, 89, 0, 1], prefix: 24 };
-        workshop.channel.send(&Sandbox { version: VERSION, map: ids.map(), bridge }, Vec::new())?;
+        let request = Sandbox { version: VERSION, map: ids.map(), bridge, grouped: false };
+        workshop.channel.send(&ToShim::Sandbox(request), Vec::new())?;
         loop {
             match expect::<FromShim>(&workshop.channel)? {
                 (FromShim::Created { pid }, fds) => {
@@ -68,6 +69,9 @@ impl Workshop {
                 (FromShim::Ready, _) => return Ok(workshop),
                 (FromShim::Failed(failure), _) => {
                     return Err(shim::no_sandbox(&failure));
+                }
+                (FromShim::Collected { .. }, _) => {
+                    return Err(Error::Sandbox("understand ctst-shim: unexpected Collected".to_owned()));
                 }
             }
         }
