@@ -502,17 +502,14 @@ fn strict_the_caller_cannot_raise_leave_or_remove() {
 #[test]
 #[ignore = "needs a prepared group and a shim with file capabilities: make test-vm"]
 fn strict_the_policy_is_held_by_the_shim() {
-    use containust_shared::protocol::{
-        Address, FromSandbox, FromShim, IdMap, Limit, Sandbox, ToSandbox, ToShim, VERSION,
-    };
+    use containust_shared::protocol::{FromSandbox, FromShim, IdMap, Limit, Sandbox, ToSandbox, ToShim, VERSION};
     let policy = format!("cgroup_parent = {PARENT}\nmax_memory = 64MiB\nmax_pids = 20\n");
     let project =
         Project::governed(&caller(), &format!("COMPONENT web {{ {SLEEP}, memory = 96MiB, pids = 9 }}"), &policy, &[]);
     project.ctst(["run", "-d", "--yes"]).fails(125, &["limit its memory to 96MiB", "max_memory = 64MiB"]);
     let shim = project.raw_shim();
     // Also where he says that he needs no group.
-    let bridge = Address { ip: [10, 89, 0, 1], prefix: 24 };
-    shim.send(&ToShim::Sandbox(Sandbox { version: VERSION, map: IdMap::Granted, bridge, grouped: false }));
+    shim.send(&ToShim::Sandbox(Sandbox { version: VERSION, map: IdMap::Granted, grouped: false }));
     let Some(FromShim::Created { pid }) = shim.receive() else { panic!("no sandbox") };
     assert_eq!(shim.receive(), Some(FromShim::Ready));
     let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
@@ -548,7 +545,7 @@ fn strict_the_policy_is_held_by_the_shim() {
     let many = vec![memory; containust_shared::protocol::MAX_LIMITS + 1];
     assert!(matches!(ask(&many), FromSandbox::GroupFailed { failure, .. } if failure.step.contains("so many")));
     // A group that was not made.
-    let launch = ToSandbox::Launch { id: 7, bridged: false, grouped: true, alone: None };
+    let launch = ToSandbox::Launch { id: 7, networks: Vec::new(), grouped: true, alone: None };
     shim.send_with(&launch, std::fs::File::open("/dev/null").unwrap().into());
     let answer = shim.receive::<FromSandbox>();
     assert!(
@@ -598,11 +595,10 @@ fn strict_without_a_group_it_is_refused_with_the_command_that_makes_one() {
 #[test]
 #[ignore = "needs a prepared group and a shim with file capabilities: make test-vm"]
 fn strict_what_a_killed_sandbox_leaves_is_collected() {
-    use containust_shared::protocol::{Address, FromSandbox, FromShim, IdMap, Sandbox, ToSandbox, ToShim, VERSION};
+    use containust_shared::protocol::{FromSandbox, FromShim, IdMap, Sandbox, ToSandbox, ToShim, VERSION};
     let project = Project::new(&caller(), &format!("COMPONENT web {{ {SLEEP} }}"));
     let shim = project.raw_shim();
-    let bridge = Address { ip: [10, 89, 0, 1], prefix: 24 };
-    shim.send(&ToShim::Sandbox(Sandbox { version: VERSION, map: IdMap::Granted, bridge, grouped: true }));
+    shim.send(&ToShim::Sandbox(Sandbox { version: VERSION, map: IdMap::Granted, grouped: true }));
     let Some(FromShim::Created { pid }) = shim.receive() else { panic!("no sandbox") };
     assert_eq!(shim.receive(), Some(FromShim::Ready));
     // More than one GC removes.

@@ -123,19 +123,20 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
     rustix::system::sethostname(&plan.hostname).step("set the host name", &plan.hostname)?;
     let root = root::build(plan, as_root)?;
 
-    // S has put our end of the veth here, or there is none; it dies or closes the pipe if it could not.
+    // S has put our ends of the veths here, or there are none; it dies or closes the pipe if it could not.
     let mut byte = [0];
     if rustix::io::read(go, &mut byte).step("wait for the network", "")? != 1 {
         return Err(refusal("wait for the network: the project's pid 1 is gone", ""));
     }
     let mut links = Links::open().step("open a netlink socket", "")?;
     links.up(LOOPBACK).step("set the link up", "lo")?;
-    if let Some(address) = plan.address {
-        links.add_address(ETH0.0, address.ip, address.prefix).step("give an address to", ETH0.1)?;
+    for (address, port) in plan.addresses.iter().zip(0u32..) {
+        let (index, name) = (ETH0.saturating_add(port), format!("eth{port}"));
+        links.add_address(index, address.ip, address.prefix).step("give an address to", &name)?;
         // A component that is started again keeps its IP address. With another hardware address its neighbours would go
         // on sending to the old one until their ARP entries expire, which takes a minute.
         let [a, b, c, d] = address.ip;
-        links.up_as(ETH0.0, [0x02, 0x42, a, b, c, d]).step("set the link up", ETH0.1)?;
+        links.up_as(index, [0x02, 0x42, a, b, c, d]).step("set the link up", &name)?;
     }
     drop(links);
 

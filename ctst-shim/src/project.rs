@@ -7,7 +7,7 @@ use containust_core::entry::Entered;
 use containust_core::sys::{self, Alone, Namespaces, Side};
 use containust_core::weak::{Layer, weak};
 use containust_core::{channel, ids};
-use containust_shared::protocol::{Address, Failure, FromSandbox, FromShim, ToSandbox};
+use containust_shared::protocol::{Bridge, Failure, FromSandbox, FromShim, MAX_NETWORKS, ToSandbox};
 use containust_shared::{exit, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -27,7 +27,7 @@ pub(crate) const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
 /// S: pid 1 of the project. Ends when its channel closes or its caller ends, and the kernel ends every container with it.
-pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &Policy, place: Option<Place>) -> i32 {
+pub(crate) fn main(alone: &Alone, entered: &Entered, policy: &Policy, place: Option<Place>) -> i32 {
     let channel = &entered.channel;
     let prepared = prepare(policy.is_strict())
         .and_then(|()| place.as_ref().map(|place| Groups::open(place, policy)).transpose())
@@ -40,7 +40,7 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &P
             return exit::TOOL;
         }
     };
-    let mut network = Network::new(bridge);
+    let mut network = Network::default();
     let mut buffer = vec![0; wire::MAX_MESSAGE];
     loop {
         // Not by its channel alone: a caller can hand his own end of it to a container, which would hold it open for ever.
@@ -59,9 +59,11 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &P
         // Whatever is malformed, surplus or unknown is not from our supervisor: nothing is skipped, everything ends.
         let Ok(request) = wire::decode(buffer.get(..len).unwrap_or_default()) else { return exit::TOOL };
         let answered = match (request, fds.as_slice()) {
-            (ToSandbox::Launch { id, bridged, grouped, alone: ids }, [container, cgroup @ ..])
+            (ToSandbox::Launch { id, networks, grouped, alone: ids }, [container, cgroup @ ..])
                 // A user namespace of the container's own would belong to the caller.
-                if cgroup.len() == usize::from(grouped && !policy.is_strict()) && !(policy.is_strict() && ids.is_some()) =>
+                if cgroup.len() == usize::from(grouped && !policy.is_strict())
+                    && !(policy.is_strict() && ids.is_some())
+                    && are_distinct(&networks) =>
             {
                 let entry = match &groups {
                     Some(groups) => groups.entry(id, grouped),
@@ -69,7 +71,7 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, bridge: Address, policy: &P
                     None => Ok(None),
                 };
                 let launched = entry.and_then(|entry| {
-                    let wish = Wish { id, bridged, ids, cgroup: entry.as_ref().or(cgroup.first()) };
+                    let wish = Wish { id, networks: &networks, ids, cgroup: entry.as_ref().or(cgroup.first()) };
                     fork_container(alone, &mut network, container, &wish, policy)
                 });
                 match launched {
@@ -159,10 +161,15 @@ pub(crate) fn limit_user_namespaces(limit: u32) -> Result<(), Failure> {
     std::fs::write(file, limit.to_string()).step("limit nested user namespaces by", file)
 }
 
+fn are_distinct(networks: &[Bridge]) -> bool {
+    let numbers: std::collections::BTreeSet<u8> = networks.iter().map(|network| network.number).collect();
+    networks.len() <= MAX_NETWORKS && numbers.len() == networks.len()
+}
+
 /// What a LAUNCH asks for.
 struct Wish<'a> {
     id: u32,
-    bridged: bool,
+    networks: &'a [Bridge],
     ids: Option<(u32, u32)>,
     cgroup: Option<&'a OwnedFd>,
 }
@@ -174,7 +181,7 @@ fn fork_container(
     wish: &Wish<'_>,
     policy: &Policy,
 ) -> Result<OwnedFd, Failure> {
-    let &Wish { id, bridged, ids, cgroup } = wish;
+    let &Wish { id, networks, ids, cgroup } = wish;
     // clone3(2) would say EBADF.
     if let Some(cgroup) = cgroup
         && rustix::fs::fstatfs(cgroup).step("inspect the container's cgroup", "")?.f_type != CGROUP2_SUPER_MAGIC
@@ -183,7 +190,7 @@ fn fork_container(
     }
     let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
     let mut namespaces = Namespaces::of_a_container();
-    if weak(Layer::Network) && !bridged {
+    if weak(Layer::Network) && networks.is_empty() {
         namespaces.remove(Namespaces::NET);
     }
     if ids.is_some() {
@@ -204,7 +211,7 @@ fn fork_container(
             sys::exit_now(if kept.is_ok() { run() } else { exit::TOOL });
         }
         Side::Parent { pid, pidfd } => {
-            let connected = if bridged { network.connect(id, pid) } else { Ok(()) };
+            let connected = network.connect(id, pid, networks);
             let released = connected.and_then(|()| {
                 // Without this byte the container ends by itself.
                 rustix::io::write(&go_write, &[1]).map(drop).step("release the container", "")

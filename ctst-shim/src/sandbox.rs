@@ -108,7 +108,7 @@ fn create(alone: &Alone, entered: &Entered) -> Result<i32, Failure> {
             let mut go = [0];
             // P's death before the maps are written closes the pipe, and there is no project.
             match rustix::io::read(&go_read, &mut go) {
-                Ok(1) => Ok(project::main(alone, entered, request.bridge, &policy, wish.place)),
+                Ok(1) => Ok(project::main(alone, entered, &policy, wish.place)),
                 Ok(_) | Err(_) => Ok(exit::TOOL),
             }
         }

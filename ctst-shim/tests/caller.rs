@@ -17,12 +17,14 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 
-use common::{FIRST, Image, Project, first, is_root, pair, receive, request, send, shim, source, spawn_by, spawn_with};
+use common::{
+    FIRST, Image, Project, first, is_root, network, pair, receive, request, send, shim, source, spawn_by, spawn_with,
+};
 use containust_core::channel;
 use containust_shared::exit;
 use containust_shared::protocol::{
-    Beneath, Ended, FromContainer, FromSandbox, FromShim, IdMap, Instruction, Landlock, MAIN, Mount, Plan, Rlimit,
-    Sandbox, Sysctl, ToContainer, ToSandbox, ToShim, VERSION,
+    Address, Beneath, Bridge, Ended, FromContainer, FromSandbox, FromShim, IdMap, Instruction, Landlock, MAIN, Mount,
+    Plan, Rlimit, Sandbox, Sysctl, ToContainer, ToSandbox, ToShim, VERSION,
 };
 use containust_shared::wire;
 
@@ -112,13 +114,19 @@ fn the_project_ends_with_its_channel() {
 
 #[test]
 fn anything_unexpected_ends_the_project() {
-    let launch = |grouped| wire::encode(&ToSandbox::Launch { id: 1, bridged: false, grouped, alone: None }).unwrap();
+    let launch =
+        |grouped| wire::encode(&ToSandbox::Launch { id: 1, networks: Vec::new(), grouped, alone: None }).unwrap();
     let (launch, grouped) = (launch(false), launch(true));
     let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
     // Outside of strict mode the supervisor makes groups himself.
     let group = wire::encode(&ToSandbox::Cgroup { id: 1, limits: Vec::new() }).unwrap();
     let freeze = wire::encode(&ToSandbox::Freeze { id: 1 }).unwrap();
-    let cases: [(&[u8], usize); 11] = [
+    let on = |networks| wire::encode(&ToSandbox::Launch { id: 1, networks, grouped: false, alone: None }).unwrap();
+    let many = on((0..17).map(network).collect());
+    let twice = on(vec![network(3), network(4), network(3)]);
+    let cases: [(&[u8], usize); 13] = [
+        (&many, 1),
+        (&twice, 1),
         (&group, 0),
         (&freeze, 0),
         (&launch, 0),
@@ -151,6 +159,47 @@ fn dial_makes_as_many_sockets_as_asked_for() {
         send(&project.channel, &ToSandbox::Dial { count }, &[]);
         assert!(matches!(receive(&project.channel), Some((FromSandbox::DialFailed(_), fds)) if fds.is_empty()));
     }
+}
+
+#[test]
+fn a_container_has_as_many_links_as_networks() {
+    let image = Image::new();
+    let mut project = Project::new();
+    let addresses = |numbers: &[u8]| -> Vec<Address> {
+        numbers.iter().map(|number| Address { ip: [10, 89, *number, 2], prefix: 24 }).collect()
+    };
+    for numbers in [&[][..], &[7], &[255, 7], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]] {
+        project.networks = numbers.iter().map(|number| network(*number)).collect();
+        let mut plan = image.plan();
+        plan.addresses = addresses(numbers);
+        let (answer, _channel) = project.run(plan);
+        assert!(matches!(answer, FromContainer::Started { .. }), "{numbers:?}: {answer:?}");
+    }
+    // An address more than there are links, or many more.
+    project.networks = vec![network(7)];
+    for (numbers, text) in [(&[7, 8][..], "eth1"), (&[1; 300], "eth1")] {
+        let mut plan = image.plan();
+        plan.addresses = addresses(numbers);
+        let FromContainer::Failed { failure, .. } = project.run(plan).0 else { panic!("{numbers:?} was taken") };
+        let told = format!("{} {}", failure.step, String::from_utf8_lossy(&failure.subject));
+        assert!(told.contains(text), "{told}");
+    }
+    // A number has one address, and what is none makes no bridge.
+    for (number, prefix, text) in [(7, 16, "another address"), (9, 24, ""), (77, 33, "address")] {
+        let (_ours, theirs) = pair();
+        project.next += 1;
+        let networks = vec![Bridge { number, address: Address { ip: [10, 89, number, 1], prefix } }];
+        let launch = ToSandbox::Launch { id: project.next, networks, grouped: false, alone: None };
+        send(&project.channel, &launch, &[theirs.as_fd()]);
+        match receive(&project.channel).unwrap().0 {
+            FromSandbox::Launched { .. } => assert_eq!(text, ""),
+            FromSandbox::LaunchFailed { failure, .. } => {
+                assert!(!text.is_empty() && failure.step.contains(text), "{failure:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    serves(&mut project);
 }
 
 #[test]
@@ -826,14 +875,13 @@ fn mutated_messages_are_refused_or_mean_what_they_say() {
         let mut shim = spawn_with(theirs);
         let bytes = random.mutate(&good);
         channel::send(&ours, &bytes, &[]).unwrap();
-        // An address may have changed, which makes another project; ids may not.
         let created = matches!(receive(&ours), Some((FromShim::Created { .. }, _)));
         drop(ours);
         let code = shim.wait().unwrap().code();
         assert!(matches!(code, Some(0 | exit::TOOL)), "{bytes:?}: created: {created}, {code:?}");
     }
     let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
-    let launch = wire::encode(&ToSandbox::Launch { id: 1, bridged: false, grouped: false, alone: None }).unwrap();
+    let launch = wire::encode(&ToSandbox::Launch { id: 1, networks: Vec::new(), grouped: false, alone: None }).unwrap();
     for round in 0..rounds {
         let project = Project::new();
         let bytes = random.mutate(if round % 2 == 0 { &dial } else { &launch });
@@ -895,7 +943,7 @@ fn credentials_and_descriptors_of_the_channel_itself_change_nothing() {
     assert!(urgent.is_err(), "a record socket has no urgent data");
     serves(&mut project);
     // The caller's own end as a container's channel: C reads what S has for the caller, and what C says ends S.
-    let launch = ToSandbox::Launch { id: 77, bridged: false, grouped: false, alone: None };
+    let launch = ToSandbox::Launch { id: 77, networks: Vec::new(), grouped: false, alone: None };
     send(&project.channel, &launch, &[project.channel.as_fd()]);
     assert!(project.ends());
 }
@@ -966,10 +1014,11 @@ fn race(change: impl Fn(&mut Plan)) -> (u32, u32) {
     let (mut built, mut refused) = (0, 0);
     let mut plan = Image::new().plan();
     plan.layers.clear();
-    (plan.upper, plan.work, plan.address) = (None, None, None);
+    (plan.upper, plan.work) = (None, None);
+    plan.addresses.clear();
     change(&mut plan);
     let mut project = Project::new();
-    project.bridged = false;
+    project.networks.clear();
     // On a slow machine until there was a race at all.
     while start.elapsed().as_secs() < seconds || ((built == 0 || refused == 0) && start.elapsed().as_secs() < 40) {
         match project.run(plan.clone()).0 {
@@ -1045,7 +1094,7 @@ fn a_caller_that_leaves_ends_the_shim() {
     refused(shim);
     let mut project = Project::new();
     let (ours, theirs) = pair();
-    let launch = ToSandbox::Launch { id: 9, bridged: false, grouped: false, alone: None };
+    let launch = ToSandbox::Launch { id: 9, networks: Vec::new(), grouped: false, alone: None };
     send(&project.channel, &launch, &[theirs.as_fd()]);
     drop(theirs);
     let (answer, fds) = receive::<FromSandbox>(&project.channel).unwrap();
@@ -1100,7 +1149,7 @@ fn descriptors_that_are_on_their_way_end_no_project() {
     let errno = rustix::io::Errno::TOOMANYREFS.raw_os_error();
     assert!(matches!(&answer, Some((FromSandbox::DialFailed(failure), _)) if failure.errno == errno), "{answer:?}");
     let (container, c) = pair();
-    let launch = ToSandbox::Launch { id: 77, bridged: false, grouped: false, alone: None };
+    let launch = ToSandbox::Launch { id: 77, networks: Vec::new(), grouped: false, alone: None };
     send(&project.channel, &launch, &[c.as_fd()]);
     drop(c);
     let answer = receive(&project.channel);

@@ -9,13 +9,15 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
 pub const MAIN: u32 = 0;
 /// Most descriptors in one message.
 pub const MAX_FDS: usize = 16;
+/// Most networks of one container.
+pub const MAX_NETWORKS: usize = 16;
 
 /// How the project's user namespace gets its id maps (`user_namespaces(7)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -57,8 +59,6 @@ pub struct Sandbox {
     pub version: u32,
     /// How ids are mapped.
     pub map: IdMap,
-    /// The project's bridge in its network namespace: address with which S answers, as a host-order IPv4 address.
-    pub bridge: Address,
     /// In strict mode: whether containers will have limits, so that the project needs a control group. Where the policy asks
     /// for limits it gets one in any case.
     pub grouped: bool,
@@ -186,6 +186,16 @@ pub struct Address {
     pub prefix: u8,
 }
 
+/// A network of the project: a bridge in its network namespace, made when the first container needs it, and there until
+/// S ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Bridge {
+    /// Chosen by the supervisor; each number has one address as long as S lives.
+    pub number: u8,
+    /// What sockets born in the project's network namespace send from.
+    pub address: Address,
+}
+
 /// Requests to S.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ToSandbox {
@@ -194,10 +204,10 @@ pub enum ToSandbox {
     /// life in. In strict mode that is the one which CGROUP made for the same id.
     Launch {
         /// Chosen by the supervisor, unique in the project for the life of S; names the container in replies and its
-        /// veth on the bridge.
+        /// veths on the bridges.
         id: u32,
-        /// Whether the container gets a veth on the project's bridge.
-        bridged: bool,
+        /// The networks that the container gets a veth on, `eth0`, `eth1`, …, at most [`MAX_NETWORKS`], none twice.
+        networks: Vec<Bridge>,
         /// Whether it has a cgroup of its own. Without, C stays in the cgroup of S, or in one that the policy limits.
         grouped: bool,
         /// With [`IdMap::Single`]: the one user and group id that exist inside, for a process that shall not be root.
@@ -427,8 +437,8 @@ pub struct Plan {
     pub readonly: bool,
     /// The author's mounts, in order.
     pub mounts: Vec<Mount>,
-    /// Address of `eth0`; none: only a loopback.
-    pub address: Option<Address>,
+    /// Addresses of `eth0`, `eth1`, …, one for each network of its LAUNCH; none: only a loopback.
+    pub addresses: Vec<Address>,
     /// Capabilities of root in the container, as a bit mask of `capabilities(7)` numbers.
     pub capabilities: u64,
     /// The filter of system calls.

@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 use containust_core::channel;
 use containust_shared::protocol::{
-    Address, Filter, FromContainer, FromSandbox, FromShim, IdMap, Plan, Process, Sandbox, Source, ToContainer,
+    Address, Bridge, Filter, FromContainer, FromSandbox, FromShim, IdMap, Plan, Process, Sandbox, Source, ToContainer,
     ToSandbox, ToShim, VERSION,
 };
 use containust_shared::wire::{self, Message};
@@ -74,7 +74,12 @@ pub fn receive<T: Message>(from: &OwnedFd) -> Option<(T, Vec<OwnedFd>)> {
 
 pub fn request() -> Sandbox {
     let map = if is_root() { IdMap::Range { first: FIRST, count: 65536 } } else { IdMap::Single };
-    Sandbox { version: VERSION, map, bridge: Address { ip: [10, 89, 0, 1], prefix: 24 }, grouped: false }
+    Sandbox { version: VERSION, map, grouped: false }
+}
+
+/// A network by its number.
+pub fn network(number: u8) -> Bridge {
+    Bridge { number, address: Address { ip: [10, 89, number, 1], prefix: 24 } }
 }
 
 /// The same as it is sent.
@@ -86,8 +91,8 @@ pub fn first() -> ToShim {
 pub struct Project {
     pub channel: OwnedFd,
     pub init: OwnedFd,
-    /// Whether its containers are on the bridge, which takes the kernel longer than all the rest.
-    pub bridged: bool,
+    /// What its containers are on, which takes the kernel longer than all the rest.
+    pub networks: Vec<Bridge>,
     pub next: u32,
 }
 
@@ -104,7 +109,7 @@ impl Project {
         let Some((FromShim::Created { .. }, mut fds)) = receive(&channel) else { panic!("no S was created") };
         assert_eq!(receive(&channel).map(|(m, _)| m), Some(FromShim::Ready));
         assert!(shim.wait().unwrap().success(), "P ends once S runs");
-        Self { channel, init: fds.remove(0), bridged: true, next: 0 }
+        Self { channel, init: fds.remove(0), networks: vec![network(0)], next: 0 }
     }
 
     /// Whether S ends within five seconds.
@@ -122,7 +127,7 @@ impl Project {
         let (ours, theirs) = pair();
         self.next += 1;
         let id = self.next;
-        let launch = ToSandbox::Launch { id, bridged: self.bridged, grouped: false, alone };
+        let launch = ToSandbox::Launch { id, networks: self.networks.clone(), grouped: false, alone };
         send(&self.channel, &launch, &[theirs.as_fd()]);
         drop(theirs);
         assert_eq!(receive(&self.channel).map(|(m, _)| m), Some(FromSandbox::Launched { id }));
@@ -133,7 +138,7 @@ impl Project {
     pub fn launch_in(&mut self, cgroup: BorrowedFd<'_>) -> (OwnedFd, FromSandbox, Vec<OwnedFd>) {
         let (ours, theirs) = pair();
         self.next += 1;
-        let launch = ToSandbox::Launch { id: self.next, bridged: true, grouped: true, alone: None };
+        let launch = ToSandbox::Launch { id: self.next, networks: vec![network(0)], grouped: true, alone: None };
         send(&self.channel, &launch, &[theirs.as_fd(), cgroup]);
         drop(theirs);
         let (answer, fds) = receive(&self.channel).unwrap();
@@ -183,7 +188,7 @@ impl Image {
             work: Some(at("work")),
             readonly: true,
             mounts: Vec::new(),
-            address: Some(Address { ip: [10, 89, 0, 2], prefix: 24 }),
+            addresses: vec![Address { ip: [10, 89, 0, 2], prefix: 24 }],
             filter: Filter::Default,
             profile: Vec::new(),
             landlock: None,

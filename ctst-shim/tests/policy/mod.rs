@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{Image, Project, is_root, pair, receive, request, send, shim, source};
+use crate::common::{Image, Project, is_root, network, pair, receive, request, send, shim, source};
 use command_fds::{CommandFdExt, FdMapping};
 use containust_policy::capabilities::DEFAULT;
 use containust_shared::protocol::{FromContainer, FromShim, IdMap, MAIN, Mount, Plan, Sandbox, ToShim};
@@ -64,7 +64,7 @@ impl Etc {
         let (channel, answer, mut fds) = self.ask(&request());
         assert!(matches!(answer, FromShim::Created { .. }), "{answer:?}");
         assert_eq!(receive(&channel).map(|(m, _)| m), Some(FromShim::Ready));
-        Project { channel, init: fds.remove(0), bridged: true, next: 0 }
+        Project { channel, init: fds.remove(0), networks: vec![network(0)], next: 0 }
     }
 }
 

@@ -122,7 +122,7 @@ fn nothing_after_the_request_is_taken_for_one() {
     let Some(shim) = Installed::new() else { return };
     let again = wire::encode(&granted()).unwrap();
     // Ids of its own would need a user namespace, which would be the caller's.
-    let alone = ToSandbox::Launch { id: 1, bridged: false, grouped: false, alone: Some((5, 5)) };
+    let alone = ToSandbox::Launch { id: 1, networks: Vec::new(), grouped: false, alone: Some((5, 5)) };
     let alone = wire::encode(&alone).unwrap();
     for (bytes, fds) in [(again, 0), (alone, 1)] {
         let (channel, _, init) = shim.ask(&wire::encode(&granted()).unwrap(), 0);
@@ -188,7 +188,7 @@ fn embraced(shim: &Installed) -> Option<u32> {
     let Some((FromShim::Created { pid }, init)) = receive(&ours) else { panic!("no S was created") };
     assert_eq!(receive(&ours).map(|(message, _)| message), Some(FromShim::Ready));
     assert!(child.wait().unwrap().success());
-    send(&ours, &ToSandbox::Launch { id: 1, bridged: false, grouped: false, alone: None }, &[ours.as_fd()]);
+    send(&ours, &ToSandbox::Launch { id: 1, networks: Vec::new(), grouped: false, alone: None }, &[ours.as_fd()]);
     let mut buffer = vec![0; wire::MAX_MESSAGE];
     let answer = channel::receive(&ours, &mut buffer).ok().flatten();
     let launched =

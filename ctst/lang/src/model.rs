@@ -1,7 +1,7 @@
 //! The resolved composition: what a `.ctst` file means once every reference is looked up and every default filled in.
 //! The rest of the house works with these types and never with the syntax tree.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -442,15 +442,127 @@ pub enum Restart {
     UnlessStopped,
 }
 
-/// `network`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// `network` or `networks`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
-    /// On the project's bridge.
+    /// On the project's own network, whose name is `bridge`.
     #[default]
     Bridge,
     /// A loopback of its own and nothing else.
     None,
+    /// On these, one at least: `eth0`, `eth1`, and so on.
+    Named(Vec<Attachment>),
+}
+
+/// The name of the network that everything is on unless it says otherwise.
+pub const BRIDGE: &str = "bridge";
+
+impl Network {
+    /// All that it is on.
+    #[must_use]
+    pub fn attachments(&self) -> Vec<Attachment> {
+        match self {
+            Self::Bridge => vec![Attachment::new(BRIDGE)],
+            Self::None => Vec::new(),
+            Self::Named(list) => list.clone(),
+        }
+    }
+}
+
+/// What a component has on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The network's name.
+    pub network: String,
+    /// The subnet that NETWORK gives it; none: one is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Subnet>,
+    /// Further host names that others on it find the component by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// The component's address on it; none: one is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+}
+
+impl Attachment {
+    /// On a network without saying more.
+    #[must_use]
+    pub fn new(network: &str) -> Self {
+        Self { network: network.to_owned(), subnet: None, aliases: Vec::new(), address: None }
+    }
+}
+
+/// An IPv4 subnet, written `10.1.2.0/24`: of 4 addresses at least, and of 2²⁴ at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Subnet {
+    base: u32,
+    prefix: u8,
+}
+
+impl Subnet {
+    /// Of the address and the length of its prefix; none where bits are set behind that, or the length is not 8 to 30.
+    #[must_use]
+    pub fn new(base: Ipv4Addr, prefix: u8) -> Option<Self> {
+        let base = u32::from(base);
+        ((8..=30).contains(&prefix) && base & (u32::MAX >> prefix) == 0).then_some(Self { base, prefix })
+    }
+
+    /// Length of the prefix, 8 to 30.
+    #[must_use]
+    pub fn prefix(self) -> u8 {
+        self.prefix
+    }
+
+    /// Number of the last address that is no broadcast; 1 is the bridge's, and the first that a component can have is 2.
+    #[must_use]
+    pub fn last(self) -> u32 {
+        (u32::MAX >> self.prefix) - 1
+    }
+
+    /// The address with this number.
+    #[must_use]
+    pub fn at(self, number: u32) -> Ipv4Addr {
+        Ipv4Addr::from(self.base | number & (u32::MAX >> self.prefix))
+    }
+
+    /// The number of an address; none where it is not in it.
+    #[must_use]
+    pub fn number(self, address: Ipv4Addr) -> Option<u32> {
+        let number = u32::from(address) ^ self.base;
+        (number <= u32::MAX >> self.prefix).then_some(number)
+    }
+
+    /// Whether there are addresses in both.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        let common = u32::MAX >> self.prefix.min(other.prefix);
+        self.base & !common == other.base & !common
+    }
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.base), self.prefix)
+    }
+}
+
+impl From<Subnet> for String {
+    fn from(subnet: Subnet) -> Self {
+        subnet.to_string()
+    }
+}
+
+impl TryFrom<String> for Subnet {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parsed =
+            text.split_once('/').and_then(|(base, prefix)| Self::new(base.parse().ok()?, prefix.parse().ok()?));
+        parsed.ok_or_else(|| format!("{text} is no IPv4 subnet"))
+    }
 }
 
 /// `healthcheck`.

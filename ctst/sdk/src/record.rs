@@ -40,7 +40,9 @@ pub(crate) struct Record {
     pub(crate) started: Option<u64>,
     pub(crate) finished: Option<u64>,
     pub(crate) restarts: u32,
-    pub(crate) address: Option<Ipv4Addr>,
+    /// Its networks by name, with its address on each, in their order, while it runs.
+    #[serde(default)]
+    pub(crate) addresses: Vec<(String, Ipv4Addr)>,
     pub(crate) ids: String,
     pub(crate) failure: Option<Report>,
     #[serde(default)]
@@ -107,7 +109,7 @@ impl Record {
             started: None,
             finished: None,
             restarts: 0,
-            address: None,
+            addresses: Vec::new(),
             ids,
             failure: None,
             notes: Vec::new(),
@@ -134,6 +136,11 @@ impl Record {
             .during(|| format!("write {}", place.display()))
     }
 
+    /// Where it is reached.
+    pub(crate) fn address(&self) -> Option<Ipv4Addr> {
+        self.addresses.first().map(|(_, ip)| *ip)
+    }
+
     /// As a person sees it, if the record is true.
     pub(crate) fn status(&self) -> ContainerStatus {
         ContainerStatus {
@@ -149,7 +156,8 @@ impl Record {
             image: self.spec.image.clone(),
             digest: self.spec.digest.clone(),
             command: self.spec.argv.clone(),
-            address: self.address,
+            address: self.address(),
+            addresses: self.addresses.clone(),
             ports: self.published.clone(),
             ids: self.ids.clone(),
             replica_of: self.spec.replica.as_ref().map(|replica| replica.of.clone()),
@@ -166,6 +174,7 @@ impl Record {
         if status.state.is_live() {
             status.state = State::Dead;
             (status.health, status.pid, status.address) = (None, None, None);
+            status.addresses.clear();
         }
         status
     }
@@ -290,7 +299,7 @@ pub(crate) mod tests {
         let mut record =
             Record::new(PROJECT, "stack.ctst".into(), spec("web"), "single".into(), Incarnation { pid: 1, start: 2 });
         record.state = State::Running;
-        record.address = Some(Ipv4Addr::new(10, 89, 1, 2));
+        record.addresses = vec![("bridge".into(), Ipv4Addr::new(10, 89, 1, 2))];
         record
     }
 

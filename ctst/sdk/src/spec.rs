@@ -183,7 +183,7 @@ pub(crate) fn resolve(
         cwd: if workdir.is_empty() { String::new() } else { format!("/{workdir}") },
         user: component.user.clone().or_else(|| config.user.clone()).unwrap_or_default(),
         readonly: component.readonly,
-        network: component.network,
+        network: component.network.clone(),
         volumes: volumes(folder, component, places)?,
         tmpfs: component.tmpfs.clone(),
         restart: component.restart,
@@ -262,17 +262,13 @@ impl ContainerSpec {
         }
     }
 
-    pub(crate) fn bridged(&self) -> bool {
-        self.network == Network::Bridge
-    }
-
     /// What C needs, and the descriptors that keep the inodes of its sources from being reused until it has started.
     /// `overlay`: as in [`crate::host::ids::Ids::has_overlay`]. `alone`: as in [`crate::host::ids::Ids::alone`]. `places`: folders that volumes must not show.
     pub(crate) fn plan(
         &self,
         dir: &Path,
         overlay: bool,
-        address: Option<Address>,
+        addresses: Vec<Address>,
         alone: Option<(u32, u32)>,
         places: &Places,
         values: &Values,
@@ -290,7 +286,7 @@ impl ContainerSpec {
             held.push(fd);
             Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: stat.st_dev, ino: stat.st_ino })
         };
-        let mut plan = self.plan_with(dir, address, alone, places, values, &mut open)?;
+        let mut plan = self.plan_with(dir, addresses, alone, places, values, &mut open)?;
         self.root(&mut plan, dir, overlay, &mut open)?;
         Ok((plan, held))
     }
@@ -298,7 +294,7 @@ impl ContainerSpec {
     fn plan_with(
         &self,
         dir: &Path,
-        address: Option<Address>,
+        addresses: Vec<Address>,
         alone: Option<(u32, u32)>,
         places: &Places,
         values: &Values,
@@ -364,7 +360,7 @@ impl ContainerSpec {
             work: None,
             readonly: self.readonly,
             mounts,
-            address,
+            addresses,
             capabilities: rights::mask(&self.cap_add, &self.cap_drop).map_err(invalid)?,
             filter: rights::filter(self.seccomp.filter),
             profile: match &self.seccomp.profile {
@@ -408,9 +404,10 @@ impl ContainerSpec {
     pub(crate) fn unopened(&self, dir: &Path, overlay: bool, places: &Places, values: &Values) -> Result<Plan> {
         let unopened = |path: &Path| Ok(Source { path: path.as_os_str().as_bytes().to_vec(), dev: 0, ino: 0 });
         // The longest that a container can get of what is not decided yet.
-        let (address, alone) = (Address { ip: [0; 4], prefix: 0 }, self.user.len() < 21);
+        let addresses = vec![Address { ip: [0; 4], prefix: 0 }; self.network.attachments().len()];
+        let alone = self.user.len() < 21;
         let alone = alone.then_some((u32::MAX, u32::MAX));
-        let mut plan = self.plan_with(dir, Some(address), alone, places, values, unopened)?;
+        let mut plan = self.plan_with(dir, addresses, alone, places, values, unopened)?;
         self.root(&mut plan, dir, overlay, unopened)?;
         let probe = match self.healthcheck.as_ref().map(|check| &check.probe) {
             Some(Probe::Command(argv)) => {
@@ -557,13 +554,13 @@ mod tests {
                 .tmpfs("/tmp/", None)
                 .volume(&data, "/etc", true),
         );
-        let (plan, held) = spec.plan(&dir, true, None, None, &Places::default(), &Values::default()).unwrap();
+        let (plan, held) = spec.plan(&dir, true, Vec::new(), None, &Places::default(), &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         assert_eq!(targets, ["/run", "/srv", "/tmp/", "/etc", "/etc/hosts", "/etc/hostname", "/var/tmp", "/srv/a/b"]);
         assert_eq!(held.len(), 7);
         std::fs::remove_dir(dir.join("data")).unwrap();
         assert!(
-            matches!(spec.plan(&dir, true, None, None, &Places::default(), &Values::default()), Err(Error::Source { path, .. }) if path == dir.join("data"))
+            matches!(spec.plan(&dir, true, Vec::new(), None, &Places::default(), &Values::default()), Err(Error::Source { path, .. }) if path == dir.join("data"))
         );
     }
 
@@ -592,7 +589,8 @@ mod tests {
         let private = [dir.join("p/.containust")];
         let (all, other) = (dir.to_str().unwrap(), dir.join("p/other").to_str().unwrap().to_owned());
         let spec = resolved(builder().volume(all, "/all/", true).volume(&other, "/all/p", false).readonly(false));
-        let (plan, _) = spec.plan(&dir, true, None, None, &Places::new(private.to_vec()), &Values::default()).unwrap();
+        let (plan, _) =
+            spec.plan(&dir, true, Vec::new(), None, &Places::new(private.to_vec()), &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         // Right after its mount: what the author mounts above it is none of its business.
         assert_eq!(targets, ["/all/", "/all/p/.containust", "/etc/hosts", "/etc/hostname", "/all/p"]);

@@ -126,8 +126,11 @@ pub struct ContainerStatus {
     pub digest: String,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Address on the project's network, while it runs there.
+    /// Address on the first of its networks, while it runs there.
     pub address: Option<Ipv4Addr>,
+    /// All of its networks in their order, each with its address on it, while it runs there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<(String, Ipv4Addr)>,
     /// Ports published on the host.
     pub ports: Vec<Published>,
     /// How user ids are mapped, such as `range (65536 ids from 100000)` or

@@ -79,6 +79,11 @@ fn written(name: &str, value: &Value) -> Option<String> {
             let duration = Duration::new(seconds, nanos);
             Some(if duration.is_zero() { "0s".to_owned() } else { format!("{duration:?}") })
         }
+        Value::Array(list) if name == "addresses:" && !list.is_empty() => {
+            let pairs =
+                list.iter().filter_map(|pair| Some(format!("{} {}", pair.get(0)?.as_str()?, pair.get(1)?.as_str()?)));
+            Some(pairs.collect::<Vec<_>>().join(", "))
+        }
         Value::Object(map) if name == "labels:" && !map.is_empty() => {
             let pairs = map.iter().filter_map(|(label, value)| Some(format!("{label}={}", value.as_str()?)));
             Some(pairs.collect::<Vec<_>>().join(", "))

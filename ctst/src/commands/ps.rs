@@ -74,7 +74,7 @@ fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 8] {
         since.map(|at| span(now.saturating_sub(at))).unwrap_or_default().into(),
         status.usage.as_ref().map(memory).unwrap_or_default().into(),
         ports.collect::<Vec<_>>().join(", ").into(),
-        status.address.map(|a| a.to_string()).unwrap_or_default().into(),
+        status.addresses.iter().map(|(_, ip)| ip.to_string()).collect::<Vec<_>>().join(", ").into(),
         short_reference(&status.image, folder).into(),
     ]
 }

@@ -142,7 +142,7 @@ impl<'a> Checker<'a, '_> {
             workdir,
             user,
             restart,
-            network: declared.network?,
+            network: declared.network.clone()?,
             healthcheck,
             volumes,
             tmpfs,

@@ -340,6 +340,7 @@ impl Known {
                 digest: String::new(),
                 command: Vec::new(),
                 address: None,
+                addresses: Vec::new(),
                 ports: Vec::new(),
                 ids: String::new(),
                 notes: Vec::new(),

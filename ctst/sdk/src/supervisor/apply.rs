@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
+use containust_lang::model::{Attachment, Subnet};
 use containust_shared::{exit, names};
 
 use super::container::{Container, Then};
@@ -71,6 +72,7 @@ impl Supervisor {
             let dir = self.project.container_dir(&spec.name);
             stored.push(if known { None } else { record::read(&dir, self.project.identity())? });
         }
+        self.check_networks(&wanted)?;
         let (tasks, renewed) = self.tasks(&wanted, &stored);
         if !destroy {
             self.check_loss(&wanted, &stored, &tasks, prune, &on_disk)?;
@@ -108,6 +110,36 @@ impl Supervisor {
         }
         self.dirty = true;
         Ok(cids)
+    }
+
+    /// Refuses a network that another file of the project wants to be another one while that runs, and what has no room
+    /// beside those that there are.
+    fn check_networks(&mut self, wanted: &[Wanted]) -> Result<()> {
+        let own: Vec<(&str, Vec<Attachment>)> =
+            wanted.iter().map(|wanted| (wanted.spec.name.as_str(), wanted.spec.network.attachments())).collect();
+        let names: HashSet<&str> = own.iter().map(|(name, _)| *name).collect();
+        let mut others = HashMap::new();
+        for container in self.containers.values().filter(|c| c.is_active() && !names.contains(c.name())) {
+            for Attachment { network, subnet, .. } in container.record.spec.network.attachments() {
+                others.insert(network, (subnet, container.name()));
+            }
+        }
+        for (name, attachments) in &own {
+            for Attachment { network, subnet, .. } in attachments {
+                if let Some((theirs, other)) = others.get(network).filter(|(theirs, _)| theirs != subnet) {
+                    let said = |subnet: &Option<Subnet>| subnet.map_or("none".to_owned(), |subnet| subnet.to_string());
+                    let problem = format!(
+                        "put it on the network {network} with the subnet {}: {other}, which runs, is on it with {}; say the \
+                         same in both files, or stop {other} first",
+                        said(subnet),
+                        said(theirs)
+                    );
+                    return Err(Error::Invalid { component: (*name).to_owned(), problem });
+                }
+            }
+        }
+        let attachments = own.iter().flat_map(|(_, attachments)| attachments);
+        self.networks.prepare(attachments).map_err(Error::Sandbox)
     }
 
     fn number(&mut self, name: &str) -> Cid {
@@ -300,21 +332,16 @@ impl Supervisor {
     pub(super) fn adopt(&mut self, cid: Cid, wanted: Wanted, anew: bool) -> Result<()> {
         let Wanted { spec, published, secrets, file } = wanted;
         let group = spec.replica.as_ref().map(|replica| replica.of.clone());
-        let (name, bridged, after) = (spec.name.clone(), spec.bridged(), spec.after.clone());
+        let (name, after, attachments) = (spec.name.clone(), spec.after.clone(), spec.network.attachments());
         let dir = self.project.container_dir(&name);
         let old = self.containers.remove(&cid);
         let record = Record::new(self.project.identity(), file, spec, self.ids.to_string(), self.own);
         let mut container = Container::new(record, dir.clone());
         container.secrets = secrets;
-        container.host = old.and_then(|old| old.host);
-        if bridged != container.host.is_some() {
-            self.hosts = None;
-            match container.host.take() {
-                Some(host) => self.subnet.release(host),
-                None => container.host = self.subnet.take(),
-            }
-        }
-        let full = bridged && container.host.is_none();
+        let old = old.map(|old| old.places).unwrap_or_default();
+        let places = self.networks.take(cid, &attachments, &old);
+        container.places = places.as_ref().cloned().unwrap_or_default();
+        self.hosts.clear();
         self.containers.insert(cid, container);
         self.dirty = true;
         if anew {
@@ -322,9 +349,8 @@ impl Supervisor {
         }
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.during(|| format!("create {}", dir.display()))?;
-        if full {
-            let problem = "give it an address: the project's network is full; stop the project to get a larger one";
-            return Err(Error::Invalid { component: name, problem: problem.to_owned() });
+        if let Err(problem) = places {
+            return Err(Error::Invalid { component: name, problem });
         }
         self.publish(cid, &name, group.as_deref(), &published)?;
         let on: Vec<String> = after.into_iter().map(|d| d.on).filter(|on| !self.is_up(on)).collect();
@@ -419,7 +445,7 @@ impl Supervisor {
         let (Some(port), Some(forwarder)) = (self.ports.get(&key), &self.forwarder) else { return };
         let target = |owner: &Owner| {
             let container = self.containers.get(&owner.cid).filter(|container| container.is_running())?;
-            Some(SocketAddr::from((container.record.address?, owner.port)))
+            Some(SocketAddr::from((container.record.address()?, owner.port)))
         };
         forwarder.target(port.id, port.owners.iter().filter_map(target));
     }
@@ -555,10 +581,8 @@ impl Supervisor {
         self.event(cid, EventKind::Removed);
         if let Some(container) = self.containers.remove(&cid) {
             self.names.remove(container.name());
-            if let Some(host) = container.host {
-                self.subnet.release(host);
-                self.hosts = None;
-            }
+            self.networks.release(cid, &container.places);
+            self.hosts.clear();
         }
     }
 

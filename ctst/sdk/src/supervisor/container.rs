@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mio::Token;
 
 use super::health::Check;
+use super::network::Place;
 use crate::error::Report;
 use crate::host::cgroup::Group;
 use crate::logs;
@@ -37,8 +38,8 @@ pub(super) struct Container {
     pub(super) live: Option<Live>,
     /// It is to be stopped, or being stopped.
     pub(super) stop: Option<Stop>,
-    /// Number in the subnet.
-    pub(super) host: Option<u32>,
+    /// Its addresses, in the order of its networks.
+    pub(super) places: Vec<Place>,
     /// The only ids inside, where the caller has but one.
     pub(super) alone: Option<(u32, u32)>,
     pub(super) backoff: Duration,
@@ -133,7 +134,7 @@ impl Container {
             secrets: Values::default(),
             live: None,
             stop: None,
-            host: None,
+            places: Vec::new(),
             alone: None,
             backoff: BACKOFF_MIN,
             began: None,

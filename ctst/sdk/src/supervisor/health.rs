@@ -145,7 +145,7 @@ impl Supervisor {
                 container.check.current = Some(Probing::Command { exec, pipe, token, output: Vec::new() });
             }
             Probe::Http { .. } | Probe::Tcp(_) => {
-                if container.record.address.is_some() {
+                if container.record.address().is_some() {
                     self.sandbox.dial(Dialer::Probe(cid, number), 1)?;
                 } else {
                     channel.offer(&ToContainer::Dial { count: 1 }, Vec::new())?;
@@ -167,7 +167,7 @@ impl Supervisor {
             Ok(None) => return self.probed(cid, Err("make a socket: none came".to_owned())),
             Err(failure) => return self.probed(cid, Err(describe(&failure))),
         };
-        let ip = container.record.address.unwrap_or(std::net::Ipv4Addr::LOCALHOST);
+        let ip = container.record.address().unwrap_or(std::net::Ipv4Addr::LOCALHOST);
         let probe = container.record.spec.healthcheck.as_ref().map(|check| &check.probe);
         let watched = match probe {
             Some(Probe::Tcp(port)) => Tcp::new(socket, (ip, *port).into()).and_then(|probe| {

@@ -17,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Exec, GRACE, Live, Stop, Then};
+use super::network::Neighbour;
 use super::poller::{Cid, Source, Timer};
 use super::volume::Provided;
 use super::{Supervisor, limits, network, say};
@@ -189,8 +190,9 @@ impl Supervisor {
     /// Takes the group once there is a launch for it.
     fn launch(&mut self, cid: Cid, id: u32, group: &mut Option<Group>) -> Result<()> {
         let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
-        let address = container.host.map(|host| self.subnet.address(host));
-        container.record.address = container.host.map(|host| self.subnet.ip(host));
+        let (bridges, addresses) = self.networks.links(&container.places);
+        let on = container.record.spec.network.attachments().into_iter().zip(&container.places);
+        container.record.addresses = on.map(|(on, place)| (on.network, place.ip)).collect();
         if self.ids.has_overlay() {
             prepare(&container.dir, &self.ids)?;
         }
@@ -212,7 +214,10 @@ impl Supervisor {
         let private = if matches!(self.ids, Ids::Root(_)) { Vec::new() } else { self.project.private_dirs() };
         let places = Places::new(private);
         let (mut plan, mut held) =
-            spec.plan(&container.dir, self.ids.has_overlay(), address, container.alone, &places, &container.secrets)?;
+            spec.plan(&container.dir, self.ids.has_overlay(), addresses, container.alone, &places, &container.secrets)?;
+        if bridges.len() > 1 {
+            plan.sysctls.splice(0..0, network::apart());
+        }
         let entry = match group {
             Some(group) => limits::show(group, spec, &mut plan, &mut held)?,
             None => None,
@@ -232,7 +237,7 @@ impl Supervisor {
             .during(|| format!("open the log in {}", container.dir.display()))?;
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
-        self.sandbox.launch(id, container.record.spec.bridged(), container.alone, theirs, (grouped, entry))?;
+        self.sandbox.launch(id, bridges, container.alone, theirs, (grouped, entry))?;
 
         let what = || "watch a container".to_owned();
         let token = self.poller.add(&channel, Source::Channel(cid)).during(what)?;
@@ -267,27 +272,36 @@ impl Supervisor {
     /// Writes the hosts file of `cid`; where names came or went, those of all that run too. In place, because it is the
     /// inode that is mounted.
     fn write_hosts(&mut self, cid: Cid) -> Result<()> {
-        let changed = self.hosts.is_none();
-        let bridged = self.containers.values().filter_map(|c| {
-            let spec = &c.record.spec;
-            let group = spec.replica.as_ref().map(|replica| host_name(&replica.of));
-            c.host.map(|host| (self.subnet.ip(host), spec.name.as_str(), spec.hostname.as_str(), group))
-        });
-        let shared = self.hosts.get_or_insert_with(|| network::hosts(None, bridged));
-        for (id, container) in &self.containers {
-            let path = container.dir.join("hosts");
-            let spec = &container.record.spec;
-            let more = || network::more_hosts(&spec.hosts);
-            if container.host.is_some() && *id == cid {
-                write_in_place(&path, &(shared.clone() + &more()))?;
-            } else if container.host.is_some() && changed && container.live.is_some() {
-                // Its own doing, and its own loss: it knows fewer names.
-                if let Err(error) = write_in_place(&path, &(shared.clone() + &more())) {
-                    say(&format!("{error}"));
+        let changed = self.hosts.is_empty();
+        let neighbours = || {
+            self.containers.values().map(|container| {
+                let spec = &container.record.spec;
+                Neighbour {
+                    places: &container.places,
+                    attachments: spec.network.attachments(),
+                    name: &spec.name,
+                    hostname: &spec.hostname,
+                    group: spec.replica.as_ref().map(|replica| host_name(&replica.of)),
                 }
-            } else if *id == cid {
-                let own = network::hosts(Some(&spec.hostname), std::iter::empty());
-                write_in_place(&path, &(own + &more()))?;
+            })
+        };
+        for (id, container) in &self.containers {
+            if *id != cid && !(changed && container.live.is_some() && !container.places.is_empty()) {
+                continue;
+            }
+            let spec = &container.record.spec;
+            let networks: Vec<u8> = container.places.iter().map(|place| place.number).collect();
+            let names = match networks.is_empty() {
+                true => network::lonely_hosts(&spec.hostname),
+                false => {
+                    let shared = self.hosts.entry(networks).or_insert_with_key(|on| network::hosts(on, neighbours()));
+                    shared.clone()
+                }
+            };
+            match write_in_place(&container.dir.join("hosts"), &(names + &network::more_hosts(&spec.hosts))) {
+                // Its own doing, and its own loss: it knows fewer names.
+                Err(error) if *id != cid => say(&format!("{error}")),
+                written => written?,
             }
         }
         Ok(())
@@ -522,7 +536,8 @@ impl Supervisor {
         self.dirty = true;
         let Some(container) = self.containers.get_mut(&cid) else { return };
         let record = &mut container.record;
-        (record.pid, record.health, record.address) = (None, None, None);
+        (record.pid, record.health) = (None, None);
+        record.addresses.clear();
         record.finished = Some(now());
         let code = started.map(|_| ended.unwrap_or_else(|| Ended::Signaled(SIGKILL).code()));
         record.exit_code = code;

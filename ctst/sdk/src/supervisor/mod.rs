@@ -36,7 +36,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use self::clients::Client;
 use self::container::Container;
 use self::forward::Forwarder;
-use self::network::Subnet;
+use self::network::Networks;
 use self::poller::{Cid, News, Poller, Source, Timer};
 use self::retire::{Removed, Worker};
 use self::sandbox::{Sandbox, Told};
@@ -126,10 +126,10 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
     if scoped {
         cgroup::enter().map_err(|lack| Error::NoScope { problem: lack.problem })?;
     }
-    let subnet = Subnet::new(project.identity(), hello.run.unwrap_or(0));
+    let networks = Networks::new(project.identity(), hello.run.unwrap_or(0));
     // Before anything else, because it takes longest: the sandbox is being made while we set up the rest.
     let ids = Ids::detect()?;
-    let sandbox = Sandbox::start(shim::spawn_on(pair)?, ids.clone(), subnet.bridge())?;
+    let sandbox = Sandbox::start(shim::spawn_on(pair)?, ids.clone())?;
 
     open_log(&project);
     rustix::process::chdir("/").during(|| "leave the project's folder".to_owned())?;
@@ -159,8 +159,8 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         project,
         own,
         ids,
-        subnet,
-        hosts: None,
+        networks,
+        hosts: HashMap::new(),
         sandbox,
         signals,
         listener: Some((listener, listening, socket)),
@@ -323,9 +323,9 @@ struct Supervisor {
     project: Project,
     own: Incarnation,
     ids: Ids,
-    subnet: Subnet,
-    /// /etc/hosts of every bridged container, until a name comes or goes.
-    hosts: Option<String>,
+    networks: Networks,
+    /// /etc/hosts of the containers that are on these networks, until a name comes or goes.
+    hosts: HashMap<Vec<u8>, String>,
     sandbox: Sandbox,
     signals: SignalFd,
     listener: Option<(UnixListener, Token, PathBuf)>,

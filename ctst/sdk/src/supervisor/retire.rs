@@ -150,7 +150,7 @@ impl Supervisor {
         let (errors, end) = log_pipe(&self.ids)?;
         let other = end.try_clone().during(|| "copy a descriptor".to_owned())?;
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, end, other])?;
-        self.sandbox.launch(id, false, None, theirs, (false, None))?;
+        self.sandbox.launch(id, Vec::new(), None, theirs, (false, None))?;
         let token = self.poller.add(&channel, Source::Worker(id)).during(|| "watch a worker".to_owned())?;
         self.workers.insert(id, Worker { path: path.to_owned(), task, channel, token, errors, held, pidfd: None });
         Ok(())

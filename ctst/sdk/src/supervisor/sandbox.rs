@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use containust_shared::protocol::{
-    Address, Failure, FromSandbox, FromShim, MAX_FDS, Mapped, Sandbox as Request, ToSandbox, ToShim, Unset, VERSION,
+    Bridge, Failure, FromSandbox, FromShim, MAX_FDS, Mapped, Sandbox as Request, ToSandbox, ToShim, Unset, VERSION,
 };
 use mio::Token;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -87,9 +87,9 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     /// Sends the request to the shim just started.
-    pub(super) fn start(shim: (Child, Channel), ids: Ids, bridge: Address) -> Result<Starting> {
+    pub(super) fn start(shim: (Child, Channel), ids: Ids) -> Result<Starting> {
         let (child, mut channel) = shim;
-        let request = Request { version: VERSION, map: ids.map(), bridge, grouped: true };
+        let request = Request { version: VERSION, map: ids.map(), grouped: true };
         channel.send(&ToShim::Sandbox(request), Vec::new())?;
         Ok(Starting { child, channel, ids })
     }
@@ -160,13 +160,13 @@ impl Sandbox {
     pub(super) fn launch(
         &mut self,
         id: u32,
-        bridged: bool,
+        networks: Vec<Bridge>,
         alone: Option<(u32, u32)>,
         channel: OwnedFd,
         (grouped, cgroup): (bool, Option<OwnedFd>),
     ) -> Result<()> {
         self.asked.push_back(Asked::Launch);
-        let request = ToSandbox::Launch { id, bridged, grouped, alone };
+        let request = ToSandbox::Launch { id, networks, grouped, alone };
         self.ask(request, std::iter::once(channel).chain(cgroup).collect())
     }
 

@@ -103,7 +103,7 @@ fn bare(argv: &[&str]) -> Plan {
         work: None,
         readonly: true,
         mounts: Vec::new(),
-        address: None,
+        addresses: Vec::new(),
         capabilities: containust_policy::capabilities::DEFAULT,
         filter: Filter::Strict,
         profile: Vec::new(),

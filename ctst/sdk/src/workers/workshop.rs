@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use containust_shared::protocol::{
-    Address, Ended, Failure, FromContainer, FromSandbox, FromShim, MAIN, Mapped, Plan, Sandbox, ToContainer, ToSandbox,
-    ToShim, VERSION,
+    Ended, Failure, FromContainer, FromSandbox, FromShim, MAIN, Mapped, Plan, Sandbox, ToContainer, ToSandbox, ToShim,
+    VERSION,
 };
 use containust_shared::wire::Message;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -52,9 +52,7 @@ impl Workshop {
         let (shim, channel) = shim::spawn()?;
         set_socket_timeout(&channel, Timeout::Recv, Some(PATIENCE)).during(|| "set a timeout".to_owned())?;
         let mut workshop = Self { shim, channel, init: None, next: 0 };
-        // Nothing in it has a network, but every sandbox has the address for one.
-        let bridge = Address { ip: [10, 89, 0, 1], prefix: 24 };
-        let request = Sandbox { version: VERSION, map: ids.map(), bridge, grouped: false };
+        let request = Sandbox { version: VERSION, map: ids.map(), grouped: false };
         workshop.channel.send(&ToShim::Sandbox(request), Vec::new())?;
         loop {
             match expect::<FromShim>(&workshop.channel)? {
@@ -83,8 +81,10 @@ impl Workshop {
         let mut channel = Channel::new(ours);
         channel.send(&ToContainer::Plan(Box::new(plan)), streams.into())?;
         self.next += 1;
-        self.channel
-            .send(&ToSandbox::Launch { id: self.next, bridged: false, grouped: false, alone: None }, vec![theirs])?;
+        self.channel.send(
+            &ToSandbox::Launch { id: self.next, networks: Vec::new(), grouped: false, alone: None },
+            vec![theirs],
+        )?;
         match expect::<FromSandbox>(&self.channel)? {
             (FromSandbox::Launched { .. }, _) => Ok(Job { channel }),
             (FromSandbox::LaunchFailed { failure, .. }, _) => Err(Error::Sandbox(describe(&failure))),
