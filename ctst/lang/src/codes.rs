@@ -79,6 +79,7 @@ codes! {
     UnreadableFile "E0225" "a file that a composition is made from cannot be read";
     BadEnvFile "E0226" "a file of variables is malformed";
     UnknownConfig "E0227" "no CONFIG has this name";
+    UnknownNetwork "E0228" "no NETWORK has this name";
     WrongType "E0301" "a value has the wrong type";
     UnknownChoice "E0302" "a value is not one of the allowed ones";
     BadUnit "E0303" "a unit is missing or unknown";
@@ -98,6 +99,8 @@ codes! {
     BadSysctl "E0317" "a kernel setting is not one of a container's own";
     BadAddress "E0318" "an address is malformed";
     SecretElsewhere "E0319" "a secret stands where it would be seen";
+    BadSubnet "E0320" "a subnet is malformed, reserved, or overlaps another";
+    BadNetworkAddress "E0321" "an address on a network cannot be given";
     NoHealthcheck "E0401" "a wait for health has no health check to wait for";
     PortConflict "E0402" "a port of the host is used twice";
     RangeMismatch "E0403" "port ranges do not fit each other";
@@ -108,6 +111,7 @@ codes! {
     TooManyPorts "E0408" "too many ports are published";
     Inactive "E0409" "a component is needed that is not deployed";
     NotAJob "E0410" "a wait for completion of what is no JOB";
+    NoCommonNetwork "E0411" "a connection between components that are on no network together";
     NotSupported "E0900" "not supported yet";
     Unconnected "W0001" "a component is referred to but not connected";
     NoShell "W0002" "a shell operator stands in a command that no shell runs";

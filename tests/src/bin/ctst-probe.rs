@@ -1,5 +1,5 @@
 //! Runs inside test containers. `report` says as JSON what the process is and what the kernel answers when it tries to
-//! get out; `serve PORT` answers HTTP; `lease FILE` makes whoever opens it for writing wait; `calls` makes system
+//! get out; `serve PORT` answers HTTP; `reach ADDRESS [INTERFACE]` connects, over that interface whatever the routes say; `lease FILE` makes whoever opens it for writing wait; `calls` makes system
 //! calls, and `i386` one by that processor's table; `hold` waits without an end.
 #![deny(unsafe_code)]
 
@@ -21,6 +21,7 @@ fn main() {
             println!("{report}");
         }
         Some("serve") => serve(args[2].parse().expect("serve takes a port")),
+        Some("reach") => reach(args[2].parse().expect("reach takes an address with a port"), args.get(3)),
         Some("lease") => lease(&args[2]),
         Some("calls") => calls(&args[2..]),
         #[cfg(target_arch = "x86_64")]
@@ -30,7 +31,7 @@ fn main() {
         },
         other => {
             eprintln!(
-                "ctst-probe: report, serve PORT, lease FILE, calls NUMBER[:ARGUMENT…]…, i386 or hold, not {other:?}"
+                "ctst-probe: report, serve PORT, reach ADDRESS [INTERFACE], lease FILE, calls NUMBER[:ARGUMENT…]…, i386 or hold, not {other:?}"
             );
             std::process::exit(64);
         }
@@ -341,6 +342,41 @@ fn lease(path: &str) {
     println!("{}", if result == 0 { "leased" } else { "refused" });
     loop {
         std::thread::park();
+    }
+}
+
+/// Connects within a second and says what came of it. Of a link-local address the scope is the index of the interface.
+#[expect(unsafe_code, reason = "no crate here has SO_BINDTODEVICE")]
+fn reach(address: std::net::SocketAddr, interface: Option<&String>) {
+    use std::os::fd::AsRawFd;
+    let family = if address.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
+    let socket =
+        rustix::net::socket_with(family, rustix::net::SocketType::STREAM, rustix::net::SocketFlags::NONBLOCK, None)
+            .expect("make a socket");
+    if let Some(name) = interface {
+        let length = u32::try_from(name.len()).expect("a short name");
+        // SAFETY: the name lives as long as the call, which reads so many bytes of it; the descriptor is open.
+        let result = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name.as_ptr().cast(), length)
+        };
+        assert_eq!(result, 0, "bind to {name}: {}", std::io::Error::last_os_error());
+    }
+    let outcome = match rustix::net::connect(&socket, &address) {
+        Err(Errno::INPROGRESS) => {
+            let mut fds = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::OUT)];
+            let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+            match rustix::event::poll(&mut fds, Some(&second)).expect("poll") {
+                0 => Err(Errno::TIMEDOUT),
+                _ => rustix::net::sockopt::socket_error(&socket).expect("read what came of it"),
+            }
+        }
+        other => other,
+    };
+    match outcome {
+        Ok(()) => println!("reached"),
+        // Nobody listens, but somebody is there to say so.
+        Err(Errno::CONNREFUSED) => println!("refused"),
+        Err(error) => println!("silent: {error}"),
     }
 }
 

@@ -8,7 +8,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
-use crate::model::{Image, Network, When};
+use crate::model::{Image, When};
 use crate::syntax::{Connect, ConnectWhen, File, Name, Statement, StatementKind};
 
 use super::Checker;
@@ -96,7 +96,7 @@ impl<'a> Checker<'a, '_> {
             self.connected.to_mut().insert((from, to), name.span);
             let implied = when.is_none() && self.image_may_check(to);
             let when = self.condition(name.span, to, when);
-            self.reachable(name.span, from, to);
+            self.reachable(name.span, from, to, when);
             let (timeout, optional) = (timeout.unwrap_or(DEFAULT_TIMEOUT), connect.optional.is_some());
             self.edges.to_mut().push(Edge { from, to, when, implied, timeout, optional, span: name.span });
         }
@@ -155,22 +155,6 @@ impl<'a> Checker<'a, '_> {
                 }
                 When::Healthy
             }
-        }
-    }
-
-    fn reachable(&mut self, span: Span, from: usize, to: usize) {
-        let lonely = [from, to].into_iter().find(|&index| self.declared[index].network == Some(Network::None));
-        if let Some(lonely) = lonely
-            && from != to
-        {
-            let name = shown(&self.declared[lonely].name);
-            self.finding(
-                Code::Unreachable,
-                span,
-                format!("{name} has `network = \"none\"`: the connection only orders the start"),
-            )
-            .label("cannot be reached")
-            .help("remove `network = \"none\"` if they are to talk to each other");
         }
     }
 

@@ -43,6 +43,7 @@ pub(super) struct Facts {
     pub(super) ports: Option<Vec<u16>>,
     pub(super) image: Option<Image>,
     pub(super) network: Option<Network>,
+    pub(super) networks_at: Vec<Span>,
     pub(super) hostname: Option<String>,
     pub(super) hostname_at: Option<Span>,
     pub(super) scheme: &'static str,
@@ -92,10 +93,7 @@ impl<'a> Checker<'a, '_> {
                 StatementKind::Volume { name, body } => self.declare_volume(number, *name, *body),
                 StatementKind::Secret { name, from, source } => self.declare_secret(number, *name, *from, *source),
                 StatementKind::Config { name, value } => self.declare_config(number, *name, value),
-                StatementKind::Network { .. } => {
-                    let shown = self.shown(statement.keyword);
-                    self.not_supported(statement.keyword, &shown);
-                }
+                StatementKind::Network { name, body } => self.declare_network(number, *name, *body),
             }
         }
     }
@@ -174,6 +172,7 @@ impl<'a> Checker<'a, '_> {
             image: None,
             hostname: None,
             network: Some(Network::Bridge),
+            networks_at: Vec::new(),
             scheme: "http",
         });
     }
@@ -198,7 +197,8 @@ impl<'a> Checker<'a, '_> {
         let ports = self.ports(scope, settings);
         let image = self.image(scope, settings);
         let hostname = self.hostname(scope, settings);
-        let network = self.network(scope, settings);
+        let (network, networks_at) = self.network(scope, settings).unzip();
+        let networks_at = networks_at.unwrap_or_default();
         let no_healthcheck = settings.get("healthcheck").is_some_and(|setting| self.is_switched_off(scope, setting));
         let declared = &self.declared[index];
         let scheme = image::scheme(&declared.name, image.as_ref());
@@ -213,7 +213,7 @@ impl<'a> Checker<'a, '_> {
                 .expected("`image`")
                 .help("add `image = \"file://./rootfs\"`, `image = \"tar://./image.tar\"` or `image = \"host:///usr/bin/program\"`");
         }
-        Facts { ports, image, network, hostname, hostname_at, scheme, no_healthcheck }
+        Facts { ports, image, network, networks_at, hostname, hostname_at, scheme, no_healthcheck }
     }
 
     fn ports(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Vec<u16>> {
@@ -264,22 +264,6 @@ impl<'a> Checker<'a, '_> {
             Some(_) => {
                 self.wrong_type(setting.property, setting.value.value);
                 false
-            }
-        }
-    }
-
-    fn network(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Network> {
-        let Some(setting) = settings.get("network") else { return Some(Network::Bridge) };
-        let value = setting.value.value;
-        let text = self.filled(setting.read(), scope)?;
-        match text.as_ref() {
-            "bridge" => Some(Network::Bridge),
-            "none" => Some(Network::None),
-            _ => {
-                let what =
-                    if text == "host" { "the host's network" } else { "a network other than `bridge` and `none`" };
-                self.not_supported(value.span, what).help("use `bridge`, the default, or `none`");
-                None
             }
         }
     }

@@ -455,7 +455,10 @@ impl<'a> Checker<'a, '_> {
         kind: &'static Kind,
     ) -> bool {
         let Some((property, keys)) = kind.other else { return false };
-        let Some(separator) = keys.separator() else { return false };
+        let separator = keys.separator();
+        if separator.is_none() && keys != Keys::Networks {
+            return false;
+        }
         let mut complete = true;
         let mut places = settings.places();
         for item in list {
@@ -463,22 +466,27 @@ impl<'a> Checker<'a, '_> {
                 break;
             }
             let name = match item.kind {
-                ValueKind::Text(quote) => match text::unquoted(self.source, Text { span: item.span, quote }) {
-                    Cow::Borrowed(text) => text.split_once(separator).map(|(name, _)| Cow::Borrowed(name)),
-                    Cow::Owned(text) => text.split_once(separator).map(|(name, _)| Cow::Owned(name.to_owned())),
-                },
+                ValueKind::Text(quote) => {
+                    let text = text::unquoted(self.source, Text { span: item.span, quote });
+                    match (text, separator) {
+                        (text, None) => Some(text),
+                        (Cow::Borrowed(text), Some(separator)) => {
+                            text.split_once(separator).map(|(name, _)| Cow::Borrowed(name))
+                        }
+                        (Cow::Owned(text), Some(separator)) => {
+                            text.split_once(separator).map(|(name, _)| Cow::Owned(name.to_owned()))
+                        }
+                    }
+                }
                 _ => None,
             };
             let Some(name) = name else {
                 let what = property.name;
-                self.finding(
-                    Code::WrongType,
-                    item.span,
-                    format!("an item of `{what}` is not of the form `name{separator}value`"),
-                )
-                .label("not understood")
-                .expected(format!("`name{separator}value` in quotes"))
-                .help(format!("for example `{}`", property.example));
+                let form = separator.map_or("name".to_owned(), |separator| format!("name{separator}value"));
+                self.finding(Code::WrongType, item.span, format!("an item of `{what}` is not of the form `{form}`"))
+                    .label("not understood")
+                    .expected(format!("`{form}` in quotes"))
+                    .help(format!("for example `{}`", property.example));
                 complete = false;
                 continue;
             };
@@ -539,6 +547,8 @@ impl<'a> Checker<'a, '_> {
             Keys::Variables => self.variable_name(span, name),
             Keys::Sysctls => self.sysctl_name(span, name),
             Keys::Hosts => self.host_name(span, name),
+            // When it is known which there are.
+            Keys::Networks => {}
             Keys::Devices => drop(self.absolute(span, "io", name)),
             Keys::Labels => {
                 if name.is_empty() || name.contains("${") {

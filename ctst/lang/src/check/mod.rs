@@ -14,6 +14,7 @@ mod image;
 mod inherit;
 mod limits;
 mod mounts;
+mod networks;
 mod parameters;
 mod profiles;
 mod properties;
@@ -96,6 +97,8 @@ struct Uses {
     /// Secrets and configs that something refers to.
     secrets: HashSet<String>,
     configs: HashSet<String>,
+    /// Networks that somebody is on.
+    networks: HashSet<String>,
 }
 
 impl Uses {
@@ -109,6 +112,7 @@ impl Uses {
         }
         self.secrets.extend(later.secrets);
         self.configs.extend(later.configs);
+        self.networks.extend(later.networks);
     }
 }
 
@@ -159,6 +163,8 @@ struct Declared<'a> {
     /// Its host name, if it is not made from its name.
     hostname: Option<String>,
     network: Option<model::Network>,
+    /// Where each network that it is on is written.
+    networks_at: Vec<Span>,
     healthcheck: bool,
     /// Whether the image's health check is switched off.
     no_healthcheck: bool,
@@ -176,7 +182,8 @@ impl Declared<'_> {
 
     fn learn(&mut self, facts: declare::Facts) {
         self.known = true;
-        (self.ports, self.image, self.network) = (facts.ports, facts.image, facts.network);
+        (self.ports, self.image) = (facts.ports, facts.image);
+        (self.network, self.networks_at) = (facts.network, facts.networks_at);
         (self.hostname, self.hostname_at) = (facts.hostname, facts.hostname_at);
         self.scheme = facts.scheme;
         self.no_healthcheck = facts.no_healthcheck;
@@ -238,6 +245,7 @@ pub(crate) fn composition<'a>(
     checker.imports();
     let declared = checker.declared_params(inputs);
     checker.params = params.get_or_init(|| declared);
+    checker.declared_networks();
     checker.bases();
     checker.roles(file);
     checker.inherit();
@@ -246,6 +254,7 @@ pub(crate) fn composition<'a>(
     checker.something_is_active();
     checker.facts();
     checker.collisions();
+    checker.neighbours();
     checker.connections(file);
     let components = checker.components();
     let exposures = checker.exposures(file);
@@ -253,6 +262,7 @@ pub(crate) fn composition<'a>(
     let labels = checker.stack_labels();
     let secrets = checker.secrets(&components);
     checker.unused_configs();
+    checker.unused_networks();
     checker.unused_parameters();
     checker.unused_imports();
     if checker.report.has_errors() {

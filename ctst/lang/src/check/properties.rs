@@ -45,6 +45,7 @@ pub(super) enum Keys {
     Labels,
     Sysctls,
     Hosts,
+    Networks,
     Devices,
 }
 
@@ -56,6 +57,7 @@ impl Keys {
             Keys::Labels => "the label ",
             Keys::Sysctls => "the setting ",
             Keys::Hosts => "the host ",
+            Keys::Networks => "the network ",
             Keys::Devices => "the device ",
         }
     }
@@ -65,7 +67,7 @@ impl Keys {
         match self {
             Keys::Labels => Some('='),
             Keys::Hosts => Some(':'),
-            Keys::Variables | Keys::Sysctls | Keys::Devices => None,
+            Keys::Variables | Keys::Sysctls | Keys::Networks | Keys::Devices => None,
         }
     }
 }
@@ -113,7 +115,16 @@ pub(super) static COMPONENT: Kind = Kind {
             "`never`, `on-failure`, `always` or `unless-stopped` in quotes",
             r#"restart = "on-failure""#,
         ),
-        property("network", "`bridge` or `none` in quotes", r#"network = "none""#),
+        property("network", "a network's name, or `none`, in quotes", r#"network = "none""#),
+        Property {
+            slot: "network",
+            ..block(
+                "networks",
+                "a list of networks' names in quotes, or a block with a block for each",
+                r#"networks { bridge { aliases = ["db"] } }"#,
+                &NETWORKS,
+            )
+        },
         block("healthcheck", "a block, or `none` in quotes", r#"healthcheck { http = "/healthz" }"#, &HEALTHCHECK),
         list("volume", VOLUME, r#"volume = "./data:/data""#),
         Property { slot: "volume", ..list("volumes", VOLUME, r#"volumes = ["./data:/data:ro", "cache:/cache"]"#) },
@@ -216,6 +227,34 @@ static HOSTS: Kind = Kind {
         &property("hosts", "an IP address in quotes", r#"hosts { "db.example" = "192.0.2.7" }"#),
         Keys::Hosts,
     )),
+};
+
+static NETWORKS: Kind = Kind {
+    name: "a set of networks",
+    known: &[],
+    other: Some((
+        &block("networks", "a block", r#"networks { bridge { aliases = ["db"] } }"#, &ATTACHMENT),
+        Keys::Networks,
+    )),
+};
+
+static ATTACHMENT: Kind = Kind {
+    name: "a network of `networks`",
+    known: &[
+        list("aliases", "a host name in quotes, or a list of them", r#"aliases = ["db"]"#),
+        property("address", "an IPv4 address in quotes", r#"address = "10.1.2.5""#),
+    ],
+    other: None,
+};
+
+/// The block of a NETWORK statement.
+pub(super) static NETWORK: Kind = Kind {
+    name: "a NETWORK",
+    known: &[
+        property("internal", "`true`", "internal = true"),
+        property("subnet", "an IPv4 subnet in quotes", r#"subnet = "10.1.2.0/24""#),
+    ],
+    other: None,
 };
 
 /// What a health check may set.
@@ -361,19 +400,8 @@ pub(super) static ENV_FILE: Kind = Kind {
 };
 
 /// Properties of the language that are not carried out yet.
-const LATER: &[&str] = &[
-    "annotate",
-    "build",
-    "devices",
-    "distroless",
-    "dns",
-    "lazy",
-    "networks",
-    "no_new_privileges",
-    "platform",
-    "stdin",
-    "tty",
-];
+const LATER: &[&str] =
+    &["annotate", "build", "devices", "distroless", "dns", "lazy", "no_new_privileges", "platform", "stdin", "tty"];
 
 /// Words of docker compose for what is said otherwise here.
 const COMPOSE: &[(&str, &str)] = &[
@@ -428,9 +456,11 @@ mod tests {
     use crate::codes::Code;
     use crate::{Inputs, Loader};
 
-    static KINDS: [&Kind; 12] = [
+    static KINDS: [&Kind; 14] = [
         &COMPONENT,
         &HEALTHCHECK,
+        &ATTACHMENT,
+        &NETWORK,
         &STOP,
         &LOGS,
         &LANDLOCK,
@@ -520,6 +550,24 @@ mod tests {
                 assert_eq!(codes(&source), [], "{example}");
             }
         }
+    }
+
+    #[test]
+    fn the_examples_about_networks_are_right() {
+        let example = |kind: &Kind, name: &str| {
+            kind.known
+                .iter()
+                .find(|property| property.name == name)
+                .map(|property| property.example)
+                .unwrap_or_default()
+        };
+        let (internal, subnet) = (example(&NETWORK, "internal"), example(&NETWORK, "subnet"));
+        let (aliases, address) = (example(&ATTACHMENT, "aliases"), example(&ATTACHMENT, "address"));
+        let source = format!(
+            "NETWORK n {{ {internal} {subnet} }} \
+             COMPONENT a {{ image = \"host:///bin/x\" networks {{ n {{ {aliases} {address} }} }} }}"
+        );
+        assert_eq!(codes(&source), [], "{source}");
     }
 
     #[test]

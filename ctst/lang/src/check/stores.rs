@@ -13,6 +13,7 @@ use super::Checker;
 use super::declare::well_formed;
 use super::inherit::Settings;
 use super::mounts::Targets;
+use super::networks::Declaration;
 use super::properties::{CONTENT, MOUNTED, PARAMETER};
 use super::resolve::{Bound, MOST_COMPARED, Origin, Scope};
 use super::values::Read;
@@ -20,9 +21,10 @@ use super::values::Read;
 /// Longest content of a CONFIG from a file. More is data, which belongs into a volume.
 const LONGEST_CONFIG: usize = 1 << 20;
 
-/// The statements VOLUME, SECRET and CONFIG.
+/// The statements NETWORK, VOLUME, SECRET and CONFIG.
 #[derive(Default, Clone)]
 pub(super) struct Stores<'a> {
+    pub(super) networks: Table<'a, Declaration<'a>>,
     volumes: Table<'a, Option<&'a Body<'a>>>,
     secrets: Table<'a, (SecretFrom, Text)>,
     configs: Table<'a, &'a Value<'a>>,
@@ -30,17 +32,17 @@ pub(super) struct Stores<'a> {
 
 /// What one kind of statement declares. These names are those of the whole composition.
 #[derive(Clone)]
-struct Table<'a, T> {
-    list: Vec<Entry<'a, T>>,
+pub(super) struct Table<'a, T> {
+    pub(super) list: Vec<Entry<'a, T>>,
     by_name: HashMap<Cow<'a, str>, usize>,
 }
 
 #[derive(Clone)]
-struct Entry<'a, T> {
-    name: Cow<'a, str>,
-    span: Span,
-    file: usize,
-    what: T,
+pub(super) struct Entry<'a, T> {
+    pub(super) name: Cow<'a, str>,
+    pub(super) span: Span,
+    pub(super) file: usize,
+    pub(super) what: T,
 }
 
 impl<T> Default for Table<'_, T> {
@@ -50,7 +52,7 @@ impl<T> Default for Table<'_, T> {
 }
 
 impl<'a, T> Table<'a, T> {
-    fn get(&self, name: &str) -> Option<&Entry<'a, T>> {
+    pub(super) fn get(&self, name: &str) -> Option<&Entry<'a, T>> {
         self.by_name.get(name).map(|&place| &self.list[place])
     }
 
@@ -88,6 +90,18 @@ impl<'a> Checker<'a, '_> {
         let (name, span) = (entry.name.clone(), entry.span);
         let first = self.stores.to_mut().volumes.add(entry);
         self.declared_twice("volume", &name, span, first);
+    }
+
+    pub(super) fn declare_network(&mut self, file: usize, name: Name, body: Option<&'a Body<'a>>) {
+        let entry = self.store("network", file, name, Declaration { body, subnet: None });
+        let (name, span) = (entry.name.clone(), entry.span);
+        if matches!(name.as_ref(), "none" | "host") {
+            self.finding(Code::BadName, span, format!("{} is reserved", shown(&name)))
+                .label("means something else")
+                .help("give the network another name");
+        }
+        let first = self.stores.to_mut().networks.add(entry);
+        self.declared_twice("network", &name, span, first);
     }
 
     pub(super) fn declare_secret(&mut self, file: usize, name: Name, from: SecretFrom, source: Text) {
@@ -277,6 +291,17 @@ impl<'a> Checker<'a, '_> {
             if *file == 0 && !self.uses.configs.contains(name.as_ref()) {
                 let (name, span) = (name.clone(), *span);
                 self.store_unused(span, &name, "CONFIG", "uses");
+            }
+        }
+    }
+
+    /// Warns about NETWORK statements of what nothing is on.
+    pub(super) fn unused_networks(&mut self) {
+        for place in 0..self.stores.networks.list.len() {
+            let Entry { name, span, file, .. } = &self.stores.networks.list[place];
+            if *file == 0 && !self.uses.networks.contains(name.as_ref()) {
+                let (name, span) = (name.clone(), *span);
+                self.store_unused(span, &name, "NETWORK", "is on");
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::units::{self, UnitError};
 
 use super::Checker;
 use super::inherit::{Setting, Settings};
-use super::properties::{Property, Shape};
+use super::properties::{Keys, Property, Shape};
 use super::resolve::{Bound, Scope};
 
 /// A property and the value that it has.
@@ -329,7 +329,9 @@ impl<'a> Checker<'a, '_> {
     pub(super) fn block_of<'s>(&mut self, settings: &'s Settings<'a>, name: &str) -> Option<&'s Settings<'a>> {
         let setting = settings.get(name)?;
         let listed = || match setting.property.shape {
-            Shape::Block(kind) => kind.other.is_some_and(|(_, keys)| keys.separator().is_some()),
+            Shape::Block(kind) => {
+                kind.other.is_some_and(|(_, keys)| keys.separator().is_some() || keys == Keys::Networks)
+            }
             Shape::Single | Shape::List => false,
         };
         match setting.value.value.kind {

@@ -10,6 +10,7 @@ use crate::host::cgroup;
 use crate::plan::Cause;
 use crate::record::Record;
 use crate::spec::ContainerSpec;
+use containust_lang::model::Network;
 use containust_lang::shown_size;
 
 /// Fields of [`ContainerSpec`] that change while the container runs: the supervisor acts by them, or writes them to the
@@ -89,12 +90,22 @@ pub(crate) fn differences(new: &ContainerSpec, old: &ContainerSpec) -> Vec<Cause
             }
             "volumes" | "tmpfs" => differ.keyed(name, value, was, |mount| by(mount, "target")),
             "connect" => differ.keyed(name, value, was, |dependency| by(dependency, "on")),
+            // A word for the one that everything is on; those that have names differ one by one.
+            "network" if value.is_object() || was.is_object() => {
+                differ.keyed("networks", &attachments(value), &attachments(was), |one| by(one, "network"));
+            }
             "ulimits" | "secret_env" => differ.keyed(name, value, was, |entry| by(entry, "name")),
             "secrets" | "configs" => differ.keyed(name, value, was, |entry| by(entry, "target")),
             _ => differ.value(name, value, was),
         }
     }
     causes
+}
+
+/// What a component has on networks, one by one.
+fn attachments(network: &Value) -> Value {
+    let network = Network::deserialize(network).unwrap_or_default();
+    serde_json::to_value(network.attachments()).unwrap_or_default()
 }
 
 /// An object by one of its fields, and the rest.

@@ -1,0 +1,239 @@
+//! Several networks of a project: who reaches whom, seen from inside, and what a change of them does.
+#![forbid(unsafe_code)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use containust_tests::{Caller, Project, eventually, finish, free_port};
+
+const SERVE: &str = r#"image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve", "80"] port = 80"#;
+
+fn get(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect to the published port");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set a limit");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("ask");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("read the answer");
+    answer
+}
+
+/// Who answers under a name, if anybody does.
+fn ask(project: &Project, from: &str, name: &str) -> String {
+    let url = format!("http://{name}/");
+    project.ctst(["exec", from, "timeout", "3", "wget", "-q", "-O-", &url]).stdout.trim().to_owned()
+}
+
+/// What comes of a connection: `reached`, `refused` by somebody who is there, or `silent`.
+fn reach(project: &Project, from: &str, address: &str, interface: Option<&str>) -> String {
+    let mut args = vec!["exec", from, "/bin/ctst-probe", "reach", address];
+    args.extend(interface);
+    let said = project.ctst(args).ok().stdout;
+    said.split([':', '\n']).next().unwrap_or_default().to_owned()
+}
+
+/// The addresses that `ps` shows, by network.
+fn address(project: &Project, component: &str, network: &str) -> String {
+    let row = project.status(component);
+    let pairs = row["addresses"].as_array().cloned().unwrap_or_default();
+    let found = pairs.iter().find(|pair| pair[0] == network).and_then(|pair| pair[1].as_str());
+    found.unwrap_or_else(|| panic!("{component} is not on {network}: {row}")).to_owned()
+}
+
+fn cat(project: &Project, component: &str, file: &str) -> String {
+    project.ctst(["exec", component, "cat", file]).ok().stdout.trim().to_owned()
+}
+
+#[test]
+fn only_those_on_a_common_network_reach_each_other() {
+    for caller in Caller::all() {
+        let port = free_port();
+        let text = format!(
+            r#"
+NETWORK front
+NETWORK back {{ internal = true, subnet = "10.77.3.0/24" }}
+COMPONENT web {{ {SERVE} network = "front" }}
+COMPONENT both {{ {SERVE} networks = ["front", "back"] }}
+COMPONENT db {{ {SERVE} networks {{ back {{ aliases = ["store", "cache.local"], address = "10.77.3.9" }} }} healthcheck {{ http = "/" }} }}
+COMPONENT plain {{ {SERVE} }}
+CONNECT web -> both
+CONNECT both -> db
+EXPOSE 127.0.0.1:{port} -> db:80
+"#
+        );
+        let project = Project::new(&caller, &text);
+        project.up();
+        for name in ["both", "db", "web", "plain"] {
+            eventually("it listens", || project.logs(name).contains("listening"));
+        }
+        // By name: everybody on a common network, by every name, and nobody else.
+        for (from, name, answer) in [
+            ("web", "both", "both"),
+            ("both", "web", "web"),
+            ("both", "db", "db"),
+            ("both", "store", "db"),
+            ("db", "cache.local", "db"),
+            ("db", "both", "both"),
+        ] {
+            assert_eq!(ask(&project, from, name), format!("hello from {answer}"), "{from} asks {name}");
+        }
+        for (from, name) in
+            [("web", "db"), ("web", "store"), ("db", "web"), ("plain", "web"), ("plain", "db"), ("both", "plain")]
+        {
+            assert_eq!(ask(&project, from, name), "", "{from} asks {name}");
+        }
+        let (front, back) = (address(&project, "both", "front"), address(&project, "both", "back"));
+        let (web, plain) = (address(&project, "web", "front"), address(&project, "plain", "bridge"));
+        assert_eq!(address(&project, "db", "back"), "10.77.3.9");
+        let bridge = |address: &str| format!("{}.1:9", address.rsplit_once('.').expect("an address").0);
+        let http = |address: &str| format!("{address}:80");
+        // By address. The first ones show that what follows would be seen.
+        assert_eq!(reach(&project, "web", &http(&front), None), "reached");
+        assert_eq!(reach(&project, "web", &http(&front), Some("eth0")), "reached");
+        assert_eq!(reach(&project, "both", "10.77.3.9:80", Some("eth1")), "reached");
+        assert_eq!(reach(&project, "web", &bridge(&front), None), "refused");
+        assert_eq!(reach(&project, "both", &bridge(&back), None), "refused");
+        for target in ["10.77.3.9:80", &http(&back), &http(&plain), &bridge(&back), &bridge(&plain)] {
+            // Without a route, and as if everything were on the link: neither the project's own end nor a container on
+            // both answers there for what it has on the other network.
+            for interface in [None, Some("eth0")] {
+                assert_eq!(reach(&project, "web", target, interface), "silent", "{target} over {interface:?}");
+            }
+        }
+        for target in [&http(&web), &http(&front), &bridge(&front)] {
+            assert_eq!(reach(&project, "db", target, Some("eth0")), "silent", "{target}");
+        }
+        // Over a wrong interface of its own no more than over none.
+        assert_eq!(reach(&project, "both", "10.77.3.9:80", Some("eth0")), "silent");
+        // Nobody forwards, whatever the host does.
+        assert_eq!(cat(&project, "both", "/proc/sys/net/ipv4/ip_forward"), "0");
+        if caller.name == "root" {
+            let (pid, _) = project.parts().into_iter().find(|(_, part)| *part == "S").expect("S runs");
+            let shown = |file: &str| {
+                let mut command = Command::new("nsenter");
+                command.args(["-t", &pid.to_string(), "-n", "cat", file]);
+                finish(&mut command).ok().stdout.trim().to_owned()
+            };
+            assert_eq!(shown("/proc/sys/net/ipv4/ip_forward"), "0");
+            assert_eq!(shown("/proc/sys/net/ipv4/conf/all/arp_ignore"), "1");
+        }
+        // IPv6 is on the link only, which is of one network.
+        let local = cat(&project, "both", "/proc/net/if_inet6");
+        for line in local.lines().filter(|line| line.ends_with("eth1")) {
+            let digits = line.split_whitespace().next().expect("an address");
+            let groups: Vec<&str> = (0..8).map(|group| &digits[4 * group..4 * group + 4]).collect();
+            let target = format!("[{}%10000]:9", groups.join(":"));
+            assert_eq!(reach(&project, "web", &target, Some("eth0")), "silent", "{target}");
+        }
+        let mut interfaces = project.report(&[], "both").interfaces;
+        interfaces.sort();
+        assert_eq!(interfaces, ["eth0", "eth1", "lo"]);
+        // From the host, and by the health check, on whatever network it is.
+        assert!(get(port).ends_with("hello from db\n"), "{}", get(port));
+        eventually("it is healthy", || project.status("db")["health"] == "healthy");
+        let shown = project.ctst(["inspect", "both"]).ok().stdout;
+        assert!(shown.contains(&format!("addresses: front {front}, back {back}")), "{shown}");
+        assert!(project.ctst(["ps"]).ok().stdout.contains(&format!("{front}, {back}")), "{shown}");
+        project.stop();
+    }
+}
+
+#[test]
+fn addresses_and_aliases_stay_over_restarts() {
+    let text = format!(
+        r#"
+NETWORK back {{ subnet = "10.77.4.0/29" }}
+COMPONENT one {{ {SERVE} network = "back" }}
+COMPONENT fixed {{ {SERVE} restart = "always" networks {{ back {{ address = "10.77.4.2" }} }} }}
+COMPONENT app {{ {SERVE} replicas = 2 networks {{ back {{ aliases = ["service"] }} bridge {{ }} }} }}
+CONNECT one -> fixed, app
+"#
+    );
+    let project = Project::new(&Caller::ordinary(), &text);
+    project.up();
+    for name in ["app-1", "app-2", "fixed"] {
+        eventually("it answers", || ask(&project, "one", name) == format!("hello from {name}"));
+    }
+    assert!(ask(&project, "one", "service").starts_with("hello from app-"));
+    assert!(ask(&project, "app-1", "app").starts_with("hello from app-"));
+    let all = |project: &Project| ["one", "fixed", "app-1", "app-2"].map(|name| address(project, name, "back"));
+    let before = all(&project);
+    // The chosen address is nobody else's, although the others started first or last.
+    assert_eq!(before[1], "10.77.4.2");
+    project.ctst(["restart"]).ok();
+    assert_eq!(all(&project), before);
+    project.ctst(["exec", "fixed", "kill", "-9", "2"]);
+    eventually("it was restarted", || project.status("fixed")["restarts"] == 1);
+    eventually("it answers again", || ask(&project, "one", "fixed") == "hello from fixed");
+    assert_eq!(address(&project, "fixed", "back"), "10.77.4.2");
+    project.ctst(["stop"]).ok();
+    project.up();
+    assert_eq!(address(&project, "fixed", "back"), "10.77.4.2");
+    project.stop();
+}
+
+#[test]
+fn a_changed_network_makes_its_components_anew_and_no_others() {
+    let text = |back: &str, app: &str| {
+        format!(
+            r#"
+NETWORK front
+NETWORK back {{ {back} }}
+COMPONENT web {{ {SERVE} network = "front" }}
+COMPONENT app {{ {SERVE} networks = [{app}] }}
+COMPONENT db {{ {SERVE} network = "back" }}
+"#
+        )
+    };
+    let project = Project::new(&Caller::ordinary(), &text("", r#""back""#));
+    project.up();
+    let pid = |name: &str| project.status(name)["pid"].as_u64().expect("a pid");
+    let before = pid("web");
+    assert_eq!(ask(&project, "web", "db"), "");
+    assert_eq!(project.ctst(["plan", "--detailed-exitcode"]).code, 0);
+
+    project.write("stack.ctst", &text(r#"subnet = "10.77.5.0/24""#, r#""front", "back""#));
+    let plan = project.ctst(["plan"]).ok().stdout;
+    for words in ["networks back", "networks front added", "10.77.5.0/24"] {
+        assert!(plan.contains(words), "no {words} in {plan}");
+    }
+    project.up();
+    assert_eq!(pid("web"), before);
+    assert!(address(&project, "db", "back").starts_with("10.77.5."));
+    eventually("web reaches app", || ask(&project, "web", "app") == "hello from app");
+    eventually("app reaches db", || ask(&project, "app", "db") == "hello from db");
+    assert_eq!(ask(&project, "web", "db"), "");
+
+    // What overlaps a network that is there is refused before anything is touched.
+    project.write("stack.ctst", &text(r#"subnet = "10.77.0.0/16""#, r#""front", "back""#));
+    let refused = project.ctst(["run", "-d"]).fails(125, &["10.77.0.0/16", "10.77.5.0/24", "ctst stop"]);
+    assert_eq!(pid("web"), before, "{refused}");
+    project.ctst(["stop"]).ok();
+    project.up();
+    assert!(address(&project, "db", "back").starts_with("10.77."));
+
+    // Two files mean one network of a name.
+    let other =
+        format!("NETWORK back {{ subnet = \"10.78.0.0/16\" }}\nCOMPONENT other {{ {SERVE} network = \"back\" }}\n");
+    project.write("other.ctst", &other);
+    project.ctst(["-f", "other.ctst", "run", "-d"]).fails(125, &["back", "10.78.0.0/16", "10.77.0.0/16"]);
+    project.write("other.ctst", &other.replace("10.78", "10.77"));
+    project.ctst(["-f", "other.ctst", "run", "-d", "--wait"]).ok();
+    eventually("other reaches db", || ask(&project, "other", "db") == "hello from db");
+    project.ctst(["-f", "other.ctst", "stop"]).ok();
+    project.stop();
+}
+
+#[test]
+fn an_author_can_have_his_container_forward() {
+    let text = format!(
+        r#"
+COMPONENT router {{ {SERVE} networks = ["a", "b"] sysctls {{ "net.ipv4.ip_forward" = 1 }} }}
+"#
+    );
+    let project = Project::new(&Caller::ordinary(), &text);
+    project.up();
+    assert_eq!(cat(&project, "router", "/proc/sys/net/ipv4/ip_forward"), "1");
+    project.stop();
+}
