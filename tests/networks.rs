@@ -47,7 +47,7 @@ fn cat(project: &Project, component: &str, file: &str) -> String {
 
 #[test]
 fn only_those_on_a_common_network_reach_each_other() {
-    for caller in Caller::all() {
+    for caller in Caller::all().into_iter().chain(Caller::strict()) {
         let port = free_port();
         let text = format!(
             r#"
