@@ -47,15 +47,18 @@ pub(crate) fn sees(pid: u32) -> bool {
     std::thread::spawn(look).join().unwrap_or(false)
 }
 
+/// Whether who is held may still move files to another folder: before Linux 5.19 nobody could, even where he may write.
+pub(crate) fn moves() -> bool {
+    Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(AccessFs::Refer).is_ok()
+}
+
 /// What landlock leaves of files: a place, with all below it, and the rights there. A place that is not there needs none.
 type Rule<'a> = (&'a Path, BitFlags<AccessFs>);
 
 /// Takes from this thread, and those that it will start, every right over files but these, and those to reach abstract
 /// sockets of others. With `apart` also those to bind, to connect, and to signal others.
 fn landlocked(handled: BitFlags<AccessFs>, rules: &[Rule<'_>], apart: bool) -> Result<bool> {
-    // Before Linux 5.19 whoever was held could move no file to another folder, even where he may write.
-    let moves = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(AccessFs::Refer);
-    if moves.is_err() {
+    if !moves() {
         return Ok(false);
     }
     let refused = |error: landlock::RulesetError| Error::Confine { problem: error.to_string() };

@@ -75,21 +75,14 @@ pub fn examine() -> Vec<Check> {
     let governed = policy.status != Verdict::Bad;
     checks.push(policy);
     checks.push(limits());
-    checks.push(if confine::works() && !confine::sees(std::os::unix::process::parent_id()) {
-        let found = "/proc hides processes from whom landlock holds (hidepid): supervisors keep their user's files";
-        Check::other("landlock", Verdict::Limited, found, "mount /proc with hidepid=0: sudo mount -o remount,hidepid=0 /proc")
-    } else if confine::works() {
-        Check::good("landlock", "plan and check run without the right to write files, supervisors and workers with their own")
-    } else {
-        let fix = "boot a kernel with landlock: Linux 5.13 or newer, lsm=landlock,... on its command line";
-        if strict || getuid().is_root() {
-            let found = "this kernel runs without it, and ctst-shim starts nothing that it could not give up files for";
-            Check::other("landlock", Verdict::Bad, found, fix)
-        } else {
-            let found = "the kernel does not hold plan, check, supervisors and workers to their own files; they keep to them by themselves";
-            Check::other("landlock", Verdict::Limited, found, fix)
-        }
-    });
+    checks.push(landlock(
+        Landlock {
+            works: confine::works(),
+            moves: confine::moves(),
+            sees: confine::sees(std::os::unix::process::parent_id()),
+        },
+        strict || getuid().is_root(),
+    ));
     match Ids::detect() {
         Ok(ids) => {
             checks.push(user_ids(&ids));
@@ -110,6 +103,46 @@ pub fn examine() -> Vec<Check> {
         }
     }
     checks
+}
+
+/// What the kernel's landlock can do here.
+#[derive(Debug, Clone, Copy)]
+struct Landlock {
+    /// It holds who asks for it.
+    works: bool,
+    /// [`confine::moves`].
+    moves: bool,
+    /// [`confine::sees`].
+    sees: bool,
+}
+
+/// Whether the kernel holds ctst's processes to their own files. `needed`: nothing starts without.
+fn landlock(found: Landlock, needed: bool) -> Check {
+    const NAME: &str = "landlock";
+    let fix = "boot a kernel with landlock: Linux 5.13 or newer, lsm=landlock,... on its command line";
+    match found {
+        Landlock { works: false, .. } if needed => {
+            let found = "this kernel runs without it, and ctst-shim starts nothing that it could not give up files for";
+            Check::other(NAME, Verdict::Bad, found, fix)
+        }
+        Landlock { works: false, .. } => {
+            let found = "the kernel does not hold plan, check, supervisors and workers to their own files; they keep to them by themselves";
+            Check::other(NAME, Verdict::Limited, found, fix)
+        }
+        Landlock { moves: false, .. } => {
+            let found = "before Linux 5.19 it lets nobody move a file to another folder: supervisors and workers keep their user's files, plan and check do not";
+            Check::other(NAME, Verdict::Limited, found, "boot Linux 5.19 or newer")
+        }
+        Landlock { sees: false, .. } => {
+            let found = "/proc hides processes from whom landlock holds (hidepid): supervisors keep their user's files";
+            let fix = "mount /proc with hidepid=0: sudo mount -o remount,hidepid=0 /proc";
+            Check::other(NAME, Verdict::Limited, found, fix)
+        }
+        Landlock { .. } => Check::good(
+            NAME,
+            "plan and check run without the right to write files, supervisors and workers with their own",
+        ),
+    }
 }
 
 /// What the shim is between a caller and the host.
@@ -301,5 +334,30 @@ fn run(workshop: &mut Workshop, plan: Plan) -> Result<i32> {
         End::Ended(ended) => Ok(ended.code()),
         End::Failed(failure) => Err(Error::Sandbox(describe(&failure))),
         End::Killed => Err(Error::Sandbox("run a container: it was killed".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whichever kernel this runs on: those of 5.13 to 5.18 have landlock, and yet leave a supervisor its user's files.
+    #[test]
+    fn what_landlock_cannot_do_is_named() {
+        let told = |works, moves, sees, needed| {
+            let check = landlock(Landlock { works, moves, sees }, needed);
+            (check.status, check.found, check.fix.unwrap_or_default())
+        };
+        assert_eq!(told(true, true, true, true).0, Verdict::Good);
+        for (found, verdict, words, fix) in [
+            (told(true, false, true, true), Verdict::Limited, "before Linux 5.19", "5.19"),
+            (told(true, false, false, false), Verdict::Limited, "before Linux 5.19", "5.19"),
+            (told(true, true, false, false), Verdict::Limited, "hidepid", "hidepid=0"),
+            (told(false, false, false, false), Verdict::Limited, "by themselves", "5.13"),
+            (told(false, false, false, true), Verdict::Bad, "without it", "5.13"),
+        ] {
+            assert_eq!(found.0, verdict, "{found:?}");
+            assert!(found.1.contains(words) && found.2.contains(fix), "{found:?}");
+        }
     }
 }
