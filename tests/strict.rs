@@ -139,6 +139,129 @@ fn the_caller_has_no_way_into_his_containers() {
     project.stop();
 }
 
+/// Who owns the namespaces of a project's processes, each kind that there is.
+fn owners(project: &Project) -> BTreeSet<u32> {
+    let kinds = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
+    let files = inside(project).into_iter().flat_map(|pid| kinds.map(|kind| format!("/proc/{pid}/ns/{kind}")));
+    // S is still in some of the host's.
+    let own = |path: &String| {
+        let kind = path.rsplit('/').next().expect("a name");
+        fs::read_link(path).ok() != fs::read_link(format!("/proc/self/ns/{kind}")).ok()
+    };
+    let files = files.filter(own);
+    let probe = programs().with_file_name("rootfs").join("bin/ctst-escape");
+    let done = finish(Command::new(probe).arg("owners").args(files)).ok();
+    let found = done.stdout.lines().filter_map(|line| line.rsplit_once(' ')?.1.parse().ok());
+    found.collect()
+}
+
+#[test]
+fn no_namespace_belongs_to_the_caller() {
+    let Some(caller) = Caller::strict() else { return };
+    let owned = |caller: &Caller| {
+        let project = Project::new(caller, STACK);
+        project.up();
+        let owners = owners(&project);
+        project.stop();
+        owners
+    };
+    let (first, count) = caller.range().expect("a range");
+    assert_eq!(owned(&caller), BTreeSet::from([first + count - 1]));
+    if fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone").is_ok_and(|text| text.trim() == "0") {
+        // There is no rootless mode to compare with.
+        return;
+    }
+    assert_eq!(owned(&Caller { strict: false, ..caller.clone() }), BTreeSet::from([caller.uid]));
+}
+
+/// What a process of the host holds: its permitted and effective capabilities.
+fn held(pid: &str) -> Option<(u64, u64)> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    Some((mask("CapPrm")?, mask("CapEff")?))
+}
+
+/// P, which a tracer keeps from going on where it clones S, and before it ends, is looked at from outside. SETGID, SETUID and
+/// SYS_ADMIN, and not SETFCAP, without which the kernel maps no id 0 (user_namespaces(7)).
+#[test]
+fn the_window_holds_three_capabilities_and_leaves_none() {
+    const THREE: u64 = 1 << 6 | 1 << 7 | 1 << 21;
+    let Some(caller) = Caller::strict() else { return };
+    let folder = tempfile::tempdir().expect("make a folder");
+    let stops = "-e inject=clone3:delay_enter=300000 -e inject=exit_group:delay_enter=300000";
+    let ctst = strict_programs(&caller).join("ctst");
+    let script =
+        format!("strace -f {stops} -u {} -o {}/trace {} doctor", caller.name, folder.path().display(), ctst.display());
+    let ours = fs::read_link("/proc/self/ns/user").expect("read a link");
+    let own = caller.uid.to_string();
+    let running = std::thread::spawn(move || shell(&script));
+    let mut seen: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+    while !running.is_finished() {
+        for entry in fs::read_dir("/proc").expect("read /proc").flatten() {
+            let (pid, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            let named = fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "ctst-shim");
+            // Outside of every project, and this caller's.
+            let outside = fs::read_link(path.join("ns/user")).is_ok_and(|theirs| theirs == ours);
+            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+            let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next());
+            if named && outside && uid == Some(own.as_str()) {
+                let found = seen.entry(pid.clone()).or_default();
+                found.extend(held(&pid).filter(|sets| found.last() != Some(sets)));
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let done = running.join().expect("join a thread");
+    assert!(done.stdout.contains("a program ran in one"), "{done}");
+    // Other tests of the same caller may run theirs meanwhile, which are over before they are looked at.
+    let all: BTreeSet<(u64, u64)> = seen.values().flatten().copied().collect();
+    assert!(all.contains(&(THREE, THREE)), "the window was not seen: {seen:x?}");
+    assert!(all.iter().all(|(permitted, effective)| (permitted | effective) & !THREE == 0), "{seen:x?}");
+    // Others may have been looked at in the middle only; the traced one is kept until its end.
+    let traced = |sets: &Vec<(u64, u64)>| sets.contains(&(THREE, THREE)) && sets.last() == Some(&(0, 0));
+    assert!(seen.values().any(traced), "{seen:x?}");
+}
+
+/// The caller speaks to the shim himself, so that only this judges the files: with host id 0 in the range, and without a range of
+/// groups, without which nobody could be let change his groups: the shim starts no project then.
+#[test]
+fn the_shim_itself_refuses_id_0_and_a_missing_range_of_groups() {
+    use containust_shared::protocol::{FromShim, IdMap, Sandbox, ToShim, VERSION};
+    let Some(caller) = Caller::strict() else { return };
+    let (first, count) = caller.range().expect("a range");
+    let (name, good) = (&caller.name, format!("{}:{first}:{count}\n", caller.name));
+    for (uids, gids, words) in [
+        (good.clone(), good.clone(), None),
+        (format!("{name}:0:65536\n"), good.clone(), Some("id 0")),
+        (good.clone(), format!("{name}:0:65536\n"), Some("id 0")),
+        (good.clone(), String::new(), Some("/etc/subgid")),
+        (good.clone(), format!("somebody:{first}:{count}\n"), Some("/etc/subgid")),
+    ] {
+        let project = Project::governed(&caller, STACK, "", &[]);
+        let etc = project.policy().ancestors().nth(2).expect("an /etc").to_owned();
+        for (file, text) in [("subuid", &uids), ("subgid", &gids)] {
+            fs::write(etc.join(file), text).expect("write a file");
+        }
+        let shim = project.raw_shim();
+        shim.send(&ToShim::Sandbox(Sandbox { version: VERSION, map: IdMap::Granted, grouped: false }));
+        match (shim.receive(), words) {
+            (Some(FromShim::Created { pid }), None) => {
+                // With a range of groups granted, the container's root may set them: the control.
+                let setgroups = fs::read_to_string(format!("/proc/{pid}/setgroups")).expect("read it");
+                assert_eq!(setgroups.trim(), "allow");
+            }
+            (Some(FromShim::Failed(failure)), Some(words)) => {
+                let text = format!("{} {}", failure.step, String::from_utf8_lossy(&failure.subject));
+                assert!(text.contains(words), "{uids:?} {gids:?}: {failure:?}");
+            }
+            (answer, _) => panic!("{answer:?} to {uids:?} and {gids:?}"),
+        }
+    }
+}
+
 /// Whoever is the owner's id in a user namespace of his own has no power over the project's, which is no child of that.
 #[test]
 fn the_owners_id_opens_nothing_in_another_namespace() {

@@ -60,6 +60,22 @@ impl Installed {
         command.fd_mappings(vec![FdMapping { parent_fd: fd3, child_fd: 3 }]).unwrap().spawn().unwrap()
     }
 
+    /// Processes of this program that hold a capability over the host.
+    fn privileged(&self) -> Vec<String> {
+        let ours = fs::read_link("/proc/self/ns/user").unwrap();
+        let found = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+            let here = fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == self.path());
+            let outside = fs::read_link(entry.path().join("ns/user")).is_ok_and(|theirs| theirs == ours);
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let none = |name: &str| {
+                let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                value.is_none_or(|value| value.trim().trim_matches('0').is_empty())
+            };
+            here && outside && !(none("CapPrm") && none("CapEff") && none("CapInh") && none("CapAmb"))
+        });
+        found.map(|entry| entry.path().display().to_string()).collect()
+    }
+
     /// What it says to one message.
     fn ask(&self, bytes: &[u8], fds: usize) -> (OwnedFd, Option<FromShim>, Vec<OwnedFd>) {
         // The socket has to be the caller's.
@@ -124,12 +140,32 @@ fn nothing_after_the_request_is_taken_for_one() {
     // Ids of its own would need a user namespace, which would be the caller's.
     let alone = ToSandbox::Launch { id: 1, networks: Vec::new(), grouped: false, alone: Some((5, 5)) };
     let alone = wire::encode(&alone).unwrap();
-    for (bytes, fds) in [(again, 0), (alone, 1)] {
-        let (channel, _, init) = shim.ask(&wire::encode(&granted()).unwrap(), 0);
+    let gc = wire::encode(&ToShim::Gc { version: VERSION }).unwrap();
+    let malformed = [vec![0], vec![0xff; 40], again[..again.len() - 1].to_vec(), [again.as_slice(), &[0]].concat()];
+    let cases =
+        [(again.clone(), 0), (again, 1), (alone, 1), (gc, 0)].into_iter().chain(malformed.map(|bytes| (bytes, 0)));
+    for (bytes, fds) in cases {
+        let (channel, answer, init) = shim.ask(&wire::encode(&granted()).unwrap(), 0);
         assert_eq!(receive(&channel).map(|(message, _)| message), Some(FromShim::Ready));
+        let Some(FromShim::Created { pid }) = answer else { panic!("{answer:?}") };
+        // P has ended (`ask` waits for it), and what S holds is worth nothing on the host.
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+        assert_ne!(namespace(&pid.to_string()), namespace("self"));
+        assert_eq!(shim.privileged(), Vec::<String>::new());
         channel::send(&channel, &bytes, &vec![channel.as_fd(); fds]).unwrap();
         assert!(ends(&init[0]), "S survived {bytes:?}");
+        assert_eq!(shim.privileged(), Vec::<String>::new());
     }
+    // Two at once, before there is a window: P takes one, and S ends by the other.
+    let (ours, theirs) = shim.pair();
+    let first = wire::encode(&granted()).unwrap();
+    channel::send(&ours, &first, &[]).unwrap();
+    channel::send(&ours, &first, &[]).unwrap();
+    let mut child = shim.spawn(&["env"], theirs);
+    let Some((FromShim::Created { .. }, init)) = receive(&ours) else { panic!("no S was created") };
+    assert!(ends(&init[0]), "S survived a second first request");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(shim.privileged(), Vec::<String>::new());
 }
 
 /// Requests about control groups in a project without: refused, and not the end of it.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
@@ -340,35 +341,56 @@ pub(crate) fn swap(folder: &str, rounds: u64) {
     }
 }
 
-/// Tries to open for writing what the next processes of the container execute, other than what belongs to the image, until
-/// there is a file `/run/stop`; says how often that worked. The shim lives for less than a millisecond: this waits for the
-/// next pids instead of listing /proc.
-pub(crate) fn overwrite() {
-    let (mut seen, mut opened) = (0, 0);
+/// Gets hold of what the next process executes that is not of the image, and tries to write to it until that works or there is
+/// a file `FOLDER/stop`; says what it was and what the kernel answered. `FOLDER/looks` and `FOLDER/held` say how far it is. What
+/// it waits for lives for less than a millisecond: this tries the next pids instead of listing /proc.
+pub(crate) fn overwrite(folder: &str) {
+    let told = |name: &str| Path::new(folder).join(name);
+    fs::write(told("looks"), "").expect("write a file");
     let mut next = std::process::id() + 1;
-    while !Path::new("/run/stop").exists() {
-        let first = next;
-        for pid in first..first + 4 {
-            let exe = format!("/proc/{pid}/exe");
-            let mut was = false;
-            // Not readable until it has executed something.
-            while fs::symlink_metadata(&exe).is_ok() {
-                (was, next) = (true, pid + 1);
-                let Ok(target) = fs::read_link(&exe) else { continue };
-                if target.starts_with("/bin") {
+    let held = loop {
+        if told("stop").exists() {
+            return;
+        }
+        let look = |pid: u32| {
+            // Not readable until it has executed something, and the file of whoever forked it before.
+            while let Ok(file) =
+                OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{pid}/exe"))
+            {
+                let target = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+                // From memory it is `/memfd:ctst-shim (deleted)`.
+                if target.display().to_string().contains("ctst-shim") {
+                    return Some((file, target));
+                }
+                if target.starts_with("/bin") || target.starts_with("/usr") {
                     break;
                 }
-                seen += 1;
-                // Not O_TRUNC, which would empty it before the kernel says ETXTBSY.
-                if let Ok(mut file) = OpenOptions::new().write(true).open(&exe) {
-                    opened += 1;
-                    drop(file.write_all(b"#!"));
-                }
             }
-            if was {
-                break;
-            }
+            None
+        };
+        if let Some(held) = (next..next + 64).find_map(look) {
+            break held;
+        }
+        if let Some(pid) = (next..next + 64).rev().find(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+            next = pid;
+        }
+    };
+    let (file, target) = held;
+    fs::write(told("held"), "").expect("write a file");
+    let mut answers: Vec<String> = Vec::new();
+    loop {
+        // Not O_TRUNC, which would empty it before the kernel says ETXTBSY.
+        let opened = OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let answer = match opened.and_then(|mut file| file.write_all(b"#!/bin/false\n")) {
+            Ok(()) => "written".to_owned(),
+            Err(error) => format!("error {}", error.raw_os_error().unwrap_or_default()),
+        };
+        if !answers.contains(&answer) {
+            answers.push(answer);
+        }
+        if answers.iter().any(|answer| answer == "written") || told("stop").exists() {
+            break;
         }
     }
-    println!("{seen} seen, {opened} opened");
+    println!("held {}: {}", target.display(), answers.join(", "));
 }

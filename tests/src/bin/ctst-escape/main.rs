@@ -54,7 +54,8 @@ fn main() {
         ["unkillable"] => sys::ignore_everything(),
         ["orphans", count] => sys::orphans(count.parse().expect("orphans takes a number")),
         ["swap", folder, rounds] => files::swap(folder, rounds.parse().expect("swap takes a number")),
-        ["overwrite"] => files::overwrite(),
+        ["overwrite", folder] => files::overwrite(folder),
+        ["owners", files @ ..] => namespaces::owners(files),
         other => {
             eprintln!("ctst-escape: run FACT=VALUE..., list, or a helper, not {other:?}");
             std::process::exit(64);

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd as _;
 
 use libc::{EACCES, ENOSPC, ENOSYS, EPERM, EROFS};
 
-use crate::sys::{call, clone3, fork, pointer};
+use crate::sys::{call, clone3, fork, pointer, pointer_mut};
 use crate::{Broken, Check, Facts, Holds, Verdict, all, errno, read, refused, so};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -116,4 +116,22 @@ fn own_namespaces(facts: &Facts) -> Verdict {
         let foreign = facts.get("namespaces").is_some_and(|list| list.split(',').any(|other| other == link));
         (kind.to_owned(), so(!foreign && facts.contains_key("namespaces"), || format!("{link} is one of {facts:?}")))
     }))
+}
+
+/// Who owns each of these namespaces, as links of /proc/PID/ns: that of the user namespace itself, else of the one that it belongs
+/// to (ioctl_nsfs(2)).
+pub(crate) fn owners(files: &[&str]) {
+    const NS_GET_USERNS: libc::c_long = 0xb701;
+    const NS_GET_OWNER_UID: libc::c_long = 0xb704;
+    for path in files {
+        let Ok(file) = fs::File::open(path) else { continue };
+        let mut fd = file.as_raw_fd().into();
+        if !path.ends_with("/user") {
+            fd = call(libc::SYS_ioctl, &[fd, NS_GET_USERNS]).unwrap_or_else(|error| panic!("{path}: error {error}"));
+        }
+        let mut owner = u32::MAX;
+        let answer = call(libc::SYS_ioctl, &[fd, NS_GET_OWNER_UID, pointer_mut(&mut owner)]);
+        answer.unwrap_or_else(|error| panic!("{path}: error {error}"));
+        println!("{path} {owner}");
+    }
 }
