@@ -35,8 +35,8 @@ const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
 /// Where S is born, and where containers without a group of their own go.
 const SANDBOX: &str = "sandbox";
 const REST: &str = "rest";
-/// More containers with limits than one project has.
-const MAX_GROUPS: usize = 4096;
+/// More groups than one user's projects have at a time. The kernel has 65,535 with limits of memory, for the whole host.
+const MAX_GROUPS: u64 = 4096;
 /// Most groups that one GC removes, so that its window is short.
 const MAX_COLLECTED: usize = 16;
 /// Larger than any list of controllers or line of `/proc/PID/stat`.
@@ -97,12 +97,17 @@ impl Parent {
     }
 
     /// A place for a project of this caller that P is about to make. No other has its name: this process has its pid now.
-    pub(crate) fn place(self, uid: u32) -> Place {
+    pub(crate) fn place(self, uid: u32) -> Result<Place, Failure> {
         let (pid, now) = (getpid().as_raw_nonzero(), clock_gettime(ClockId::Boottime));
         let user = uid.to_string();
+        let file = format!("{user}/cgroup.stat");
+        match read(self.dir.as_fd(), &file) {
+            Err(Errno::NOENT) => {}
+            text => has_room(&text.step("read", file)?)?,
+        }
         let own = format!("{user}/{pid}.{}", nanoseconds(now.tv_sec, now.tv_nsec));
         let leaf = format!("{own}/{SANDBOX}");
-        Place { parent: self, user, own, leaf }
+        Ok(Place { parent: self, user, own, leaf })
     }
 
     /// What the caller's ended projects left, each after what is in it: at most [`MAX_COLLECTED`], and how many more.
@@ -249,21 +254,15 @@ impl Groups {
 
     /// CGROUP.
     pub(crate) fn limit(&mut self, id: u32, limits: &[Limit], policy: &Policy) -> Result<Vec<Unset>, Failure> {
-        let mut asked = judge::Limits::default();
-        for limit in limits {
-            match *limit {
-                Limit::Memory(bytes) => asked.memory = bytes,
-                Limit::Cpus(millis) => asked.cpu_millis = millis,
-                Limit::Pids(number) => asked.pids = number,
-                _ => {}
-            }
+        if limits.len() > MAX_LIMITS {
+            return Err(refusal("set so many limits", ""));
         }
-        if limits.len() > MAX_LIMITS || self.made.len() >= MAX_GROUPS {
-            return Err(refusal("make so many control groups, or set so many limits", ""));
-        }
-        policy.judge_limits(asked)?;
+        policy.judge_limits(asked(limits)?)?;
         let name = id.to_string();
         let new = !self.made.contains(&id);
+        if new {
+            has_room(&read(self.dir.as_fd(), "../cgroup.stat").step("read", "cgroup.stat")?)?;
+        }
         let group = if new { self.make(&name) } else { openat(&self.dir, name.as_str(), DIRECTORY, Mode::empty()) };
         let group = group.step("make the control group", &name)?;
         let set = self.set(group.as_fd(), new, limits, policy);
@@ -321,10 +320,69 @@ impl Groups {
     }
 }
 
+/// Whether a user whose group has this `cgroup.stat` may have one more below it.
+fn has_room(stat: &str) -> Result<(), Failure> {
+    let number = stat.lines().find_map(|line| line.strip_prefix("nr_descendants ")?.parse::<u64>().ok());
+    match number {
+        Some(number) if number < MAX_GROUPS => Ok(()),
+        _ => Err(refusal("make more control groups than one user may have:", MAX_GROUPS.to_string())),
+    }
+}
+
+/// What the policy is asked about. Each limit stands once: of two, the first would hold until the second is written, which
+/// may be long enough for more processes than the policy allows, who stay.
+fn asked(limits: &[Limit]) -> Result<judge::Limits, Failure> {
+    let mut asked = judge::Limits::default();
+    let mut seen = Vec::new();
+    for limit in limits {
+        match *limit {
+            Limit::Memory(bytes) => asked.memory = bytes,
+            Limit::Cpus(millis) => asked.cpu_millis = millis,
+            Limit::Pids(number) => asked.pids = number,
+            // One of each disk.
+            Limit::Io { .. } => continue,
+            _ => {}
+        }
+        if seen.contains(&limit.file()) {
+            return Err(refusal("set a limit twice by one request:", limit.file()));
+        }
+        seen.push(limit.file());
+    }
+    Ok(asked)
+}
+
 /// The answer to a request about one group.
 pub(crate) fn answer(id: u32, done: Result<Vec<Unset>, Failure>) -> FromSandbox {
     match done {
         Ok(unset) => FromSandbox::Grouped { id, unset },
         Err(failure) => FromSandbox::GroupFailed { id, failure },
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "test code")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_so_many_groups_and_no_more() {
+        let stat = |number| format!("nr_descendants {number}\nnr_dying_descendants 70000\n");
+        has_room(&stat(0)).unwrap();
+        has_room(&stat(MAX_GROUPS - 1)).unwrap();
+        assert_eq!(has_room(&stat(MAX_GROUPS)).unwrap_err().subject, b"4096");
+        has_room("").unwrap_err();
+    }
+
+    #[test]
+    fn a_limit_is_asked_for_once() {
+        let (memory, pids, cpus) = (Limit::Memory(Some(5)), Limit::Pids(Some(7)), Limit::Cpus(Some(9)));
+        let io = |minor| Limit::Io { major: 8, minor, rates: [None; 4] };
+        let all = judge::Limits { memory: Some(5), cpu_millis: Some(9), pids: Some(7) };
+        assert_eq!(asked(&[memory, pids, cpus, io(0), io(1), Limit::Swap(None)]).unwrap(), all);
+        // The last one alone would be judged, and the first one written.
+        for wide in [Limit::Memory(None), Limit::Pids(Some(1 << 20)), Limit::Cpus(None)] {
+            let failure = asked(&[wide, memory, pids, cpus]).unwrap_err();
+            assert_eq!(failure.subject, wide.file().as_bytes(), "{failure:?}");
+        }
     }
 }

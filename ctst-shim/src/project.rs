@@ -225,7 +225,8 @@ fn fork_container(
     }
 }
 
-fn has_ended(pidfd: &OwnedFd) -> bool {
+/// Whether a process has ended, be it waited for or not.
+pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)) == Ok(1)
 }

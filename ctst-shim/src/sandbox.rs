@@ -64,7 +64,7 @@ fn create(alone: &Alone, entered: &Entered) -> Result<i32, Failure> {
     } else {
         None
     };
-    let place = parent.map(|parent| parent.place(uid));
+    let place = parent.map(|parent| parent.place(uid)).transpose()?;
     let mut wish = Wish { held, owner: None, uid_map: String::new(), gid_map: String::new(), place };
     let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe", "")?;
     let side = match (request.map, uid) {

@@ -17,6 +17,7 @@ use rustix::process::{getgid, getpid, getuid};
 
 use crate::failure::{Step, refusal};
 use crate::group::{Parent, Place};
+use crate::project::has_ended;
 
 /// `statfs(2)`'s `f_type` of procfs.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
@@ -119,15 +120,20 @@ fn privileged(alone: &Alone, proc: BorrowedFd<'_>, wish: &Wish) -> Result<Side, 
     let namespaces = Namespaces::USER | Namespaces::PID | Namespaces::NET | Namespaces::OF_MY_PARENT;
     let side = sys::clone3(alone, namespaces, leaf.as_ref().map(AsFd::as_fd))
         .step("create the user, pid and network namespaces", "")?;
-    let Side::Parent { pid, .. } = &side else { return Ok(side) };
+    let Side::Parent { pid, pidfd } = &side else { return Ok(side) };
     if wish.owner.is_some() {
         ids::set_effective(own).step("become the caller again", "")?;
     }
     // S is not dumpable: its map files belong to root.
     ids::set_for_files(ROOT).step("become root for files", "")?;
+    let maps = (open_of(proc, *pid, "gid_map")?, open_of(proc, *pid, "uid_map")?);
+    // The caller can kill S and wait for it, and then its pid can be a stranger's. Who lives now had it all the time.
+    if has_ended(pidfd) {
+        return Err(refusal("write the id maps: the project's pid 1 was killed", ""));
+    }
     // Groups first: with a user map S could already be somebody.
-    write(proc, *pid, "gid_map", &wish.gid_map)?;
-    write(proc, *pid, "uid_map", &wish.uid_map)?;
+    write_all(&maps.0, &wish.gid_map, "write the id map", b"gid_map")?;
+    write_all(&maps.1, &wish.uid_map, "write the id map", b"uid_map")?;
     ids::set_for_files(own).step("become the caller for files", "")?;
     Ok(side)
 }
@@ -145,23 +151,35 @@ fn make(parent: &Parent, path: &str) -> Result<(), Failure> {
 
 /// Writes a file of the process `pid`. Allocates nothing where it succeeds.
 pub(crate) fn write(proc: BorrowedFd<'_>, pid: i32, name: &str, content: &str) -> Result<(), Failure> {
+    write_all(&open_of(proc, pid, name)?, content, "write the id map", name.as_bytes())
+}
+
+/// Opens a file of the process `pid` for writing.
+fn open_of(proc: BorrowedFd<'_>, pid: i32, name: &str) -> Result<OwnedFd, Failure> {
     let mut digits = [0; MAX_PATH];
     let mut rest = digits.as_mut_slice();
     write!(rest, "{pid}").step("name the file", name)?;
     let length = MAX_PATH.saturating_sub(rest.len());
-    put(proc, digits.get(..length).unwrap_or_default(), name, content, "write the id map")
+    open_in(proc, digits.get(..length).unwrap_or_default(), name)
 }
 
 /// Writes the file `name` of a folder in `dir`, at once.
 fn put(dir: BorrowedFd<'_>, folder: &[u8], name: &str, content: &str, what: &str) -> Result<(), Failure> {
+    write_all(&open_in(dir, folder, name)?, content, what, name.as_bytes())
+}
+
+fn open_in(dir: BorrowedFd<'_>, folder: &[u8], name: &str) -> Result<OwnedFd, Failure> {
     let mut path = [0; MAX_PATH];
     let mut rest = path.as_mut_slice();
     rest.write_all(folder).and_then(|()| write!(rest, "/{name}")).step("name the file", name)?;
     let length = MAX_PATH.saturating_sub(rest.len());
     let path = path.get(..length).unwrap_or_default();
-    let file = openat2(dir, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), WITHIN).step("open", path)?;
-    match rustix::io::write(&file, content.as_bytes()).step(what, path)? {
+    openat2(dir, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), WITHIN).step("open", path)
+}
+
+fn write_all(file: &OwnedFd, content: &str, what: &str, name: &[u8]) -> Result<(), Failure> {
+    match rustix::io::write(file, content.as_bytes()).step(what, name)? {
         written if written == content.len() => Ok(()),
-        _ => Err(refusal("write all of what is to be written to", path)),
+        _ => Err(refusal("write all of what is to be written to", name)),
     }
 }

@@ -274,3 +274,45 @@ fn a_project_ends_with_its_caller_whoever_holds_its_channel() {
     }
     assert!(ended, "S has survived its caller");
 }
+
+/// The caller of [`a_pid_of_a_killed_init_is_not_mapped`].
+#[test]
+#[ignore = "a process that another test starts"]
+fn caller_who_kills_what_is_made() {
+    let Some(shim) = std::env::var_os("CTST_SHIM_KILLED") else { return };
+    let (ours, theirs) = pair();
+    let mut command = Command::new(shim);
+    command.fd_mappings(vec![FdMapping { parent_fd: theirs, child_fd: 3 }]).unwrap();
+    let mut child = command.spawn().unwrap();
+    send(&ours, &granted(), &[]);
+    let children = format!("/proc/self/task/{}/children", rustix::thread::gettid().as_raw_nonzero());
+    let init = loop {
+        let pids = fs::read_to_string(&children).unwrap();
+        let other = pids.split_whitespace().find_map(|pid| pid.parse().ok().filter(|pid: &u32| *pid != child.id()));
+        if let Some(pid) = other {
+            break pid;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "the shim made nothing");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    let init = rustix::process::Pid::from_raw(i32::try_from(init).unwrap()).unwrap();
+    // Not waited for: its pid is nobody else's yet, but could be.
+    rustix::process::kill_process(init, rustix::process::Signal::KILL).unwrap();
+    println!("\nit answers {:?}", receive::<FromShim>(&ours).map(|(answer, _)| answer));
+}
+
+/// P waits after the clone, so that S is dead when the maps are written.
+#[test]
+fn a_pid_of_a_killed_init_is_not_mapped() {
+    let Some(shim) = Installed::new() else { return };
+    let caller = shim.folder.path().join("caller");
+    fs::copy(std::env::current_exe().unwrap(), &caller).unwrap();
+    fs::set_permissions(&caller, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-u", "ctst-test", "-e", "trace=clone3"]);
+    strace.args(["-e", "inject=clone3:delay_exit=500000"]).arg(caller).env("CTST_SHIM_KILLED", shim.path());
+    strace.args(["strict::caller_who_kills_what_is_made", "--exact", "--ignored", "--nocapture"]);
+    let done = strace.output().unwrap();
+    let told = String::from_utf8_lossy(&done.stdout);
+    assert!(told.contains("the project's pid 1 was killed"), "{told}{}", String::from_utf8_lossy(&done.stderr));
+}
