@@ -135,8 +135,8 @@ fn prepare(strict: bool) -> Result<(), Failure> {
         ids::follow_effective_for_files(1).step("become the owner for files", "")?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     }
-    // The end of the channel ends us too, unless somebody has stopped this process, who then never reads of it. In strict
-    // mode the supervisor may not signal us, so that this does nothing, but neither may he, or the caller, have stopped us.
+    // The end of the channel ends us too, unless the caller has stopped this process, which then never reads of it. Whoever
+    // can do that has our real user id, in strict mode as well, and so the signal of his end reaches us.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("follow the supervisor", "")?;
     // A tracer of this process would have all capabilities of the project: not even the caller shall be one.
     if !weak(Layer::Dumpable) {

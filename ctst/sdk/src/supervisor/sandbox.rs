@@ -119,6 +119,8 @@ impl Sandbox {
     pub(super) fn group(&mut self, poller: &mut Poller, request: ToSandbox) -> Result<Vec<Unset>, Failure> {
         let failed = |step: &str| Failure { step: step.to_owned(), subject: Vec::new(), errno: 0 };
         self.asked.push_back(Asked::Group);
+        // A late answer to somebody who has given up.
+        self.grouped = None;
         if self.ask(request, Vec::new()).is_err() {
             self.asked.pop_back();
             return Err(failed("make a control group: the project's sandbox is gone"));
@@ -309,6 +311,12 @@ impl Sandbox {
         self.close(poller);
     }
 
+    /// Keeps an answer about a control group for who waits for it, who asked last: those before him have given up.
+    fn keep(&mut self, answer: Result<Vec<Unset>, Failure>) {
+        let is_last = !self.asked.iter().any(|asked| matches!(asked, Asked::Group));
+        self.grouped = is_last.then_some(answer);
+    }
+
     fn answer(&mut self, message: FromSandbox, fds: Vec<OwnedFd>) -> Result<Option<Told>> {
         let asked = self.asked.pop_front().ok_or_else(|| unexpected("answer"))?;
         match (message, asked) {
@@ -320,11 +328,11 @@ impl Sandbox {
             (FromSandbox::Dialed, Asked::Dial(dialer)) => Ok(Some(Told::Dialed(dialer, Ok(fds)))),
             (FromSandbox::DialFailed(failure), Asked::Dial(dialer)) => Ok(Some(Told::Dialed(dialer, Err(failure)))),
             (FromSandbox::Grouped { unset, .. }, Asked::Group) => {
-                self.grouped = Some(Ok(unset));
+                self.keep(Ok(unset));
                 Ok(None)
             }
             (FromSandbox::GroupFailed { failure, .. }, Asked::Group) => {
-                self.grouped = Some(Err(failure));
+                self.keep(Err(failure));
                 Ok(None)
             }
             _ => Err(unexpected("answer")),
