@@ -40,7 +40,8 @@ fn free_port() -> u16 {
 
 #[test]
 fn the_supervisor_has_given_up_what_it_needs_no_more() {
-    let (supervisor, forwarder) = (row("supervisor"), row("forwarder"));
+    let rows = [("ctst", row("supervisor")), ("forward", row("forwarder")), ("names", row("name server"))];
+    let rows = BTreeMap::from(rows);
     for caller in Caller::all().into_iter().chain(Caller::strict()) {
         let text = format!(
             r#"
@@ -63,9 +64,9 @@ EXPOSE {} -> web:8000
             let read = |name: &str| fs::read_to_string(thread.path().join(name)).expect("read of a thread");
             threads.insert(read("comm").trim().to_owned(), read("status"));
         }
-        assert_eq!(threads.keys().collect::<Vec<_>>(), ["ctst", "forward"]);
+        assert_eq!(threads.keys().collect::<Vec<_>>(), ["ctst", "forward", "names"]);
         for (name, status) in &threads {
-            let row = if name == "ctst" { &supervisor } else { &forwarder };
+            let row = &rows[name.as_str()];
             assert_eq!((row[2].as_str(), field(status, "NoNewPrivs")), ("yes", "1"), "{name} as {}", caller.name);
             // `supervisor`: one filter, of this name.
             assert_eq!((row[3].as_str(), field(status, "Seccomp")), ("supervisor", "2"), "{name} as {}", caller.name);
@@ -123,7 +124,7 @@ fn a_worker_has_given_up_what_it_needs_no_more() {
 
 /// What they ask the kernel for: landlock shows in no file.
 #[test]
-fn landlock_holds_the_supervisor_its_forwarder_and_workers() {
+fn landlock_holds_the_supervisor_its_threads_and_workers() {
     let caller = Caller::single();
     let text = format!(
         r#"
@@ -175,9 +176,10 @@ EXPOSE {} -> web:8000
         // Nothing is executed afterwards.
         assert!(!calls[filter..].iter().any(|call| call.starts_with("execve(")), "{calls:#?}");
     }
-    // The forwarder keeps no file: there is no rule.
-    let forwarders = pids(&|call| call.contains("PR_SET_NAME, \"forward\""));
-    assert_eq!(forwarders.len(), 1, "{trace}");
+    // The forwarder and the name server keep no file: there is no rule.
+    let forwarders =
+        pids(&|call| ["forward", "names"].iter().any(|name| call.contains(&format!("PR_SET_NAME, \"{name}\""))));
+    assert_eq!(forwarders.len(), 2, "{trace}");
     for pid in forwarders {
         let calls = of(pid);
         assert!(

@@ -24,7 +24,7 @@ use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
 use crate::failure::{Step, refusal};
 use crate::message::{crowded, is_crowded, send};
-use crate::network::{ETH0, sockets};
+use crate::network::{ETH0, hardware, sockets};
 use crate::policy::Policy;
 use crate::process::{Confines, Starting, Streams};
 use crate::project::limit_user_namespaces;
@@ -133,10 +133,7 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
     for (address, port) in plan.addresses.iter().zip(0u32..) {
         let (index, name) = (ETH0.saturating_add(port), format!("eth{port}"));
         links.add_address(index, address.ip, address.prefix).step("give an address to", &name)?;
-        // A component that is started again keeps its IP address. With another hardware address its neighbours would go
-        // on sending to the old one until their ARP entries expire, which takes a minute.
-        let [a, b, c, d] = address.ip;
-        links.up_as(index, [0x02, 0x42, a, b, c, d]).step("set the link up", &name)?;
+        links.up_as(index, hardware(address.ip)).step("set the link up", &name)?;
     }
     drop(links);
 

@@ -2,6 +2,7 @@
 //! born there.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 
 use containust_core::link::{LOOPBACK, Links};
@@ -38,30 +39,8 @@ pub(crate) struct Network {
 impl Network {
     /// Makes container `id`, whose pid 1 is `pid`, a port of each of these bridges.
     pub(crate) fn connect(&mut self, id: u32, pid: i32, wanted: &[Bridge]) -> Result<(), Failure> {
-        let links = match &mut self.links {
-            _ if wanted.is_empty() => return Ok(()),
-            Some(links) => links,
-            none => {
-                keep_apart()?;
-                let mut links = Links::open().step("open a netlink socket", "")?;
-                links.up(LOOPBACK).step("set the link up", "lo")?;
-                none.insert(links)
-            }
-        };
-        for (&Bridge { number, address }, port) in wanted.iter().zip(0u32..) {
-            let index = BRIDGES.saturating_add(number.into());
-            let bridge = format!("ctst{number}");
-            match self.bridges.get(&number) {
-                Some(known) if *known == address => {}
-                Some(_) => return Err(refusal("give another address to the bridge", bridge)),
-                None => {
-                    links.add_bridge(index, &bridge).step("create the bridge", &bridge)?;
-                    links
-                        .add_address(index, address.ip, address.prefix)
-                        .step("give an address to the bridge", &bridge)?;
-                    self.bridges.insert(number, address);
-                }
-            }
+        for (bridge, port) in wanted.iter().zip(0u32..) {
+            let (index, links) = self.bridge(bridge)?;
             let name = format!("veth{id}.{port}");
             // MAX_NETWORKS for each; the kernel refuses one that is too high.
             let own = id.saturating_mul(16).saturating_add(port).saturating_add(VETHS);
@@ -70,6 +49,50 @@ impl Network {
         }
         Ok(())
     }
+
+    /// Sockets for somebody outside to answer names on, at port 53 of the bridge: one of UDP, one of TCP.
+    pub(crate) fn listen(&mut self, bridge: &Bridge) -> Result<Vec<OwnedFd>, Failure> {
+        self.bridge(bridge)?;
+        let place = SocketAddrV4::new(bridge.address.ip.into(), 53);
+        let sockets = [SocketType::DGRAM, SocketType::STREAM].map(|kind| {
+            let socket = rustix::net::socket_with(AddressFamily::INET, kind, FLAGS, None).step("make a socket", "")?;
+            rustix::net::bind(&socket, &place).step("bind to a bridge", place.to_string())?;
+            if kind == SocketType::STREAM {
+                rustix::net::listen(&socket, 64).step("listen on a bridge", place.to_string())?;
+            }
+            Ok(socket)
+        });
+        sockets.into_iter().collect()
+    }
+
+    /// The index of the bridge, which is up.
+    fn bridge(&mut self, &Bridge { number, address }: &Bridge) -> Result<(u32, &mut Links), Failure> {
+        let links = match &mut self.links {
+            Some(links) => links,
+            none => {
+                keep_apart()?;
+                let mut links = Links::open().step("open a netlink socket", "")?;
+                links.up(LOOPBACK).step("set the link up", "lo")?;
+                none.insert(links)
+            }
+        };
+        let (index, name) = (BRIDGES.saturating_add(number.into()), format!("ctst{number}"));
+        match self.bridges.get(&number) {
+            Some(known) if *known == address => {}
+            Some(_) => return Err(refusal("give another address to the bridge", name)),
+            None => {
+                links.add_bridge(index, &name, hardware(address.ip)).step("create the bridge", &name)?;
+                links.add_address(index, address.ip, address.prefix).step("give an address to the bridge", &name)?;
+                self.bridges.insert(number, address);
+            }
+        }
+        Ok((index, links))
+    }
+}
+
+/// The hardware address of who has this IP address, now and whenever it is made anew: neighbours remember it for a minute.
+pub(crate) fn hardware([a, b, c, d]: [u8; 4]) -> [u8; 6] {
+    [0x02, 0x42, a, b, c, d]
 }
 
 fn keep_apart() -> Result<(), Failure> {
@@ -80,15 +103,16 @@ fn keep_apart() -> Result<(), Failure> {
     Ok(())
 }
 
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
 /// TCP sockets born in this process's network namespace, for somebody outside to connect.
 pub(crate) fn sockets(count: u8) -> Result<Vec<OwnedFd>, Failure> {
     if count == 0 || usize::from(count) > protocol::MAX_FDS {
         return Err(refusal("make none or too many sockets", ""));
     }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     (0..count)
         .map(|_| {
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).step("make a socket", "")
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, FLAGS, None).step("make a socket", "")
         })
         .collect()
 }

@@ -1,6 +1,7 @@
 //! S: pid 1 of a project, with no capability outside the project's user namespace. It forks containers, gives each its
 //! place on the bridge, and makes sockets; it reads no path, no name and no argument.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use containust_core::entry::Entered;
@@ -87,18 +88,12 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, policy: &Policy, place: Opt
                     Err(failure) => send(channel.as_fd(), &FromSandbox::LaunchFailed { id, failure }, &[]),
                 }
             }
-            (ToSandbox::Dial { count }, []) => match sockets(count) {
-                Ok(sockets) => {
-                    let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-                    match send(channel.as_fd(), &FromSandbox::Dialed, &fds) {
-                        Err(error) if is_crowded(&error) => {
-                            send(channel.as_fd(), &FromSandbox::DialFailed(crowded(&error)), &[])
-                        }
-                        sent => sent,
-                    }
-                }
-                Err(failure) => send(channel.as_fd(), &FromSandbox::DialFailed(failure), &[]),
-            },
+            (ToSandbox::Dial { count }, []) => {
+                hand_over(channel, sockets(count), &FromSandbox::Dialed, FromSandbox::DialFailed)
+            }
+            (ToSandbox::Listen { bridge }, []) => {
+                hand_over(channel, network.listen(&bridge), &FromSandbox::Listening, FromSandbox::ListenFailed)
+            }
             (
                 request @ (ToSandbox::Cgroup { id, .. }
                 | ToSandbox::Freeze { id }
@@ -126,6 +121,23 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, policy: &Policy, place: Opt
 
 fn no_groups() -> Failure {
     refusal("make a control group: the project has none of its own; start it anew: ctst stop, and ctst run", "")
+}
+
+/// Answers with sockets, or with why there are none.
+fn hand_over(
+    channel: &OwnedFd,
+    sockets: Result<Vec<OwnedFd>, Failure>,
+    made: &FromSandbox,
+    failed: fn(Failure) -> FromSandbox,
+) -> io::Result<()> {
+    let failure = match sockets {
+        Ok(sockets) => match send(channel.as_fd(), made, &sockets.iter().map(AsFd::as_fd).collect::<Vec<_>>()) {
+            Err(error) if is_crowded(&error) => crowded(&error),
+            sent => return sent,
+        },
+        Err(failure) => failure,
+    };
+    send(channel.as_fd(), &failed(failure), &[])
 }
 
 fn prepare(strict: bool) -> Result<(), Failure> {

@@ -124,7 +124,8 @@ fn anything_unexpected_ends_the_project() {
     let on = |networks| wire::encode(&ToSandbox::Launch { id: 1, networks, grouped: false, alone: None }).unwrap();
     let many = on((0..17).map(network).collect());
     let twice = on(vec![network(3), network(4), network(3)]);
-    let cases: [(&[u8], usize); 13] = [
+    let listen = wire::encode(&ToSandbox::Listen { bridge: network(1) }).unwrap();
+    let cases: [(&[u8], usize); 15] = [
         (&many, 1),
         (&twice, 1),
         (&group, 0),
@@ -135,6 +136,8 @@ fn anything_unexpected_ends_the_project() {
         (&grouped, 1),
         (&grouped, 3),
         (&dial, 1),
+        (&listen, 1),
+        (&[listen.as_slice(), &[0]].concat(), 0),
         (&[9, 0, 0, 0], 0),
         (&[dial.as_slice(), &[0]].concat(), 0),
         (&launch[..launch.len() - 1], 1),
@@ -199,6 +202,43 @@ fn a_container_has_as_many_links_as_networks() {
             other => panic!("{other:?}"),
         }
     }
+    serves(&mut project);
+}
+
+#[test]
+fn listen_makes_the_sockets_of_one_name_server() {
+    use rustix::net::{SocketType, getsockname, sockopt};
+    let mut project = Project::new();
+    let listen = |project: &Project| {
+        send(&project.channel, &ToSandbox::Listen { bridge: project.networks[0] }, &[]);
+        receive::<FromSandbox>(&project.channel).unwrap()
+    };
+    let (answer, fds) = listen(&project);
+    assert_eq!(answer, FromSandbox::Listening);
+    let kinds: Vec<_> = fds.iter().map(|fd| sockopt::socket_type(fd).unwrap()).collect();
+    assert_eq!(kinds, [SocketType::DGRAM, SocketType::STREAM]);
+    assert_eq!(fds.iter().map(|fd| sockopt::socket_acceptconn(fd).unwrap()).collect::<Vec<_>>(), [false, true]);
+    for fd in &fds {
+        let place = std::net::SocketAddrV4::try_from(getsockname(fd).unwrap()).unwrap();
+        let bridge = std::net::Ipv4Addr::from(project.networks[0].address.ip);
+        assert_eq!(place, std::net::SocketAddrV4::new(bridge, 53));
+        assert!(rustix::fs::fcntl_getfl(fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+    }
+    // A second one has no place, and the first is no worse for it.
+    let (answer, none) = listen(&project);
+    assert!(matches!(&answer, FromSandbox::ListenFailed(failure) if failure.errno == 98), "{answer:?}");
+    assert!(none.is_empty());
+    drop(fds);
+    assert_eq!(listen(&project).0, FromSandbox::Listening);
+    // The bridge has been made; one with another address is none.
+    let mut bridge = project.networks[0];
+    bridge.address.ip[3] = 7;
+    send(&project.channel, &ToSandbox::Listen { bridge }, &[]);
+    let (answer, _) = receive::<FromSandbox>(&project.channel).unwrap();
+    assert!(
+        matches!(&answer, FromSandbox::ListenFailed(failure) if failure.step.contains("another address")),
+        "{answer:?}"
+    );
     serves(&mut project);
 }
 

@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -219,6 +219,11 @@ pub enum ToSandbox {
         /// How many, 1 to [`MAX_FDS`].
         count: u8,
     },
+    /// LISTEN: make the sockets of a name server at port 53 of a bridge's address, for the supervisor. No descriptors.
+    Listen {
+        /// Which, as in `Launch`.
+        bridge: Bridge,
+    },
     /// CGROUP, in strict mode alone, as all that follows: make a control group for the container with this id and set its
     /// limits, or set them anew where it has one. No descriptors.
     Cgroup {
@@ -272,6 +277,10 @@ pub enum FromSandbox {
     Dialed,
     /// The sockets could not be created.
     DialFailed(Failure),
+    /// Two descriptors: a UDP socket, and a TCP socket that listens. Both are non-blocking.
+    Listening,
+    /// They could not be made.
+    ListenFailed(Failure),
     /// CGROUP, FREEZE, THAW or GC was done, but for these limits.
     Grouped {
         /// From the request.

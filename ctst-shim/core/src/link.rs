@@ -68,12 +68,14 @@ impl Links {
         self.request(&mut message)
     }
 
-    /// Creates a bridge that is up.
+    /// Creates a bridge that is up, with a hardware address (Ethernet) of its own: by itself it would have the lowest of its ports',
+    /// and another whenever ports come and go, while its neighbours go on sending to the old one.
     ///
     /// # Errors
     /// EOPNOTSUPP where the kernel has no bridge module, EEXIST, and others.
-    pub fn add_bridge(&mut self, index: u32, name: &str) -> io::Result<()> {
+    pub fn add_bridge(&mut self, index: u32, name: &str, hardware: [u8; 6]) -> io::Result<()> {
         let mut message = Message::link(REQUEST_ACK | CREATE_EXCL, index);
+        message.attribute(IFLA_ADDRESS, &hardware);
         message.string(IFLA_IFNAME, name);
         message.nest(IFLA_LINKINFO, |info| info.string(IFLA_INFO_KIND, "bridge"));
         self.request(&mut message)

@@ -303,10 +303,11 @@ impl ContainerSpec {
         let invalid = |problem| Error::Invalid { component: self.name.clone(), problem };
         // Each with what covers parts of it, which must not end up below or above anything else.
         let mut mounts: Vec<Vec<Mount>> = Vec::new();
-        for (file, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname")] {
+        for file in ["hosts", "hostname", "resolv.conf"] {
+            let target = &format!("/etc/{file}");
             if !self.mounts_at(target) {
                 let source = open(&dir.join(file))?;
-                mounts.push(vec![Mount::Bind { source, target: target.into(), readonly: true }]);
+                mounts.push(vec![Mount::Bind { source, target: target.clone().into(), readonly: true }]);
             }
         }
         for (target, mode) in WRITABLE {
@@ -543,7 +544,7 @@ mod tests {
         for name in ["upper", "work", "data"] {
             std::fs::create_dir(dir.join(name)).unwrap();
         }
-        for name in ["hosts", "hostname"] {
+        for name in ["hosts", "hostname", "resolv.conf"] {
             std::fs::write(dir.join(name), "").unwrap();
         }
         let data = dir.join("data").to_str().unwrap().to_owned();
@@ -556,8 +557,21 @@ mod tests {
         );
         let (plan, held) = spec.plan(&dir, true, Vec::new(), None, &Places::default(), &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
-        assert_eq!(targets, ["/run", "/srv", "/tmp/", "/etc", "/etc/hosts", "/etc/hostname", "/var/tmp", "/srv/a/b"]);
-        assert_eq!(held.len(), 7);
+        assert_eq!(
+            targets,
+            [
+                "/run",
+                "/srv",
+                "/tmp/",
+                "/etc",
+                "/etc/hosts",
+                "/etc/hostname",
+                "/etc/resolv.conf",
+                "/var/tmp",
+                "/srv/a/b"
+            ]
+        );
+        assert_eq!(held.len(), 8);
         std::fs::remove_dir(dir.join("data")).unwrap();
         assert!(
             matches!(spec.plan(&dir, true, Vec::new(), None, &Places::default(), &Values::default()), Err(Error::Source { path, .. }) if path == dir.join("data"))
@@ -583,7 +597,7 @@ mod tests {
         for name in ["upper", "work", "p/.containust/containers", "p/other"] {
             std::fs::create_dir_all(dir.join(name)).unwrap();
         }
-        for name in ["hosts", "hostname"] {
+        for name in ["hosts", "hostname", "resolv.conf"] {
             std::fs::write(dir.join(name), "").unwrap();
         }
         let private = [dir.join("p/.containust")];
@@ -593,7 +607,10 @@ mod tests {
             spec.plan(&dir, true, Vec::new(), None, &Places::new(private.to_vec()), &Values::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|m| String::from_utf8_lossy(target(m)).into_owned()).collect();
         // Right after its mount: what the author mounts above it is none of its business.
-        assert_eq!(targets, ["/all/", "/all/p/.containust", "/etc/hosts", "/etc/hostname", "/all/p"]);
+        assert_eq!(
+            targets,
+            ["/all/", "/all/p/.containust", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/all/p"]
+        );
         assert!(matches!(plan.mounts[1], Mount::Tmpfs { mode: 0, .. }));
         for inside in ["p/.containust", "p/.containust/containers"] {
             let path = dir.join(inside).to_str().unwrap().to_owned();

@@ -1,14 +1,16 @@
 //! Runs inside test containers. `report` says as JSON what the process is and what the kernel answers when it tries to
-//! get out; `serve PORT` answers HTTP; `reach ADDRESS [INTERFACE]` connects, over that interface whatever the routes say; `lease FILE` makes whoever opens it for writing wait; `calls` makes system
+//! get out; `serve PORT` answers HTTP; `reach ADDRESS [INTERFACE]` connects, over that interface whatever the routes say; `dns`,
+//! `look-up` and `flood` talk to a name server; `lease FILE` makes whoever opens it for writing wait; `calls` makes system
 //! calls, and `i386` one by that processor's table; `hold` waits without an end.
 #![deny(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use containust_tests::probe::{Mount, Report};
 use rustix::io::Errno;
@@ -23,6 +25,11 @@ fn main() {
         Some("serve") => serve(args[2].parse().expect("serve takes a port")),
         Some("reach") => reach(args[2].parse().expect("reach takes an address with a port"), args.get(3)),
         Some("lease") => lease(&args[2]),
+        Some("dns") => dns(&args[2], &args[3], &args[4..]),
+        Some("look-up") => {
+            look_up(&args[2], &args[3], args[4].parse().expect("a number"), args[5].parse().expect("a number"))
+        }
+        Some("flood") => flood(&args[2], args[3].parse().expect("flood takes seconds")),
         Some("calls") => calls(&args[2..]),
         #[cfg(target_arch = "x86_64")]
         Some("i386") => i386(),
@@ -31,7 +38,8 @@ fn main() {
         },
         other => {
             eprintln!(
-                "ctst-probe: report, serve PORT, reach ADDRESS [INTERFACE], lease FILE, calls NUMBER[:ARGUMENT…]…, i386 or hold, not {other:?}"
+                "ctst-probe: report, serve PORT, reach ADDRESS [INTERFACE], dns SERVER udp|tcp HEX…, look-up SERVER HEX COUNT THREADS, flood SERVER \
+                 SECONDS, lease FILE, calls NUMBER[:ARGUMENT…]…, i386 or hold, not {other:?}"
             );
             std::process::exit(64);
         }
@@ -378,6 +386,90 @@ fn reach(address: std::net::SocketAddr, interface: Option<&String>) {
         Err(Errno::CONNREFUSED) => println!("refused"),
         Err(error) => println!("silent: {error}"),
     }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(hex.get(at..at + 2).unwrap_or("x"), 16).expect("hexadecimal digits");
+    (0..hex.len()).step_by(2).map(digit).collect()
+}
+
+/// Sends each message as it is, and prints what comes back within three seconds: hexadecimal, `none`, or `closed`.
+fn dns(server: &str, how: &str, messages: &[String]) {
+    let print = |result: std::io::Result<Vec<u8>>| match result {
+        Ok(bytes) => println!("{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => println!("none"),
+        Err(_) => println!("closed"),
+    };
+    let patience = Some(Duration::from_secs(3));
+    for message in messages {
+        if how == "udp" {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("make a socket");
+            socket.set_read_timeout(patience).expect("set a limit");
+            socket.send_to(&bytes(message), (server, 53)).expect("send");
+            let mut answer = vec![0; 65536];
+            print(socket.recv(&mut answer).map(|length| answer[..length].to_vec()));
+        } else {
+            let mut stream = TcpStream::connect((server, 53)).expect("connect");
+            stream.set_read_timeout(patience).expect("set a limit");
+            let mut length = [0; 2];
+            // Whoever hangs up in the middle resets what is still written.
+            print(stream.write_all(&bytes(message)).and_then(|()| stream.read_exact(&mut length)).and_then(|()| {
+                let mut answer = vec![0; u16::from_be_bytes(length).into()];
+                stream.read_exact(&mut answer).map(|()| answer)
+            }));
+        }
+    }
+}
+
+/// Asks the same so many times on so many threads, each question once. Prints how many got an answer that has one, and the
+/// milliseconds that it took.
+fn look_up(server: &str, question: &str, count: usize, threads: usize) {
+    let (question, start) = (bytes(question), std::time::Instant::now());
+    let ask = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("make a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("set a limit");
+        socket.connect((server, 53)).expect("connect");
+        let mut answer = [0; 512];
+        let mut good = 0;
+        for number in 0..count / threads {
+            let mut question = question.clone();
+            question[..2].copy_from_slice(&[(number >> 8) as u8, number as u8]);
+            socket.send(&question).expect("send");
+            let answered = socket.recv(&mut answer).is_ok();
+            good += usize::from(answered && answer[..2] == question[..2] && answer[3] & 0xf == 0 && answer[7] > 0);
+        }
+        good
+    };
+    let good: usize = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..threads).map(|_| scope.spawn(ask)).collect();
+        all.into_iter().map(|thread| thread.join().expect("a thread that asks")).sum()
+    });
+    println!("{good} {}", start.elapsed().as_millis());
+}
+
+/// Sends to a name server what it can, reads no answer, and opens connections that it leaves.
+fn flood(server: &str, seconds: u64) {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("make a socket");
+    socket.connect((server, 53)).expect("connect");
+    let (end, mut state, mut sent) = (std::time::Instant::now() + Duration::from_secs(seconds), 1u64, 0u64);
+    let mut open = Vec::new();
+    let query = b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01";
+    while std::time::Instant::now() < end {
+        for length in 0..512usize {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let junk: Vec<u8> = (0..length).map(|n| (state >> (n % 57)) as u8 ^ n as u8).collect();
+            // What the kernel takes no more of is lost, as the rest may be.
+            sent += u64::from(socket.send(if length % 2 == 0 { query } else { &junk }).is_ok());
+        }
+        if let Ok(mut stream) = TcpStream::connect((server, 53)) {
+            drop(stream.write_all(&[0]));
+            open.push(stream);
+        }
+        if open.len() > 500 {
+            open.clear();
+        }
+    }
+    println!("{sent}");
 }
 
 /// HTTP enough for probes and clients: `/` answers with the request's body or `hello`, `/fail` with 500.

@@ -1,7 +1,10 @@
 //! Giving up rights that a process of ctst's own has no use for: of `plan` and `check` before they look at anything, of a
-//! worker before it reads a byte, of a supervisor and its forwarder once the sandbox stands. ctst-shim/README.md has the table.
+//! worker before it reads a byte, of a supervisor and its threads once the sandbox stands. ctst-shim/README.md has the table.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
 
 use containust_policy::seccomp::{self, HOST, Own};
 use landlock::{
@@ -153,12 +156,27 @@ fn keep(files: &Files, init: Option<u32>) -> Result<Option<&'static str>> {
         .then_some("this kernel has no landlock, or one before Linux 5.19: the supervisor keeps its user's files"))
 }
 
-/// What the thread that forwards ports gives up when it starts: every file, and every way but the sockets it is given. The rest
-/// is the process's.
+/// Starts a thread of the supervisor's that works on sockets it is given, and has given up every file before it begins, and every
+/// way but those. The rest is the process's.
 ///
 /// # Errors
-/// [`Error::Confine`] where the kernel refuses.
-pub(crate) fn forwarder() -> Result<()> {
+/// Those of creating a thread, and where the kernel refuses.
+pub(crate) fn on_sockets(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let (ready, confined) = channel();
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let held = sockets_only();
+        let goes_on = held.is_ok();
+        // Whoever started it waits.
+        ready.send(held).ok();
+        if goes_on {
+            work();
+        }
+    })?;
+    confined.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
+    Ok(thread)
+}
+
+fn sockets_only() -> Result<()> {
     capable(CapabilitySet::empty())?;
     rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Error::Confine { problem: format!("set no_new_privs: {errno}") })?;
@@ -218,7 +236,7 @@ mod tests {
                 // Its descriptor, as those of mounts, gives nothing but itself.
                 rustix::fs::open(other.join("file"), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
             }
-            forwarder().unwrap();
+            sockets_only().unwrap();
             if held {
                 assert!(denied(fs::read(state.join("file")).map(drop)));
                 assert!(denied(fs::read("/proc/self/stat").map(drop)));

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::spec::{ContainerSpec, ROOT};
 
@@ -13,8 +13,11 @@ const MAX_ENTRIES: usize = 10_000;
 /// and in its layer is anything but folders and the empty files that were made to mount on. What cannot be looked into counts as data, and so does
 /// everything of a container whose record cannot be read (`spec` is none), except empty files.
 pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
-    let mut places: HashSet<PathBuf> = ["etc/hosts", "etc/hostname"].map(PathBuf::from).into();
+    let mut places: HashSet<PathBuf> = ["etc/hosts", "etc/hostname", "etc/resolv.conf"].map(PathBuf::from).into();
     if let Some(spec) = spec {
+        // Where an image has a link to what systemd-resolved would write, the mount is on what that leads to.
+        let links = spec.layers.iter().filter_map(|layer| std::fs::read_link(layer.join("etc/resolv.conf")).ok());
+        places.extend(links.map(|to| within(Path::new("etc"), &to)));
         // What an image has where its volumes are is copied into them, and cannot be told from what was written.
         if spec.kept_in(dir).iter().any(|(place, _)| place.symlink_metadata().is_ok()) {
             return true;
@@ -60,6 +63,19 @@ pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
     false
 }
 
+/// Where a link in `folder` leads that says `to`, as the container sees it.
+fn within(folder: &Path, to: &Path) -> PathBuf {
+    let mut place = if to.is_absolute() { PathBuf::new() } else { folder.to_owned() };
+    for part in to.components() {
+        match part {
+            Component::Normal(name) => place.push(name),
+            Component::ParentDir => drop(place.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    place
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +92,13 @@ mod tests {
         std::fs::create_dir_all(upper.join("run/empty")).unwrap();
         std::fs::write(upper.join("etc/hosts"), "").unwrap();
         assert!(!holds_data(dir.path(), Some(&writable)) && !holds_data(dir.path(), None));
+        writable.layers = vec![dir.path().join("layer")];
+        std::fs::create_dir_all(dir.path().join("layer/etc")).unwrap();
+        let stub = "../run/systemd/resolve/stub-resolv.conf";
+        std::os::unix::fs::symlink(stub, dir.path().join("layer/etc/resolv.conf")).unwrap();
+        std::fs::create_dir_all(upper.join("run/systemd/resolve")).unwrap();
+        std::fs::write(upper.join(&stub[3..]), "").unwrap();
+        assert!(!holds_data(dir.path(), Some(&writable)));
         std::fs::write(upper.join("run/flag"), "").unwrap();
         assert!(holds_data(dir.path(), Some(&writable)));
         assert!(!holds_data(dir.path(), None) && !holds_data(dir.path(), Some(&spec("web"))));

@@ -341,7 +341,6 @@ impl Supervisor {
         let old = old.map(|old| old.places).unwrap_or_default();
         let places = self.networks.take(cid, &attachments, &old);
         container.places = places.as_ref().cloned().unwrap_or_default();
-        self.hosts.clear();
         self.containers.insert(cid, container);
         self.dirty = true;
         if anew {
@@ -582,7 +581,7 @@ impl Supervisor {
         if let Some(container) = self.containers.remove(&cid) {
             self.names.remove(container.name());
             self.networks.release(cid, &container.places);
-            self.hosts.clear();
+            self.tell_names(cid);
         }
     }
 

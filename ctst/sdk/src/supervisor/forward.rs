@@ -79,17 +79,7 @@ impl Forwarder {
         let needs = Arc::new(Needs { count: AtomicUsize::new(0), event });
         let (commands, receiver) = channel();
         let state = State::new(poll, receiver, Arc::clone(&needs));
-        let (ready, confined) = channel();
-        let thread = std::thread::Builder::new().name("forward".into()).spawn(move || {
-            let held = confine::forwarder();
-            let goes_on = held.is_ok();
-            // Whoever started it waits.
-            ready.send(held).ok();
-            if goes_on {
-                state.run();
-            }
-        })?;
-        confined.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
+        let thread = confine::on_sockets("forward", move || state.run())?;
         Ok(Self { commands, waker, needs, thread: Some(thread) })
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
@@ -9,7 +10,6 @@ use std::time::Instant;
 
 use containust_lang::model::{Restart, When};
 use containust_shared::exit;
-use containust_shared::names::host_name;
 use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, ToContainer};
 use mio::Token;
 use rustix::fs::OFlags;
@@ -17,7 +17,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Exec, GRACE, Live, Stop, Then};
-use super::network::Neighbour;
 use super::poller::{Cid, Source, Timer};
 use super::volume::Provided;
 use super::{Supervisor, limits, network, say};
@@ -196,11 +195,15 @@ impl Supervisor {
         if self.ids.has_overlay() {
             prepare(&container.dir, &self.ids)?;
         }
-        write_in_place(&container.dir.join("hostname"), &format!("{}\n", container.record.spec.hostname))?;
-        self.write_hosts(cid)?;
-
-        let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
         let spec = &container.record.spec;
+        let ips: Vec<Ipv4Addr> = container.places.iter().map(|place| place.ip).collect();
+        for (file, text) in [
+            ("hostname", format!("{}\n", spec.hostname)),
+            ("hosts", network::hosts(&ips, &spec.name, &spec.hostname, &spec.hosts)),
+            ("resolv.conf", network::resolv_conf(&bridges)),
+        ] {
+            write_in_place(&container.dir.join(file), &text)?;
+        }
         if let [name, ..] = container.secrets.missing(spec.secret_names())[..] {
             let problem = format!("start it: its secret {name} is not known here; bring it up again: ctst run -d");
             return Err(Error::Invalid { component: spec.name.clone(), problem });
@@ -237,6 +240,8 @@ impl Supervisor {
             .during(|| format!("open the log in {}", container.dir.display()))?;
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
+        self.listen_names(&bridges)?;
+        let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
         self.sandbox.launch(id, bridges, container.alone, theirs, (grouped, entry))?;
 
         let what = || "watch a container".to_owned();
@@ -267,44 +272,6 @@ impl Supervisor {
         record.group = container.live.as_ref().and_then(|live| Some(live.group.as_ref()?.dir().to_owned()));
         self.save(cid);
         self.watch_group(cid)
-    }
-
-    /// Writes the hosts file of `cid`; where names came or went, those of all that run too. In place, because it is the
-    /// inode that is mounted.
-    fn write_hosts(&mut self, cid: Cid) -> Result<()> {
-        let changed = self.hosts.is_empty();
-        let neighbours = || {
-            self.containers.values().map(|container| {
-                let spec = &container.record.spec;
-                Neighbour {
-                    places: &container.places,
-                    attachments: spec.network.attachments(),
-                    name: &spec.name,
-                    hostname: &spec.hostname,
-                    group: spec.replica.as_ref().map(|replica| host_name(&replica.of)),
-                }
-            })
-        };
-        for (id, container) in &self.containers {
-            if *id != cid && !(changed && container.live.is_some() && !container.places.is_empty()) {
-                continue;
-            }
-            let spec = &container.record.spec;
-            let networks: Vec<u8> = container.places.iter().map(|place| place.number).collect();
-            let names = match networks.is_empty() {
-                true => network::lonely_hosts(&spec.hostname),
-                false => {
-                    let shared = self.hosts.entry(networks).or_insert_with_key(|on| network::hosts(on, neighbours()));
-                    shared.clone()
-                }
-            };
-            match write_in_place(&container.dir.join("hosts"), &(names + &network::more_hosts(&spec.hosts))) {
-                // Its own doing, and its own loss: it knows fewer names.
-                Err(error) if *id != cid => say(&format!("{error}")),
-                written => written?,
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn on_launched(&mut self, id: u32, pidfd: OwnedFd) {
@@ -757,6 +724,8 @@ impl Supervisor {
 
     /// Writes a container's record. Failing to is not a reason to stop anything: `ps` asks who lives.
     pub(super) fn save(&mut self, cid: Cid) {
+        // Whatever is to be known of it goes through here.
+        self.tell_names(cid);
         if self.lost {
             return;
         }

@@ -10,12 +10,14 @@ mod forward;
 mod health;
 mod life;
 mod limits;
+mod names;
 mod network;
 mod poller;
 mod probe;
 mod retire;
 mod sandbox;
 mod volume;
+mod zone;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, Metadata};
@@ -36,6 +38,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use self::clients::Client;
 use self::container::Container;
 use self::forward::Forwarder;
+use self::names::Names;
 use self::network::Networks;
 use self::poller::{Cid, News, Poller, Source, Timer};
 use self::retire::{Removed, Worker};
@@ -160,7 +163,7 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         own,
         ids,
         networks,
-        hosts: HashMap::new(),
+        name_server: Names::default(),
         sandbox,
         signals,
         listener: Some((listener, listening, socket)),
@@ -324,8 +327,7 @@ struct Supervisor {
     own: Incarnation,
     ids: Ids,
     networks: Networks,
-    /// /etc/hosts of the containers that are on these networks, until a name comes or goes.
-    hosts: HashMap<Vec<u8>, String>,
+    name_server: Names,
     sandbox: Sandbox,
     signals: SignalFd,
     listener: Option<(UnixListener, Token, PathBuf)>,
@@ -488,6 +490,7 @@ impl Supervisor {
                 Told::Launched(id, pidfd) => self.on_launched(id, pidfd),
                 Told::LaunchFailed(id, failure) => self.on_launch_failed(id, &failure),
                 Told::Dialed(dialer, sockets) => self.on_dialed(dialer, sockets),
+                Told::Listening(network, sockets) => self.on_listening(network, sockets),
             }
         }
         if let Err(error) = result {

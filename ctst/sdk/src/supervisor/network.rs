@@ -1,7 +1,6 @@
 //! The project's networks, and who has which address on them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use containust_lang::model::{Attachment, BRIDGE, Subnet};
@@ -215,48 +214,24 @@ pub(super) fn apart() -> Vec<Sysctl> {
     settings.map(|(name, value)| Sysctl { name: name.into(), value: value.into() }).collect()
 }
 
-/// Who can be found on a network, and by which names.
-pub(super) struct Neighbour<'a> {
-    pub(super) places: &'a [Place],
-    /// Of each place.
-    pub(super) attachments: Vec<Attachment>,
-    pub(super) name: &'a str,
-    pub(super) hostname: &'a str,
-    /// The host name that it shares with other replicas.
-    pub(super) group: Option<String>,
+/// `/etc/hosts` of a container with these addresses: itself, and what its component adds. Of others the name server knows, which
+/// this could not say without growing stale.
+pub(super) fn hosts(ips: &[Ipv4Addr], name: &str, hostname: &str, more: &[(String, IpAddr)]) -> String {
+    let name = if name == hostname { String::new() } else { format!(" {name}") };
+    let alone = [Ipv4Addr::new(127, 0, 1, 1)];
+    let own = if ips.is_empty() { &alone[..] } else { ips };
+    let own: String = own.iter().map(|ip| format!("{ip} {hostname}{name}\n")).collect();
+    let more: String = more.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect();
+    format!("127.0.0.1 localhost\n::1 localhost\n{own}{more}")
 }
 
-/// `/etc/hosts` of a container on these networks: everybody who is on one of them, by the first that both are on.
-pub(super) fn hosts<'a>(networks: &[u8], all: impl Iterator<Item = Neighbour<'a>>) -> String {
-    let mut text = LOCAL.to_owned();
-    for Neighbour { places, attachments, name, hostname, group } in all {
-        let common = |number: &u8| places.iter().zip(&attachments).find(|(place, _)| place.number == *number);
-        let Some((Place { ip, .. }, _)) = networks.iter().find_map(common) else { continue };
-        let mut names = vec![name];
-        names.extend((name != hostname).then_some(hostname));
-        names.extend(group.as_deref());
-        let of_common = networks.iter().filter_map(common).flat_map(|(_, attachment)| &attachment.aliases);
-        for alias in of_common {
-            if !names.contains(&alias.as_str()) {
-                names.push(alias);
-            }
-        }
-        // Writing into a String cannot fail.
-        writeln!(text, "{ip} {}", names.join(" ")).ok();
+/// `/etc/resolv.conf` of a container on these bridges, each of which tells of all of them: as many as resolvers ask
+/// (resolv.conf(5)). Without any there is nobody to ask, and what the image has there is of another network.
+pub(super) fn resolv_conf(bridges: &[Bridge]) -> String {
+    if bridges.is_empty() {
+        return "# no network, no name server\n".to_owned();
     }
-    text
-}
-
-const LOCAL: &str = "127.0.0.1 localhost\n::1 localhost\n";
-
-/// The same of one that is on no network.
-pub(super) fn lonely_hosts(own: &str) -> String {
-    format!("{LOCAL}127.0.1.1 {own}\n")
-}
-
-/// What a component adds to it.
-pub(super) fn more_hosts(hosts: &[(String, IpAddr)]) -> String {
-    hosts.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect()
+    bridges.iter().take(3).map(|bridge| format!("nameserver {}\n", Ipv4Addr::from(bridge.address.ip))).collect()
 }
 
 #[cfg(test)]
@@ -348,38 +323,14 @@ mod tests {
     }
 
     #[test]
-    fn writes_hosts() {
-        let place = |number, last| Place { number, ip: Ipv4Addr::new(10, 89, number, last) };
-        let (front, back, both) = ([place(0, 2)], [place(1, 2)], [place(0, 3), place(1, 3)]);
-        let named = |network: &str, aliases: &[&str]| Attachment {
-            aliases: aliases.iter().map(|&alias| alias.to_owned()).collect(),
-            ..Attachment::new(network)
-        };
-        let all = || {
-            let neighbour = |places, attachments, name, hostname, group: Option<&str>| Neighbour {
-                places,
-                attachments,
-                name,
-                hostname,
-                group: group.map(str::to_owned),
-            };
-            [
-                neighbour(&front[..], vec![named("front", &[])], "web", "web", None),
-                neighbour(&back[..], vec![named("back", &["store"])], "my_db", "my-db", None),
-                neighbour(
-                    &both[..],
-                    vec![named("front", &["api"]), named("back", &["app"])],
-                    "a_b-1",
-                    "a-b-1",
-                    Some("a-b"),
-                ),
-            ]
-            .into_iter()
-        };
-        let hosts = |networks: &[u8]| hosts(networks, all()).strip_prefix(LOCAL).unwrap().to_owned();
-        assert_eq!(hosts(&[0]), "10.89.0.2 web\n10.89.0.3 a_b-1 a-b-1 a-b api\n");
-        assert_eq!(hosts(&[1]), "10.89.1.2 my_db my-db store\n10.89.1.3 a_b-1 a-b-1 a-b app\n");
-        assert_eq!(hosts(&[1, 0]), "10.89.0.2 web\n10.89.1.2 my_db my-db store\n10.89.1.3 a_b-1 a-b-1 a-b app api\n");
-        assert!(lonely_hosts("x").ends_with("127.0.1.1 x\n"));
+    fn writes_what_resolvers_read() {
+        let (ip, more) = (Ipv4Addr::new(10, 89, 0, 2), [("six".to_owned(), "2001:db8::1".parse().unwrap())]);
+        let text = hosts(&[ip], "my_db", "my-db", &more);
+        assert_eq!(text, "127.0.0.1 localhost\n::1 localhost\n10.89.0.2 my-db my_db\n2001:db8::1 six\n");
+        assert!(hosts(&[], "x", "x", &[]).ends_with("\n127.0.1.1 x\n"));
+        let bridge = |number| Bridge { number, address: Address { ip: [10, 89, number, 1], prefix: 24 } };
+        let many: Vec<Bridge> = (0..5).map(bridge).collect();
+        assert_eq!(resolv_conf(&many[..1]), "nameserver 10.89.0.1\n");
+        assert!(resolv_conf(&many).lines().count() == 3 && !resolv_conf(&[]).contains("nameserver "));
     }
 }

@@ -40,6 +40,8 @@ pub(super) enum Told {
     Launched(u32, OwnedFd),
     LaunchFailed(u32, Failure),
     Dialed(Dialer, Result<Vec<OwnedFd>, Failure>),
+    /// Sockets of a network's name server.
+    Listening(u8, Result<Vec<OwnedFd>, Failure>),
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ enum Asked {
     Dial(Dialer),
     /// A request about a control group, whose asker waits.
     Group,
+    Listen(u8),
 }
 
 /// A program that ends by itself: P, newuidmap, newgidmap.
@@ -176,6 +179,11 @@ impl Sandbox {
         let count = u8::try_from(count.clamp(1, MAX_FDS)).unwrap_or(1);
         self.asked.push_back(Asked::Dial(dialer));
         self.ask(ToSandbox::Dial { count }, Vec::new())
+    }
+
+    pub(super) fn listen(&mut self, bridge: Bridge) -> Result<()> {
+        self.asked.push_back(Asked::Listen(bridge.number));
+        self.ask(ToSandbox::Listen { bridge }, Vec::new())
     }
 
     fn ask(&mut self, request: ToSandbox, fds: Vec<OwnedFd>) -> Result<()> {
@@ -334,6 +342,10 @@ impl Sandbox {
             (FromSandbox::GroupFailed { failure, .. }, Asked::Group) => {
                 self.keep(Err(failure));
                 Ok(None)
+            }
+            (FromSandbox::Listening, Asked::Listen(network)) => Ok(Some(Told::Listening(network, Ok(fds)))),
+            (FromSandbox::ListenFailed(failure), Asked::Listen(network)) => {
+                Ok(Some(Told::Listening(network, Err(failure))))
             }
             _ => Err(unexpected("answer")),
         }

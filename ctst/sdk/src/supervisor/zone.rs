@@ -1,0 +1,459 @@
+//! What the project's name server knows, and its answers: from bytes to bytes, without input or output.
+//!
+//! It is the only authority that the networks have, so that what it does not know does not exist. Of a message that a container
+//! sent only the question is parsed; what follows it (EDNS, mostly) asks for nothing that there is.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use simple_dns::rdata::{A, AAAA, PTR, RData};
+use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, RCODE, ResourceRecord};
+
+use super::poller::Cid;
+
+/// Most of an answer by UDP to who said nothing of more (RFC 1035, 2.3.4).
+pub(super) const UDP_LIMIT: usize = 512;
+/// Of a message (RFC 1035, 4.1.1), before its question.
+const HEADER: usize = 12;
+/// Type and class of a question.
+const KIND: usize = 4;
+/// An answer whose name is a pointer to that of the question, without its data.
+const RECORD: usize = 12;
+/// Nobody keeps an answer: a name is right at the moment in which it is asked for.
+const TTL: u32 = 0;
+
+const TYPE_A: u16 = 1;
+const TYPE_PTR: u16 = 12;
+const TYPE_AAAA: u16 = 28;
+const ANY: u16 = 255;
+
+/// A container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Member {
+    /// Its host name, for who has the address only.
+    pub(super) host: String,
+    /// Its networks, in its own order.
+    pub(super) on: Vec<On>,
+    /// Of those with one name, those that do not run are told only where none does.
+    pub(super) running: bool,
+    /// Further names that it alone sees.
+    pub(super) hosts: Vec<(String, IpAddr)>,
+}
+
+/// What it has on one network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct On {
+    /// The network's number.
+    pub(super) network: u8,
+    pub(super) ip: Ipv4Addr,
+    /// All by which it is found there, in lower case. Several members may have the same.
+    pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Zone {
+    members: HashMap<Cid, Member>,
+    names: HashMap<Vec<u8>, BTreeSet<Cid>>,
+    addresses: HashMap<(u8, Ipv4Addr), Cid>,
+    /// Counts answers: who is named first is next in turn.
+    turn: usize,
+}
+
+impl Zone {
+    /// Says who the container is from now on; none: it is not there.
+    pub(super) fn set(&mut self, cid: Cid, member: Option<Member>) {
+        if self.members.get(&cid) == member.as_ref() {
+            return;
+        }
+        for On { network, ip, names } in self.members.remove(&cid).into_iter().flat_map(|old| old.on) {
+            if self.addresses.get(&(network, ip)) == Some(&cid) {
+                self.addresses.remove(&(network, ip));
+            }
+            for name in names {
+                if let Some(cids) = self.names.get_mut(name.as_bytes()) {
+                    cids.remove(&cid);
+                    if cids.is_empty() {
+                        self.names.remove(name.as_bytes());
+                    }
+                }
+            }
+        }
+        if let Some(member) = member {
+            for On { network, ip, names } in &member.on {
+                self.addresses.insert((*network, *ip), cid);
+                for name in names {
+                    self.names.entry(name.clone().into_bytes()).or_default().insert(cid);
+                }
+            }
+            self.members.insert(cid, member);
+        }
+    }
+
+    fn at(&self, network: u8, ip: Ipv4Addr) -> Option<&Member> {
+        self.members.get(self.addresses.get(&(network, ip))?)
+    }
+
+    /// The answer, at most `limit` bytes long, to a message from this address on this network. None: to what is no question nothing is said, so
+    /// that no two servers ever talk to each other. Of the message nothing is left.
+    pub(super) fn answer(&mut self, message: &mut [u8], from: (u8, Ipv4Addr), limit: usize) -> Option<Vec<u8>> {
+        let [a, b, flags, _, many, one, ..] = *message.get(..HEADER)? else { return None };
+        if flags & 0x80 != 0 {
+            return None;
+        }
+        let mut reply = Packet::new_reply(u16::from_be_bytes([a, b]));
+        *reply.opcode_mut() = OPCODE::from(u16::from(flags >> 3 & 0xf));
+        reply.set_flags(PacketFlag::AUTHORITATIVE_ANSWER | PacketFlag::RECURSION_AVAILABLE);
+        if flags & 1 != 0 {
+            reply.set_flags(PacketFlag::RECURSION_DESIRED);
+        }
+        let mut refuse = |why| {
+            *reply.rcode_mut() = why;
+            reply.build_bytes_vec().ok()
+        };
+        if flags >> 3 & 0xf != 0 {
+            return refuse(RCODE::NotImplemented);
+        }
+        let (Some(end), [0, 1]) = (name_end(message), [many, one]) else { return refuse(RCODE::FormatError) };
+        let Some([t0, t1, c0, c1]) = message.get(end..end + KIND).and_then(|kind| kind.first_chunk().copied()) else {
+            return refuse(RCODE::FormatError);
+        };
+        // A kind that the parser does not know is none that is known here, and is put back into the answer.
+        let asked = [t0, t1, c0, c1];
+        message[end..end + KIND].copy_from_slice(&[0, 1, 0, 1]);
+        message[3..HEADER].copy_from_slice(&[0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        let Ok(query) = Packet::parse(&message[..end + KIND]) else { return refuse(RCODE::FormatError) };
+        let Some(question) = query.questions.into_iter().next() else { return refuse(RCODE::FormatError) };
+        let (kind, class) = (u16::from_be_bytes([t0, t1]), u16::from_be_bytes([c0, c1]));
+        let found = if class == u16::from(CLASS::IN) || class == ANY {
+            self.look_up(&question.qname, kind, from)
+        } else {
+            Err(RCODE::Refused)
+        };
+        match found {
+            Ok(records) => {
+                let mut room = limit.saturating_sub(end + KIND);
+                for data in records {
+                    let length = match &data {
+                        RData::A(_) => 4,
+                        RData::AAAA(_) => 16,
+                        // Written out.
+                        _ => 255,
+                    };
+                    let Some(left) = room.checked_sub(RECORD + length) else {
+                        reply.set_flags(PacketFlag::TRUNCATION);
+                        break;
+                    };
+                    room = left;
+                    reply.answers.push(ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data));
+                }
+            }
+            Err(why) => *reply.rcode_mut() = why,
+        }
+        reply.questions.push(question);
+        let mut bytes = reply.build_bytes_vec_compressed().ok()?;
+        bytes.get_mut(end..end + KIND)?.copy_from_slice(&asked);
+        Some(bytes)
+    }
+
+    /// Records of this type, of all types with [`ANY`]; an error where there is no such name.
+    fn look_up(
+        &mut self,
+        name: &Name<'_>,
+        kind: u16,
+        (network, from): (u8, Ipv4Addr),
+    ) -> Result<Vec<RData<'static>>, RCODE> {
+        // Whoever is none of us has its address from nobody.
+        let asking = self.at(network, from).ok_or(RCODE::Refused)?;
+        let key = name.as_bytes().map(<[u8]>::to_ascii_lowercase).collect::<Vec<_>>().join(&b'.');
+        let addresses = |of: &[IpAddr]| -> Vec<RData<'static>> {
+            let record = |ip: &IpAddr| match ip {
+                IpAddr::V4(ip) if kind == TYPE_A || kind == ANY => Some(RData::A(A::from(*ip))),
+                IpAddr::V6(ip) if kind == TYPE_AAAA || kind == ANY => Some(RData::AAAA(AAAA::from(*ip))),
+                _ => None,
+            };
+            of.iter().filter_map(record).collect()
+        };
+        // RFC 6761, 6.3.
+        if key == b"localhost" || key.ends_with(b".localhost") {
+            return Ok(addresses(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]));
+        }
+        // A program that reads no /etc/hosts sees the same.
+        let own = |(host, _): &&(String, IpAddr)| host.as_bytes().eq_ignore_ascii_case(&key);
+        let own: Vec<IpAddr> = asking.hosts.iter().filter(own).map(|(_, ip)| *ip).collect();
+        if !own.is_empty() {
+            return Ok(addresses(&own));
+        }
+        if let Some(ip) = reversed(&key) {
+            let of = asking.on.iter().find_map(|mine| self.at(mine.network, ip)).map(|member| member.host.as_str());
+            let host = of.or(ip.is_loopback().then_some("localhost")).ok_or(RCODE::NameError)?;
+            let host = Name::new(host).map_err(|_| RCODE::NameError)?.into_owned();
+            return Ok(if kind == TYPE_PTR || kind == ANY { vec![RData::PTR(PTR(host))] } else { Vec::new() });
+        }
+        // By the first network that both are on, if that is its name there.
+        let place = |member: &Member| -> Option<IpAddr> {
+            let known = |on: &&On| on.names.iter().any(|name| name.as_bytes() == key);
+            let common = |mine: &On| member.on.iter().filter(known).find(|on| on.network == mine.network);
+            asking.on.iter().find_map(common).map(|on| on.ip.into())
+        };
+        let members = self.names.get(&key).into_iter().flatten().filter_map(|cid| self.members.get(cid));
+        let mut told: Vec<IpAddr> = members.clone().filter(|m| m.running).filter_map(place).collect();
+        if told.is_empty() {
+            told = members.filter_map(place).collect();
+        }
+        if told.is_empty() {
+            return Err(RCODE::NameError);
+        }
+        if told.len() > 1 {
+            let first = self.turn % told.len();
+            told.rotate_left(first);
+            self.turn = self.turn.wrapping_add(1);
+        }
+        Ok(addresses(&told))
+    }
+}
+
+/// Where the name of the first question ends. None where it does not, or is a pointer: there is nothing to point to before it.
+fn name_end(message: &[u8]) -> Option<usize> {
+    let mut at = HEADER;
+    loop {
+        match *message.get(at)? {
+            0 => return Some(at + 1),
+            length @ ..64 => at += 1 + usize::from(length),
+            _ => return None,
+        }
+    }
+}
+
+/// The address that `4.3.2.1.in-addr.arpa` stands for (RFC 1035, 3.5).
+fn reversed(name: &[u8]) -> Option<Ipv4Addr> {
+    let digits = std::str::from_utf8(name.strip_suffix(b".in-addr.arpa")?).ok()?;
+    digits.parse::<Ipv4Addr>().ok().map(|ip| Ipv4Addr::from(u32::from(ip).swap_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use simple_dns::{QCLASS, QTYPE, Question, TYPE};
+
+    use super::*;
+
+    fn ip(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 89, 0, last)
+    }
+
+    fn member(last: u8, names: &[&str], running: bool) -> Option<Member> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let host = names[0].clone();
+        Some(Member {
+            host,
+            on: vec![On { network: 0, ip: ip(last), names }],
+            running,
+            hosts: vec![("db.example".into(), Ipv4Addr::new(192, 0, 2, 7).into())],
+        })
+    }
+
+    fn zone() -> Zone {
+        let mut zone = Zone::default();
+        zone.set(1, member(2, &["db-host", "my_db", "my-db"], true));
+        for n in 1..=100u8 {
+            zone.set(10 + u32::from(n), member(10 + n, &[&format!("web-{n}"), "web"], n != 50));
+        }
+        zone
+    }
+
+    fn query(name: &str, kind: u16) -> Vec<u8> {
+        let mut packet = Packet::new_query(0x1234);
+        packet.set_flags(PacketFlag::RECURSION_DESIRED);
+        packet.questions.push(Question::new(
+            Name::new(name).unwrap(),
+            QTYPE::TYPE(TYPE::A),
+            QCLASS::CLASS(CLASS::IN),
+            false,
+        ));
+        let mut bytes = packet.build_bytes_vec().unwrap();
+        let at = bytes.len() - 4;
+        bytes[at..at + 2].copy_from_slice(&kind.to_be_bytes());
+        bytes
+    }
+
+    /// What is said, and which records come with it.
+    fn ask(zone: &mut Zone, name: &str, kind: u16) -> (RCODE, Vec<String>) {
+        let bytes = zone.answer(&mut query(name, kind), (0, ip(2)), 65535).unwrap();
+        let packet = Packet::parse(&bytes).unwrap();
+        assert!(packet.has_flags(PacketFlag::AUTHORITATIVE_ANSWER) && !packet.has_flags(PacketFlag::TRUNCATION));
+        assert!(packet.answers.iter().all(|record| record.ttl == 0));
+        let text = |record: &ResourceRecord<'_>| match &record.rdata {
+            RData::A(a) => Ipv4Addr::from(a.address).to_string(),
+            RData::AAAA(a) => Ipv6Addr::from(a.address).to_string(),
+            RData::PTR(name) => name.to_string(),
+            other => panic!("{other:?}"),
+        };
+        (packet.rcode(), packet.answers.iter().map(text).collect())
+    }
+
+    fn found(records: &[&str]) -> (RCODE, Vec<String>) {
+        (RCODE::NoError, records.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn knows_what_it_was_told() {
+        let mut zone = zone();
+        for name in ["my_db", "my-db", "db-host", "MY-db", "My_DB."] {
+            assert_eq!(ask(&mut zone, name, TYPE_A), found(&["10.89.0.2"]), "{name}");
+            assert_eq!(ask(&mut zone, name, TYPE_AAAA), found(&[]), "{name}");
+            assert_eq!(ask(&mut zone, name, ANY), found(&["10.89.0.2"]), "{name}");
+        }
+        for name in
+            ["other", "my-db.example", "web-101", ".", "in-addr.arpa", "x.in-addr.arpa", "9.0.89.10.in-addr.arpa"]
+        {
+            for kind in [TYPE_A, TYPE_AAAA, TYPE_PTR, ANY, 16] {
+                assert_eq!(ask(&mut zone, name, kind), (RCODE::NameError, vec![]), "{name}");
+            }
+        }
+        assert_eq!(ask(&mut zone, "2.0.89.10.IN-addr.arpa", TYPE_PTR), found(&["db-host"]));
+        assert_eq!(ask(&mut zone, "2.0.89.10.in-addr.arpa", TYPE_A), found(&[]));
+        assert_eq!(ask(&mut zone, "1.0.0.127.in-addr.arpa", TYPE_PTR), found(&["localhost"]));
+        assert_eq!(ask(&mut zone, "localhost", TYPE_A), found(&["127.0.0.1"]));
+        assert_eq!(ask(&mut zone, "localhost", TYPE_AAAA), found(&["::1"]));
+        assert_eq!(ask(&mut zone, "DB.example", TYPE_A), found(&["192.0.2.7"]));
+        assert_eq!(ask(&mut zone, "db.example", TYPE_AAAA), found(&[]));
+        // One that does not run is found by itself, and among others only where none runs.
+        assert_eq!(ask(&mut zone, "web-50", TYPE_A), found(&["10.89.0.60"]));
+        let (_, all) = ask(&mut zone, "web", TYPE_A);
+        assert!(all.len() == 99 && !all.contains(&"10.89.0.60".to_owned()), "{all:?}");
+        let firsts: BTreeSet<String> = (0..99).map(|_| ask(&mut zone, "web", TYPE_A).1.swap_remove(0)).collect();
+        assert_eq!(firsts.len(), 99);
+        for n in (1..=100).filter(|n| *n != 50) {
+            zone.set(10 + n, None);
+        }
+        assert_eq!(ask(&mut zone, "web", TYPE_A), found(&["10.89.0.60"]));
+        zone.set(60, None);
+        assert_eq!(ask(&mut zone, "web", TYPE_A), (RCODE::NameError, vec![]));
+        assert_eq!(zone.names.len(), 3, "nothing is left of those that went");
+    }
+
+    #[test]
+    fn tells_of_networks_that_both_are_on() {
+        let mut zone = Zone::default();
+        let on = |network, last, names: &[&str]| On {
+            network,
+            ip: Ipv4Addr::new(10, network, 0, last),
+            names: names.iter().map(ToString::to_string).collect(),
+        };
+        let mut set = |cid, host: &str, on| zone.set(cid, Some(Member { host: host.into(), on, ..Member::default() }));
+        set(1, "front", vec![on(1, 2, &["front"])]);
+        set(2, "both", vec![on(1, 3, &["both", "proxy"]), on(2, 3, &["both", "upstream"])]);
+        set(3, "back", vec![on(2, 2, &["back"])]);
+        let mut ask = |network, last, name: &str, kind| {
+            let answer =
+                zone.answer(&mut query(name, kind), (network, Ipv4Addr::new(10, network, 0, last)), 512).unwrap();
+            (answer[3] & 0xf, answer[7], answer[answer.len() - 4..].to_vec())
+        };
+        // `both` asks any of its servers, and finds everybody.
+        for network in [1, 2] {
+            assert_eq!(ask(network, 3, "front", TYPE_A), (0, 1, vec![10, 1, 0, 2]));
+            assert_eq!(ask(network, 3, "back", TYPE_A), (0, 1, vec![10, 2, 0, 2]));
+            assert_eq!(ask(network, 3, "upstream", TYPE_A), (0, 1, vec![10, 2, 0, 3]));
+            assert_eq!(ask(network, 3, "2.0.2.10.in-addr.arpa", TYPE_PTR).1, 1);
+        }
+        // The others find it where they are, by the names that it has there.
+        assert_eq!(ask(1, 2, "both", TYPE_A), (0, 1, vec![10, 1, 0, 3]));
+        assert_eq!(ask(2, 2, "both", TYPE_A), (0, 1, vec![10, 2, 0, 3]));
+        assert_eq!(ask(1, 2, "proxy", TYPE_A).1, 1);
+        for (network, name) in [(1, "back"), (1, "upstream"), (2, "front"), (2, "proxy"), (2, "2.0.1.10.in-addr.arpa")]
+        {
+            assert_eq!(ask(network, 2, name, TYPE_PTR).0, 3, "{name} on {network}");
+            assert_eq!(ask(network, 2, name, TYPE_A).0, 3, "{name} on {network}");
+        }
+        // An address counts on its own network only.
+        let mut question = query("back", TYPE_A);
+        assert_eq!(zone.answer(&mut question, (1, Ipv4Addr::new(10, 2, 0, 3)), 512).unwrap()[3] & 0xf, 5);
+    }
+
+    #[test]
+    fn says_as_much_as_fits() {
+        let mut zone = zone();
+        let bytes = zone.answer(&mut query("WeB", TYPE_A), (0, ip(2)), UDP_LIMIT).unwrap();
+        assert!((UDP_LIMIT - 16..=UDP_LIMIT).contains(&bytes.len()), "{}", bytes.len());
+        let packet = Packet::parse(&bytes).unwrap();
+        assert!(packet.has_flags(PacketFlag::TRUNCATION));
+        assert_eq!((packet.answers.len(), packet.rcode()), (30, RCODE::NoError));
+        assert_eq!(packet.questions[0].qname.to_string(), "WeB");
+        let bytes = zone.answer(&mut query("web", TYPE_A), (0, ip(2)), 65535).unwrap();
+        assert_eq!(Packet::parse(&bytes).unwrap().answers.len(), 99);
+    }
+
+    #[test]
+    fn refuses_what_is_no_question() {
+        let mut zone = zone();
+        let good = query("my-db", TYPE_A);
+        let rcode = |zone: &mut Zone, bytes: &[u8], from| {
+            zone.answer(&mut bytes.to_vec(), (0, from), UDP_LIMIT).map(|answer| {
+                assert_eq!((&answer[..2], answer[2] & 0x80), (&bytes[..2], 0x80));
+                answer[3] & 0xf
+            })
+        };
+        let changed = |at: usize, to: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = to;
+            bytes
+        };
+        assert_eq!(rcode(&mut zone, &good, ip(2)), Some(0));
+        assert_eq!(rcode(&mut zone, &good, ip(9)), Some(5), "from somebody else");
+        for length in 0..12 {
+            assert_eq!(zone.answer(&mut good[..length].to_vec(), (0, ip(2)), 512), None);
+        }
+        for length in 12..good.len() {
+            assert_eq!(rcode(&mut zone, &good[..length], ip(2)), Some(1), "{length}");
+        }
+        assert_eq!(rcode(&mut zone, &changed(2, 0x81), ip(2)), None, "an answer");
+        assert_eq!(rcode(&mut zone, &changed(2, 0x20), ip(2)), Some(4), "a notification");
+        assert_eq!(rcode(&mut zone, &changed(2, 0x78), ip(2)), Some(4), "no opcode that there is");
+        for (at, to) in [(4, 1), (5, 0), (5, 2), (12, 0xc0), (12, 0x40), (12, 0x80), (12, 63), (18, 200)] {
+            assert_eq!(rcode(&mut zone, &changed(at, to), ip(2)), Some(1), "{at} {to}");
+        }
+        let mut pointer = good[..12].to_vec();
+        pointer.extend([0xc0, 12, 0, 1, 0, 1]);
+        assert_eq!(rcode(&mut zone, &pointer, ip(2)), Some(1), "a name that points to itself");
+        let mut long = good[..12].to_vec();
+        for _ in 0..5 {
+            long.push(63);
+            long.extend([b'x'; 63]);
+        }
+        long.extend([0, 0, 1, 0, 1]);
+        assert_eq!(rcode(&mut zone, &long, ip(2)), Some(1), "a name that is too long");
+        // Counts that nothing follows, EDNS and unknown kinds are no reason not to answer.
+        for (at, to) in [(6, 0xff), (8, 0xff), (10, 0xff), (3, 0x70)] {
+            assert_eq!(rcode(&mut zone, &changed(at, to), ip(2)), Some(0), "{at}");
+        }
+        let odd = zone.answer(&mut query("my-db", 65_399), (0, ip(2)), 512).unwrap();
+        assert_eq!((odd[3] & 0xf, &odd[odd.len() - 4..]), (0, &[0xff, 0x77, 0, 1][..]));
+        let class = good.len() - 1;
+        assert_eq!(rcode(&mut zone, &changed(class, 3), ip(2)), Some(5), "another class");
+    }
+
+    #[test]
+    fn stands_anything() {
+        let mut zone = zone();
+        let seeds = [query("my-db", TYPE_A), query("2.0.89.10.in-addr.arpa", TYPE_PTR), query("a.b.c.d.e.f", ANY)];
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as usize
+        };
+        for round in 0..200_000 {
+            let mut bytes = seeds[round % 3].clone();
+            for _ in 0..random() % 6 {
+                let at = random() % bytes.len();
+                match random() % 3 {
+                    0 => bytes[at] = random() as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, random() as u8),
+                }
+            }
+            let answer = zone.answer(&mut bytes.clone(), (0, ip(2)), UDP_LIMIT);
+            assert!(answer.is_none_or(|answer| answer.len() <= UDP_LIMIT && answer[..2] == bytes[..2]));
+        }
+    }
+}
