@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .SILENT:
-.PHONY: demo test test-long test-vm matrix bench deb lint snapshots fuzz reproducible
+.PHONY: demo test test-long test-vm matrix bench deb lint snapshots fuzz coverage reproducible
 
 demo:
 	. tests/setup.sh
@@ -121,6 +121,10 @@ snapshots:
 # SECONDS_EACH=600 make fuzz; TARGET=judge for one of them (fuzz/README.md).
 fuzz:
 	fuzz/run $(TARGET)
+
+# Which lines of the shim the tests reach.
+coverage:
+	tests/coverage
 
 # The shim, built in two folders, is the same file.
 reproducible:
