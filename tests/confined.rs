@@ -2,7 +2,7 @@
 //! has the table, which is held to it here.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -122,6 +122,23 @@ fn a_worker_has_given_up_what_it_needs_no_more() {
     }
 }
 
+/// The calls in strace's output, each with its process: one during which another process's was shown stands in two lines.
+fn whole_calls(trace: &str) -> Vec<(&str, String)> {
+    let mut begun = HashMap::new();
+    let mut calls = Vec::new();
+    for (pid, call) in trace.lines().filter_map(|line| line.split_once(' ')) {
+        let call = call.trim_start();
+        if let Some(start) = call.strip_suffix(" <unfinished ...>") {
+            begun.insert(pid, start);
+        } else if let Some((_, end)) = call.strip_prefix("<... ").and_then(|call| call.split_once(" resumed>")) {
+            calls.push((pid, format!("{}{end}", begun.remove(pid).unwrap_or_default())));
+        } else {
+            calls.push((pid, call.to_owned()));
+        }
+    }
+    calls
+}
+
 /// What they ask the kernel for: landlock shows in no file.
 #[test]
 fn landlock_holds_the_supervisor_its_threads_and_workers() {
@@ -151,9 +168,9 @@ EXPOSE {} -> web:8000
     assert!(running.wait().expect("wait for strace").success());
 
     let trace = fs::read_to_string(&trace).expect("read the trace");
-    let calls: Vec<(&str, &str)> = trace.lines().filter_map(|line| line.split_once(' ')).collect();
+    let calls = whole_calls(&trace);
     let of = |pid: &str| -> Vec<&str> {
-        calls.iter().filter(|(other, _)| *other == pid).map(|(_, call)| call.trim_start()).collect()
+        calls.iter().filter(|(other, _)| *other == pid).map(|(_, call)| call.as_str()).collect()
     };
     let locks = |calls: &[&str]| {
         let place = |name: &str| calls.iter().rposition(|call| call.starts_with(name) && call.ends_with("= 0"));
