@@ -1,5 +1,5 @@
 //! Giving up rights that a process of ctst's own has no use for: of `plan` and `check` before they look at anything, of a
-//! worker before it reads a byte, of a supervisor and its threads once the sandbox stands. ctst-shim/README.md has the table.
+//! worker before it reads a byte, of a supervisor and its threads once the sandbox stands. SECURITY.md has the table.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,8 @@
 //! network, bound to the address of its bridge.
 //!
 //! One thread answers for all networks. What a container can make it hold is bounded: nothing by UDP; by TCP some connections,
-//! each with one question and one answer. A flood costs processor time of this thread and the floods of nobody else's.
+//! each with one question and one answer. A flood keeps this thread busy, and the questions of others wait or are lost
+//! meanwhile; nothing else of the supervisor does.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
