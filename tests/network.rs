@@ -5,16 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use containust_tests::{Caller, Project, eventually, finish, free_port};
-
-fn get(port: u16) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect to the published port");
-    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set a limit");
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("ask");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("read the answer");
-    answer
-}
+use containust_tests::{Caller, Project, eventually, finish, free_port, get};
 
 #[test]
 fn each_finds_the_other_by_name_and_the_host_through_the_published_port() {

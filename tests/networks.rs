@@ -1,23 +1,11 @@
 //! Several networks of a project: who reaches whom, seen from inside, and what a change of them does.
 #![forbid(unsafe_code)]
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
 
-use containust_tests::{Caller, Project, eventually, finish, free_port};
+use containust_tests::{Caller, Project, eventually, finish, free_port, get};
 
 const SERVE: &str = r#"image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve", "80"] port = 80"#;
-
-fn get(port: u16) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect to the published port");
-    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set a limit");
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("ask");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("read the answer");
-    answer
-}
 
 /// Who answers under a name, if anybody does.
 fn ask(project: &Project, from: &str, name: &str) -> String {

@@ -18,6 +18,7 @@ pub mod tracer;
 
 pub use caller::Caller;
 pub use project::{
-    Done, Project, Running, eventually, finish, free_port, install_strict, programs, strict_programs, target, weakened,
+    Done, Project, Running, eventually, finish, free_port, get, install_strict, programs, strict_programs, target,
+    weakened,
 };
 pub use raw::RawShim;
