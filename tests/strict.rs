@@ -7,8 +7,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use containust_tests::{Caller, Done, Project, finish, install_strict, programs, strict_programs};
+use serde_json::Value;
 
 const STACK: &str = r#"
 COMPONENT root {
@@ -136,6 +138,63 @@ fn the_caller_has_no_way_into_his_containers() {
             assert!(!(extent[1]..extent[1] + extent[2]).contains(&owner), "the owner is mapped: {map}");
         }
     }
+    project.stop();
+}
+
+/// What an onlooker says, which ends when nothing is left.
+fn onlooker(project: &Project, how: &str, seed: u64) -> (Value, Done) {
+    let script = r#""$0" run -d --wait --yes && "$0" exec root true && "$0" restart root --time 0; "$0" stop --time 0"#;
+    let done = project.watched(how, seed, script).ok();
+    (done.json(), done)
+}
+
+fn keys(report: &Value) -> BTreeSet<&str> {
+    report.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+/// What is below his ctst, and only that, is what the caller looks into, in a loop without a pause: from P's first capability
+/// until the last process has ended, and with each of them stopped or killed at some moment.
+#[test]
+fn the_caller_has_no_way_in_while_projects_start_and_end() {
+    const ROUNDS: u64 = 6;
+    const MOST: u64 = 50;
+    let Some(caller) = Caller::strict() else { return };
+    if fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone").is_ok_and(|text| text.trim() == "0") {
+        // There is no rootless mode to compare with.
+    } else {
+        let project = Project::new(&Caller { strict: false, ..caller.clone() }, STACK);
+        let (report, done) = onlooker(&project, "quiet", 1);
+        let control = keys(&report["gained"]);
+        for name in ["read the link root", "read environ", "read a link of fd", "pidfd_getfd", "open mem", "ptrace"] {
+            assert!(control.contains(format!("X: {name}").as_str()), "the control finds {name} refused: {done}");
+        }
+        let entered = control.iter().any(|name| name.ends_with("enter the user namespace"));
+        assert!(entered, "the control enters nothing: {done}");
+    }
+
+    let project = Project::new(&caller, STACK);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
+    let (mut seen, mut stopped, mut killed) = (BTreeMap::new(), 0, 0);
+    for round in 0..MOST {
+        let enough = ["P", "S", "C", "X"].iter().all(|part| seen.get(*part).is_some_and(|times| *times > 2));
+        if enough && stopped > ROUNDS && killed > ROUNDS && round >= 2 * ROUNDS {
+            break;
+        }
+        assert!(round + 1 < MOST, "seen {seen:?}, stopped {stopped}, killed {killed}");
+        let how = if round < ROUNDS { "quiet" } else { "harsh" };
+        let (report, done) = onlooker(&project, how, now + round);
+        assert_eq!(report["gained"], serde_json::json!({}), "{how}, seed {}: {done}", now + round);
+        // The script's code is that of its last command, which has nothing to do where a kill ended the project.
+        assert!(report["code"] == 0 || how == "harsh" && !report["code"].is_null(), "{how}: {done}");
+        for part in keys(&report["seen"]) {
+            *seen.entry(part.to_owned()).or_insert(0) += report["seen"][part].as_u64().expect("a number");
+        }
+        stopped += report["stopped"].as_u64().expect("a number");
+        killed += report["killed"].as_u64().expect("a number");
+        project.assert_nothing_left();
+    }
+    eprintln!("seen {seen:?}, stopped {stopped}, killed {killed}");
+    project.up();
     project.stop();
 }
 

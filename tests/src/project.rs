@@ -277,7 +277,9 @@ pub fn programs() -> &'static Path {
         for probe in ["ctst-probe", "ctst-escape"] {
             copy(&built.join(probe), &root.join("bin").join(probe));
         }
-        copy(&built.join("ctst-outsider"), &bin.join("ctst-outsider"));
+        for outside in ["ctst-outsider", "ctst-onlooker"] {
+            copy(&built.join(outside), &bin.join(outside));
+        }
         copy(Path::new("/bin/busybox"), &root.join("bin/busybox"));
         let applets = Command::new("/bin/busybox").arg("--list").output().expect("run busybox");
         for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|name| *name != "busybox") {
@@ -528,6 +530,18 @@ impl Project {
         command.args(["-c", r#"read -r go && exec "$@""#, "gate"]).arg(plain.get_program()).args(plain.get_args());
         command.env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir(self.folder());
         command
+    }
+
+    /// Runs a shell script, in which `$0` is `ctst`, below a `ctst-onlooker` that is called with `how` and `seed`.
+    pub fn watched(&self, how: &str, seed: u64, script: &str) -> Done {
+        let mut command = Command::new(programs().join("ctst-onlooker"));
+        self.caller.login(&mut command);
+        command.env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir(self.folder());
+        let done = finish(
+            command.args([how, &seed.to_string(), "/bin/sh", "-c", script]).arg(self.own_programs().join("ctst")),
+        );
+        self.note();
+        done
     }
 
     /// Runs `ctst` with these arguments.
