@@ -233,31 +233,37 @@ fn no_namespace_belongs_to_the_caller() {
     assert_eq!(owned(&Caller { strict: false, ..caller.clone() }), BTreeSet::from([caller.uid]));
 }
 
-/// What a process of the host holds: its permitted and effective capabilities.
-fn held(pid: &str) -> Option<(u64, u64)> {
+/// Permitted and effective capabilities; and the real, effective and saved user id, and that for files.
+type Held = ((u64, u64), Vec<u32>);
+
+/// What a process of the host holds.
+fn held(pid: &str) -> Option<Held> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    Some((mask("CapPrm")?, mask("CapEff")?))
+    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let mask = |name: &str| u64::from_str_radix(line(name)?.trim(), 16).ok();
+    let ids = line("Uid")?.split_whitespace().map(|id| id.parse().ok());
+    Some(((mask("CapPrm")?, mask("CapEff")?), ids.collect::<Option<_>>()?))
 }
 
-/// P, which a tracer keeps from going on where it clones S, and before it ends, is looked at from outside. SETGID, SETUID and
-/// SYS_ADMIN, and not SETFCAP, without which the kernel maps no id 0 (user_namespaces(7)).
-#[test]
-fn the_window_holds_three_capabilities_and_leaves_none() {
-    const THREE: u64 = 1 << 6 | 1 << 7 | 1 << 21;
-    let Some(caller) = Caller::strict() else { return };
+/// SETGID, SETUID and SYS_ADMIN, and not SETFCAP, without which the kernel maps no id 0 (user_namespaces(7)).
+const THREE: u64 = 1 << 6 | 1 << 7 | 1 << 21;
+
+/// What P holds, one after the other, by pid: `ctst doctor` runs under a tracer that keeps P from going on where it clones S, and
+/// before it ends, and does `more` to its system calls.
+fn watched_window(caller: &Caller, more: &str) -> (Done, BTreeMap<String, Vec<Held>>) {
     let folder = tempfile::tempdir().expect("make a folder");
     let stops = "-e inject=clone3:delay_enter=300000 -e inject=exit_group:delay_enter=300000";
-    let ctst = strict_programs(&caller).join("ctst");
-    let script =
-        format!("strace -f {stops} -u {} -o {}/trace {} doctor", caller.name, folder.path().display(), ctst.display());
+    let ctst = strict_programs(caller).join("ctst");
+    let script = format!(
+        "strace -f {stops} {more} -u {} -o {}/trace {} doctor",
+        caller.name,
+        folder.path().display(),
+        ctst.display()
+    );
     let ours = fs::read_link("/proc/self/ns/user").expect("read a link");
     let own = caller.uid.to_string();
     let running = std::thread::spawn(move || shell(&script));
-    let mut seen: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut seen: BTreeMap<String, Vec<Held>> = BTreeMap::new();
     while !running.is_finished() {
         for entry in fs::read_dir("/proc").expect("read /proc").flatten() {
             let (pid, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
@@ -268,20 +274,44 @@ fn the_window_holds_three_capabilities_and_leaves_none() {
             let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next());
             if named && outside && uid == Some(own.as_str()) {
                 let found = seen.entry(pid.clone()).or_default();
-                found.extend(held(&pid).filter(|sets| found.last() != Some(sets)));
+                found.extend(held(&pid).filter(|held| found.last() != Some(held)));
             }
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let done = running.join().expect("join a thread");
+    (running.join().expect("join a thread"), seen)
+}
+
+/// P is seen to go through its window, and to have given up everything before it ends.
+fn assert_leaves_nothing(caller: &Caller, seen: &BTreeMap<String, Vec<Held>>) {
+    // Where it has no capability any more, and in the end no memory, all that keeps the caller from its descriptors is an id.
+    let (first, count) = caller.range().expect("a range");
+    let last = ((0, 0), vec![caller.uid, first + count - 1, caller.uid, caller.uid]);
+    // Others may have been looked at in the middle only; the traced one is kept until its end.
+    let traced = |held: &Vec<Held>| held.iter().any(|(sets, _)| *sets == (THREE, THREE)) && held.last() == Some(&last);
+    assert!(seen.values().any(traced), "{seen:x?}");
+}
+
+/// P is looked at from outside.
+#[test]
+fn the_window_holds_three_capabilities_and_leaves_none() {
+    let Some(caller) = Caller::strict() else { return };
+    let (done, seen) = watched_window(&caller, "");
     assert!(done.stdout.contains("a program ran in one"), "{done}");
     // Other tests of the same caller may run theirs meanwhile, which are over before they are looked at.
-    let all: BTreeSet<(u64, u64)> = seen.values().flatten().copied().collect();
+    let all: BTreeSet<(u64, u64)> = seen.values().flatten().map(|(sets, _)| *sets).collect();
     assert!(all.contains(&(THREE, THREE)), "the window was not seen: {seen:x?}");
     assert!(all.iter().all(|(permitted, effective)| (permitted | effective) & !THREE == 0), "{seen:x?}");
-    // Others may have been looked at in the middle only; the traced one is kept until its end.
-    let traced = |sets: &Vec<(u64, u64)>| sets.contains(&(THREE, THREE)) && sets.last() == Some(&(0, 0));
-    assert!(seen.values().any(traced), "{seen:x?}");
+    assert_leaves_nothing(&caller, &seen);
+}
+
+/// S seems to have ended when P, which is root for files, is about to write its maps.
+#[test]
+fn a_window_that_fails_leaves_no_more() {
+    let Some(caller) = Caller::strict() else { return };
+    let (done, seen) = watched_window(&caller, "-e inject=ppoll:retval=1:when=1");
+    assert!(done.stdout.contains("write the id maps: the project's pid 1 was killed"), "{done}");
+    assert_leaves_nothing(&caller, &seen);
 }
 
 /// The caller speaks to the shim himself, so that only this judges the files: with host id 0 in the range, and without a range of
@@ -505,9 +535,10 @@ fn the_window_is_as_short_as_it_was_reviewed() {
     compare(&calls, include_str!("window.strace"));
     // And P can do next to nothing afterwards.
     let after: BTreeSet<&str> = after.iter().filter_map(|text| text.split('(').next()).collect();
+    let ids = ["getgid", "setfsgid", "getuid", "setfsuid"];
     let lock = ["landlock_create_ruleset", "prctl", "landlock_restrict_self", "close", "fcntl", "seccomp"];
     let answer = ["sendmsg", "write", "munmap", "sigaltstack", "exit_group", "+++ exited with 0 +++"];
-    let odd: Vec<_> = after.iter().filter(|name| !lock.contains(name) && !answer.contains(name)).collect();
+    let odd: Vec<_> = after.iter().filter(|name| ![&ids[..], &lock, &answer].concat().contains(name)).collect();
     assert!(odd.is_empty(), "{odd:?} after the window");
 }
 

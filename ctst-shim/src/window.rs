@@ -74,27 +74,26 @@ pub(crate) fn collect(held: u64, parent: &Parent, groups: &[String]) -> Result<u
     removed
 }
 
-/// Gives everything up, reads that back, and locks this process.
+/// Gives everything up, wherever the window ended, reads that back, and locks this process.
 fn close() -> Result<(), Failure> {
     capability::renounce().step("give up the capabilities", "")?;
+    // The real ids need no capability.
+    ids::set_group_for_files(getgid().as_raw()).step("become the caller's group for files", "")?;
+    ids::set_for_files(getuid().as_raw()).step("become the caller for files", "")?;
     lock::no_files().step("give up files", "")?;
     let filter = window::filter().into_iter().map(|i| (i.code, i.jt, i.jf, i.k));
     sys::Filter::new(filter).install().step("install the system call filter", "")
 }
 
 fn remove(held: u64, parent: &Parent, groups: &[String]) -> Result<u32, Failure> {
-    let (user, group) = (getuid().as_raw(), getgid().as_raw());
     capability::raise(held).step("raise the capabilities", "")?;
     ids::want_for_files(ROOT, Some(ROOT));
     let removed = groups.iter().filter(|name| unlinkat(&parent.dir, name.as_str(), AtFlags::REMOVEDIR).is_ok());
-    let removed = u32::try_from(removed.count()).unwrap_or(u32::MAX);
-    ids::set_group_for_files(group).step("become the caller's group for files", "")?;
-    ids::set_for_files(user).step("become the caller for files", "")?;
-    Ok(removed)
+    Ok(u32::try_from(removed.count()).unwrap_or(u32::MAX))
 }
 
 fn privileged(alone: &Alone, proc: BorrowedFd<'_>, wish: &Wish) -> Result<Side, Failure> {
-    let (own, own_group) = (getuid().as_raw(), getgid().as_raw());
+    let own_group = getgid().as_raw();
     capability::raise(wish.held).step("raise the capabilities", "")?;
     let mut leaf = None;
     if let Some(owner) = wish.owner {
@@ -103,7 +102,9 @@ fn privileged(alone: &Alone, proc: BorrowedFd<'_>, wish: &Wish) -> Result<Side, 
             make(parent, user)?;
             put(parent.dir.as_fd(), user.as_bytes(), "cgroup.subtree_control", &parent.given, "divide the group")?;
         }
-        // The effective id is what the kernel notes as the owner of a new user namespace, and makes that for files, too.
+        // The effective id is what the kernel notes as the owner of a new user namespace, and makes that for files, too. It stays
+        // to P's end: of a process that ends, and has no memory any more, kernels forget that it is not dumpable, and whoever
+        // has all of its ids could take its descriptors from it.
         ids::set_effective(owner).step("become the owner of the user namespace", "")?;
         if let Some(Place { parent, own, leaf: inner, .. }) = &wish.place {
             make(parent, own)?;
@@ -121,9 +122,6 @@ fn privileged(alone: &Alone, proc: BorrowedFd<'_>, wish: &Wish) -> Result<Side, 
     let side = sys::clone3(alone, namespaces, leaf.as_ref().map(AsFd::as_fd))
         .step("create the user, pid and network namespaces", "")?;
     let Side::Parent { pid, pidfd } = &side else { return Ok(side) };
-    if wish.owner.is_some() {
-        ids::set_effective(own).step("become the caller again", "")?;
-    }
     // S is not dumpable: its map files belong to root.
     ids::set_for_files(ROOT).step("become root for files", "")?;
     let maps = (open_of(proc, *pid, "gid_map")?, open_of(proc, *pid, "uid_map")?);
@@ -134,7 +132,6 @@ fn privileged(alone: &Alone, proc: BorrowedFd<'_>, wish: &Wish) -> Result<Side, 
     // Groups first: with a user map S could already be somebody.
     write_all(&maps.0, &wish.gid_map, "write the id map", b"gid_map")?;
     write_all(&maps.1, &wish.uid_map, "write the id map", b"uid_map")?;
-    ids::set_for_files(own).step("become the caller for files", "")?;
     Ok(side)
 }
 
