@@ -2,7 +2,8 @@
 //! the next commands work, nothing is left, and what was kept is whole.
 //!
 //! `CTST_TEST_STEPS` is the number of steps of each part of each command (2), or `all`; `CTST_TEST_SEED` repeats a run;
-//! `CTST_TEST_ONLY` is `command` or `command/part`. Needs root, who can trace what is not dumpable.
+//! `CTST_TEST_ONLY` is `command` or `command/part`, `CTST_TEST_CALLER` one of the callers as it is told. Needs root, who can trace
+//! what is not dumpable, and whose tracing leaves file capabilities as they are (`ptrace(2)`).
 #![forbid(unsafe_code)]
 #![cfg(target_arch = "x86_64")]
 
@@ -288,7 +289,7 @@ fn strike_all(roles: &[&str], kind: Steps, strikes: &[Strike]) {
 /// K03: killed at a step.
 #[test]
 fn killed_at_a_step() {
-    strike_all(&["client", "supervisor", "mapper", "P", "S", "C", "X"], Steps::Changes, &[Strike::Kill]);
+    strike_all(&["client", "supervisor", "child", "mapper", "P", "S", "C", "X"], Steps::Changes, &[Strike::Kill]);
 }
 
 /// K05: a system call of the shim fails.

@@ -29,7 +29,7 @@ pub enum Strike {
 /// Which step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Part of the process: `client`, `supervisor`, `P`, `S`, `C`, `X`, `mapper`.
+    /// Part of the process: `client`, `supervisor`, `P`, `S`, `C`, `X`, `mapper`, or `child` before it executes one of these.
     pub role: String,
     /// Number of the step among those that processes of this part have taken, from 0.
     pub number: usize,
@@ -67,12 +67,12 @@ fn counts(steps: Steps, pid: Pid, registers: &libc::user_regs_struct) -> bool {
     use libc::{
         SYS_bind, SYS_capset, SYS_chdir, SYS_clone, SYS_clone3, SYS_connect, SYS_copy_file_range, SYS_execve, SYS_exit,
         SYS_exit_group, SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fchownat, SYS_fdatasync, SYS_flock, SYS_fsconfig,
-        SYS_fsmount, SYS_fsopen, SYS_fsync, SYS_ftruncate, SYS_ioctl, SYS_kill, SYS_linkat, SYS_listen, SYS_mkdirat,
-        SYS_mount, SYS_mount_setattr, SYS_move_mount, SYS_open_tree, SYS_openat, SYS_openat2, SYS_pidfd_send_signal,
-        SYS_pivot_root, SYS_prctl, SYS_pwrite64, SYS_renameat, SYS_renameat2, SYS_rt_sigreturn, SYS_seccomp,
-        SYS_sendfile, SYS_sendmsg, SYS_sendto, SYS_setns, SYS_setresgid, SYS_setresuid, SYS_setsid, SYS_shutdown,
-        SYS_socketpair, SYS_symlinkat, SYS_umount2, SYS_unlinkat, SYS_unshare, SYS_wait4, SYS_waitid, SYS_write,
-        SYS_writev,
+        SYS_fsmount, SYS_fsopen, SYS_fsync, SYS_ftruncate, SYS_ioctl, SYS_kill, SYS_landlock_restrict_self, SYS_linkat,
+        SYS_listen, SYS_mkdirat, SYS_mount, SYS_mount_setattr, SYS_move_mount, SYS_open_tree, SYS_openat, SYS_openat2,
+        SYS_pidfd_send_signal, SYS_pivot_root, SYS_prctl, SYS_pwrite64, SYS_renameat, SYS_renameat2, SYS_rt_sigreturn,
+        SYS_seccomp, SYS_sendfile, SYS_sendmsg, SYS_sendto, SYS_setfsgid, SYS_setfsuid, SYS_setns, SYS_setresgid,
+        SYS_setresuid, SYS_setsid, SYS_shutdown, SYS_socketpair, SYS_symlinkat, SYS_umount2, SYS_unlinkat, SYS_unshare,
+        SYS_wait4, SYS_waitid, SYS_write, SYS_writev,
     };
     const CHANGES: &[i64] = &[
         SYS_bind,
@@ -97,6 +97,7 @@ fn counts(steps: Steps, pid: Pid, registers: &libc::user_regs_struct) -> bool {
         SYS_ftruncate,
         SYS_ioctl,
         SYS_kill,
+        SYS_landlock_restrict_self,
         SYS_linkat,
         SYS_listen,
         SYS_mkdirat,
@@ -116,6 +117,8 @@ fn counts(steps: Steps, pid: Pid, registers: &libc::user_regs_struct) -> bool {
         SYS_sendfile,
         SYS_sendmsg,
         SYS_sendto,
+        SYS_setfsgid,
+        SYS_setfsuid,
         SYS_setns,
         SYS_setresgid,
         SYS_setresuid,
