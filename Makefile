@@ -83,7 +83,7 @@ test-vm:
 # Ratios against bwrap, nsenter and a direct connection, all measured in the same run.
 bench:
 	. tests/setup.sh
-	packages uidmap busybox-static bubblewrap wrk python3 util-linux zstd gcc libc6-dev
+	packages uidmap busybox-static bubblewrap wrk python3 util-linux zstd gcc libc6-dev libcap2-bin
 	rust release
 	cargo build --quiet --release --bins -p ctst -p ctst-shim
 	ordinary_user ctst-test
@@ -91,6 +91,7 @@ bench:
 	folder=$$home/.cache/containust-bench
 	stage "$$folder" "$$built"/{ctst,ctst-shim} tests/bench
 	stage "$$folder/stack" tests/demo/stack/fetch
+	strict_programs "$$folder/strict"
 	trap '"$${as[@]}" "$$folder/bench" stop' EXIT
 	"$${as[@]}" env ROUNDS="$${ROUNDS:-100}" "$$folder/bench" run
 	as_root "$$folder/bench" memory

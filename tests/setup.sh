@@ -82,6 +82,14 @@ stage() { # FOLDER PROGRAM...
   install -m 755 "${@:2}" "$1"
 }
 
+# Puts a ctst there whose shim is in strict mode, for the ordinary user's group.
+strict_programs() { # FOLDER
+  stage "$1" "$built/ctst"
+  as_root install -o root -g "$(id -g "$user")" -m 750 "$built/ctst-shim" "$1"
+  # After its group, which takes capabilities away.
+  as_root setcap cap_sys_admin,cap_setuid,cap_setgid+p "$1/ctst-shim"
+}
+
 # Makes everything ready for the demo and sets $demo to the script to be run with "${as[@]}".
 prepare_demo() {
   packages uidmap curl procps gcc libc6-dev
