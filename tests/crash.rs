@@ -185,6 +185,43 @@ fn a_run_after_the_end_of_the_sandbox_starts_it_again() {
     }
 }
 
+fn children(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()).collect()
+}
+
+/// The supervisor is asked by somebody else before it has come to notice that its sandbox failed.
+#[test]
+fn a_run_beside_one_whose_sandbox_fails_makes_another() {
+    for caller in Caller::all().into_iter().chain(Caller::strict()) {
+        let project = Project::new(&caller, TWO);
+        let first = project.start(["run", "-d", "--wait", "--yes"]);
+        let mut shims = Vec::new();
+        while shims.is_empty() {
+            assert!(is_alive(first.pid()), "{}: the shim was not seen", caller.name);
+            let supervisors = children(first.pid());
+            shims.extend(supervisors.iter().flat_map(|pid| children(*pid).into_iter().map(|shim| (*pid, shim))));
+        }
+        let (supervisor, shim) = shims[0];
+        // It may have become S and gone.
+        let _ = kill_process(Pid::from_raw(shim).expect("a pid"), Signal::STOP);
+        std::thread::sleep(Duration::from_millis(300));
+        signal(supervisor, Signal::STOP);
+        for pid in children(supervisor) {
+            kill(pid);
+        }
+        let second = project.start(["run", "-d", "--wait", "--yes"]);
+        std::thread::sleep(Duration::from_millis(300));
+        signal(supervisor, Signal::CONT);
+        let done = first.wait(Duration::from_secs(60));
+        assert!(!done.stderr.contains("panicked"), "{}: {done}", caller.name);
+        let done = second.wait(Duration::from_secs(60));
+        assert_eq!(done.code, 0, "{}: {done}", caller.name);
+        project.stop();
+    }
+}
+
 /// K04: stopped processes are neither waited for without an end nor left behind.
 #[test]
 fn a_stopped_process_does_not_outlive_its_supervisor() {

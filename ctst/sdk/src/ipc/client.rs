@@ -117,7 +117,8 @@ impl Link {
                     reap(&mut self.child);
                     return Err(Error::Reported(report));
                 }
-                Ok(None) if self.child.is_none() => return Ok(false),
+                // It ends, and says so to everybody who is connected.
+                Ok(None | Some((Reply::Over { .. }, _))) if self.child.is_none() => return Ok(false),
                 Ok(None) => return Err(self.unscoped().unwrap_or_else(|| lost(&self.project))),
                 Err(Error::Io { .. }) if self.child.is_none() => return Ok(false),
                 Ok(Some((other, _))) => return Err(Error::protocol(format!("unexpected {other:?}"))),

@@ -22,6 +22,8 @@ const MAX_CLIENTS: usize = 1024;
 /// Frames of one client before others have their turn.
 const TURN: usize = 64;
 const SIGHUP: i32 = 1;
+/// The client that the supervisor was started for.
+const FIRST: u64 = 0;
 
 /// A connection.
 #[derive(Debug)]
@@ -125,9 +127,10 @@ impl Supervisor {
             Request::Hello(hello) if !client.greeted => return self.on_hello(id, &hello),
             _ if !client.greeted => return Err(Error::protocol("a request came before the greeting")),
             Request::Hello(_) => return Err(Error::protocol("a second greeting")),
-            // He starts another supervisor when this one, which has nothing left to run, is gone.
+            // He starts another supervisor when this one, which has nothing left to run, is gone. Whom it was started for is told
+            // why there is no sandbox instead: for him the next would be another attempt at the same.
             Request::Run { .. } | Request::Remove { .. } | Request::RemoveVolumes { .. }
-                if self.sandbox.was_killed() =>
+                if self.sandbox.was_killed() || (id != FIRST && self.broken.is_some() && !self.lost) =>
             {
                 client.expected = false;
                 self.dirty = true;
