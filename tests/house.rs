@@ -24,8 +24,9 @@ fn metadata() -> Value {
 }
 
 /// Folder of each crate, and what of the workspace it may depend on: for tests and build scripts too.
-const EDGES: [(&str, &str, &[&str]); 9] = [
+const EDGES: [(&str, &str, &[&str]); 10] = [
     ("containust-core", "ctst-shim/core", &[]),
+    ("containust-helper", "ctst-shim/helper", &["containust-core", "containust-policy", "containust-shared"]),
     ("containust-image", "ctst/image", &["containust-shared"]),
     ("containust-lang", "ctst/lang", &[]),
     ("containust-policy", "policy", &["containust-shared"]),
@@ -33,7 +34,7 @@ const EDGES: [(&str, &str, &[&str]); 9] = [
     ("containust-shared", "shared", &[]),
     ("containust-tests", "tests", &["containust-shared"]),
     ("ctst", "ctst", &["containust-sdk"]),
-    ("ctst-shim", "ctst-shim", &["containust-core", "containust-policy", "containust-shared"]),
+    ("ctst-shim", "ctst-shim", &["containust-core", "containust-helper", "containust-policy", "containust-shared"]),
 ];
 
 #[test]

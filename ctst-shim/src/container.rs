@@ -10,6 +10,9 @@ use containust_core::link::{LOOPBACK, Links};
 use containust_core::sys::{self, Alone, Filter};
 use containust_core::weak::{Layer, weak};
 use containust_core::{capability, channel};
+use containust_helper::failure::{Step, refusal};
+use containust_helper::message::{crowded, is_crowded, send};
+use containust_helper::policy::Policy;
 use containust_policy::seccomp::{self, Base};
 use containust_shared::protocol::{
     self, Beneath, Ended, Failure, FromContainer, MAIN, MAX_INSTRUCTIONS, Plan, Process, Rlimit, ToContainer,
@@ -22,10 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
-use crate::failure::{Step, refusal};
-use crate::message::{crowded, is_crowded, send};
 use crate::network::{ETH0, hardware, sockets};
-use crate::policy::Policy;
 use crate::process::{Confines, Starting, Streams};
 use crate::project::limit_user_namespaces;
 use crate::{process, root};

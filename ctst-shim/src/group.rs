@@ -18,6 +18,8 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use containust_helper::failure::{Step, refusal};
+use containust_helper::policy::Policy;
 use containust_policy::conf::{PATH, Rules};
 use containust_policy::judge;
 use containust_shared::protocol::{Failure, FromSandbox, Limit, MAX_LIMITS, Unset};
@@ -26,8 +28,6 @@ use rustix::io::Errno;
 use rustix::process::{Pid, getpid, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::failure::{Step, refusal};
-use crate::policy::Policy;
 use crate::project::CGROUP2_SUPER_MAGIC;
 
 /// What limits need.

@@ -8,12 +8,8 @@
 #![forbid(unsafe_code)]
 
 mod container;
-mod failure;
 mod group;
-mod loss;
-mod message;
 mod network;
-mod policy;
 mod process;
 mod project;
 mod root;

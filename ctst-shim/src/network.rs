@@ -6,10 +6,9 @@ use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 
 use containust_core::link::{LOOPBACK, Links};
+use containust_helper::failure::{Step, refusal};
 use containust_shared::protocol::{self, Address, Bridge, Failure};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-
-use crate::failure::{Step, refusal};
 
 /// Indexes of bridges, plus their numbers, of veths, and of `eth0` within a container. High ones, because a module like sit
 /// may have put interfaces of its own at the low ones.

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use containust_core::sys::{self, Alone, Arguments, Filter};
 use containust_core::weak::{Layer, weak};
+use containust_helper::failure::{Step, refusal};
 use containust_shared::exit;
 use containust_shared::protocol::{Failure, Process, Rlimit};
 use rustix::fs::{FileType, Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::OpenptFlags;
 
-use crate::failure::{Step, refusal};
 use crate::user;
 
 /// `statfs(2)`'s `f_type` of anonymous pipes.

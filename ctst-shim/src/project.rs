@@ -8,17 +8,17 @@ use containust_core::entry::Entered;
 use containust_core::sys::{self, Alone, Namespaces, Side};
 use containust_core::weak::{Layer, weak};
 use containust_core::{channel, ids};
+use containust_helper::failure::{Step, refusal};
+use containust_helper::message::{crowded, is_crowded, send};
+use containust_helper::policy::Policy;
 use containust_shared::protocol::{Bridge, Failure, FromSandbox, FromShim, MAX_NETWORKS, ToSandbox};
 use containust_shared::{exit, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Signal};
 
-use crate::failure::{Step, refusal};
 use crate::group::{self, Groups, Place};
-use crate::message::{crowded, is_crowded, send};
 use crate::network::{Network, sockets};
-use crate::policy::Policy;
 use crate::{container, sandbox};
 
 /// User namespaces that containers with an id of their own may take up, while S makes one.

@@ -9,12 +9,12 @@ use std::path::Path;
 use containust_core::mount::{self, Attributes, DATA_ONLY, NOSUID_NODEV, READ_ONLY};
 use containust_core::sys;
 use containust_core::weak::{Layer, weak};
+use containust_helper::failure::{Step, refusal};
 use containust_shared::names;
 use containust_shared::protocol::{Failure, Mount, Plan, Source, Sysctl};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
-use crate::failure::{Step, refusal};
 use crate::user;
 
 /// `statfs(2)`'s `f_type` of procfs.

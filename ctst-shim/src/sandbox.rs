@@ -6,19 +6,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use containust_core::entry::Entered;
 use containust_core::sys::{self, Alone, Namespaces, Side};
 use containust_core::{capability, entry, trusted};
+use containust_helper::failure::{Step, refusal};
+use containust_helper::loss::{self, Program};
+use containust_helper::message::{receive_one, send};
+use containust_helper::policy::Policy;
 use containust_policy::subid::{self, MAX_FILE, Maps, Range};
-use containust_policy::window::CAPABILITIES;
+use containust_policy::window::{CAPABILITIES, REASONS};
 use containust_shared::exit;
 use containust_shared::protocol::{self, Failure, FromShim, IdMap, Mapped, ToShim};
 use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::failure::{Step, refusal};
 use crate::group::Parent;
-use crate::message::{receive_one, send};
-use crate::policy::Policy;
+use crate::project;
 use crate::window::{self, Wish, open_proc};
-use crate::{loss, project};
+
+/// This one.
+const PROGRAM: Program = Program { name: "ctst-shim", capabilities: &REASONS };
 
 /// Serves one request; in the process that becomes S this returns only when the project ends.
 /// The result is an exit code.
@@ -88,7 +92,10 @@ fn create(alone: &Alone, entered: &Entered) -> Result<i32, Failure> {
             }
             window::pass(alone, &proc, &wish)?
         }
-        (IdMap::Granted, 1..) => return Err(loss::explain(held, in_file)),
+        (IdMap::Granted, 1..) => {
+            let cause = loss::cause(&PROGRAM, held, in_file)?;
+            return Err(refusal(&format!("run in strict mode: {cause}"), ""));
+        }
         (IdMap::Single | IdMap::Helper, 1..) if strict => {
             return Err(refusal("map other ids than the granted ones in strict mode", ""));
         }

@@ -1,9 +1,8 @@
 //! Users and groups as the container's own files name them (`passwd(5)`, `group(5)`), read as hostile input.
 
+use containust_helper::failure::{Step, refusal};
 use containust_shared::protocol::Failure;
 use rustix::fs::{FileType, Mode, OFlags};
-
-use crate::failure::{Step, refusal};
 
 const MAX_FILE: usize = 1 << 20;
 const MAX_GROUPS: usize = 64;

@@ -9,13 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use containust_core::sys::{self, Alone, Namespaces, Side};
 use containust_core::{capability, ids, lock};
+use containust_helper::failure::{Step, refusal};
 use containust_policy::window;
 use containust_shared::protocol::Failure;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat2, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{getgid, getpid, getuid};
 
-use crate::failure::{Step, refusal};
 use crate::group::{Parent, Place};
 use crate::project::has_ended;
 

@@ -993,7 +993,7 @@ fn who_did_not_start_it_is_no_caller() {
     // A shell that forks: it is the parent, but did not make the socket, and is no lasting process of the caller's.
     let (ours, theirs) = pair();
     let told = refused(spawn_by(&["sh", "-c", r#""$0"; exit $?"#], theirs));
-    assert!(told.contains("the process that started ctst-shim has ended, or another one made the socket"), "{told}");
+    assert!(told.contains("the process that started this program has ended, or another one made the socket"), "{told}");
     assert!(receive::<FromShim>(&ours).is_none());
 }
 

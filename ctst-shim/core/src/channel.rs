@@ -36,7 +36,7 @@ pub fn check(socket: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
 /// # Errors
 /// When that is not one process, or it has ended, and the kernel's.
 pub fn caller(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let gone = || io::Error::other("the process that started ctst-shim has ended, or another one made the socket");
+    let gone = || io::Error::other("the process that started this program has ended, or another one made the socket");
     let parent = getppid().ok_or_else(gone)?;
     let opened = pidfd_open(parent, PidfdFlags::empty())?;
     // Had it ended before it was opened, this process would be somebody else's child by now.

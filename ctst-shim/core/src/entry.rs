@@ -7,7 +7,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{capability, channel, ids, sys};
 
-/// Descriptors that the shim needs at the same time, with room.
+/// Descriptors that such a program needs at the same time, with room.
 const MIN_DESCRIPTORS: u64 = 64;
 
 /// `xattr(7)`: where a file's capabilities are.
@@ -40,7 +40,7 @@ pub fn sanitise(channel_fd: i32, keep: u64) -> io::Result<Entered> {
         rustix::fs::fstat(standard).map_err(|_| io::Error::other("standard input, output or error is closed"))?;
     }
     let socket = sys::take_inherited(channel_fd)
-        .map_err(|_| io::Error::other("descriptor 3 is not open: ctst-shim is started by ctst, not by hand"))?;
+        .map_err(|_| io::Error::other("descriptor 3 is not open: this program is started by ctst, not by hand"))?;
     sys::close_from(channel_fd.unsigned_abs().saturating_add(1))?;
     let caller = channel::check(socket.as_fd(), rustix::process::getuid().as_raw())
         .and_then(|()| channel::caller(socket.as_fd()))
@@ -52,7 +52,7 @@ pub fn sanitise(channel_fd: i32, keep: u64) -> io::Result<Entered> {
         return Err(io::Error::other(format!("the limit of open files is {hard}, needed are {MIN_DESCRIPTORS}")));
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    // A core file of the shim could hold a plan with secrets. The hard limit stays, because the payload gets those of its
+    // A core file could hold a plan with secrets. The hard limit stays, because the payload gets those of its
     // plan and nobody could raise one again.
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
     setrlimit(Resource::RLIMIT_CORE, 0, hard)?;
@@ -69,7 +69,7 @@ pub fn check_authority(held: u64) -> io::Result<bool> {
     let in_file = has_file_capabilities()?;
     let root = rustix::process::getuid().is_root();
     if root && in_file {
-        return Err(io::Error::other("root needs no file capabilities: use a ctst-shim without"));
+        return Err(io::Error::other("root needs no file capabilities: use a copy of this program without"));
     }
     // Without this the environment, the descriptors and a tracer would have been the caller's to choose.
     if held != 0 && !root && !sys::is_secure_execution() {

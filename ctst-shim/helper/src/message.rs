@@ -10,7 +10,10 @@ use containust_shared::wire;
 use crate::failure::{Step, refusal};
 
 /// The one message of type `T` that may come now, without descriptors.
-pub(crate) fn receive_one<T: wire::Message>(channel: &OwnedFd) -> Result<T, Failure> {
+///
+/// # Errors
+/// Anything else, and the kernel's.
+pub fn receive_one<T: wire::Message>(channel: &OwnedFd) -> Result<T, Failure> {
     let mut buffer = vec![0; wire::MAX_MESSAGE];
     match channel::receive(channel, &mut buffer).step("receive the request", "")? {
         Some((len, fds)) if fds.is_empty() => wire::decode(buffer.get(..len).unwrap_or_default())
@@ -21,19 +24,24 @@ pub(crate) fn receive_one<T: wire::Message>(channel: &OwnedFd) -> Result<T, Fail
 }
 
 /// Encodes and sends one message.
-pub(crate) fn send<T: wire::Message>(channel: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+///
+/// # Errors
+/// As [`channel::send`], and a message that is too large.
+pub fn send<T: wire::Message>(channel: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = wire::encode(message).map_err(io::Error::other)?;
     channel::send(channel, &bytes, fds)
 }
 
 /// Whether the kernel lets no more descriptors of this user be on their way (`unix(7)`, ETOOMANYREFS). A container whose root
 /// is the same user on the host can use all of them up: that is refused to whoever asked, and ends nobody.
-pub(crate) fn is_crowded(error: &io::Error) -> bool {
+#[must_use]
+pub fn is_crowded(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error())
 }
 
 /// What to say then.
-pub(crate) fn crowded(error: &io::Error) -> Failure {
+#[must_use]
+pub fn crowded(error: &io::Error) -> Failure {
     let errno = error.raw_os_error().unwrap_or(0);
     Failure {
         step: "hand over descriptors, of which this user has too many on their way".into(),

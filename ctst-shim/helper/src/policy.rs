@@ -1,5 +1,6 @@
-//! The administrator's policy (`policy/src/conf.rs`). P opens the file before anything else and makes sure that only root can
-//! have written it; S and C inherit the descriptor; C reads it and judges its plan before it touches anything.
+//! The administrator's policy (`policy/src/conf.rs`). The shim's P opens the file before anything else and makes
+//! sure that only root can have written it. S and C inherit the descriptor; C reads it and judges its plan before it touches
+//! anything.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -15,8 +16,9 @@ use crate::failure::{Step, refusal};
 /// More of `passwd(5)` or `group(5)` than any host has.
 const MAX_NAMES: usize = 1 << 20;
 
-/// What judges the plans of a project: its caller, as the kernel knew him when the shim was started, and the file.
-pub(crate) struct Policy {
+/// What judges: the caller, as the kernel knew him when the program was started, and the file.
+#[derive(Debug)]
+pub struct Policy {
     /// With what the kernel said of it when P opened it. None: there is no file, and the defaults hold.
     file: Option<(OwnedFd, Stat)>,
     uid: u32,
@@ -26,7 +28,10 @@ pub(crate) struct Policy {
 
 impl Policy {
     /// Opens the file. `strict`: this program has file capabilities.
-    pub(crate) fn open(strict: bool) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// A file, or a folder on the way, that others than root can write, and the kernel's.
+    pub fn open(strict: bool) -> Result<Self, Failure> {
         let file = open_file()?;
         let mut groups = rustix::process::getgroups().step("read the groups of the caller", "")?;
         groups.push(rustix::process::getgid());
@@ -35,31 +40,46 @@ impl Policy {
     }
 
     /// Whether the caller has no power over the project's user namespace, and must not get any over one below it.
-    pub(crate) fn is_strict(&self) -> bool {
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
         self.strict
     }
 
     /// What a forked child must not close.
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(|(fd, _)| std::os::fd::AsFd::as_fd(fd))
     }
 
     /// The host ids that containers of root have.
-    pub(crate) fn root_range(&self) -> Result<Range, Failure> {
+    ///
+    /// # Errors
+    /// As [`Policy::rules`].
+    pub fn root_range(&self) -> Result<Range, Failure> {
         Ok(self.rules()?.root_range())
     }
 
     /// The verdict on a plan: none is a grant, else why not.
-    pub(crate) fn judge(&self, plan: &Plan) -> Result<Option<String>, Failure> {
+    ///
+    /// # Errors
+    /// As [`Policy::rules`].
+    pub fn judge(&self, plan: &Plan) -> Result<Option<String>, Failure> {
         let rules = self.rules()?;
-        let (passwd, group) =
-            if rules.allow.is_empty() { Default::default() } else { (names("/etc/passwd")?, names("/etc/group")?) };
-        let caller = Caller::new(self.uid, self.groups.clone(), &passwd, &group, self.strict);
+        let caller = self.caller(&rules)?;
         Ok(judge::judge(&Spec::of(plan), &rules, &caller).err().map(|denials| judge::tell(&denials)))
     }
 
+    fn caller(&self, rules: &Rules) -> Result<Caller, Failure> {
+        let (passwd, group) =
+            if rules.allow.is_empty() { Default::default() } else { (names("/etc/passwd")?, names("/etc/group")?) };
+        Ok(Caller::new(self.uid, self.groups.clone(), &passwd, &group, self.strict))
+    }
+
     /// What the policy asks every component to have, as limits of a group; empty where it asks for none.
-    pub(crate) fn most(&self) -> Result<Vec<Limit>, Failure> {
+    ///
+    /// # Errors
+    /// As [`Policy::rules`].
+    pub fn most(&self) -> Result<Vec<Limit>, Failure> {
         let rules = self.rules()?;
         let memory = rules.max_memory.map(|line| Limit::Memory(Some(line.value)));
         let cpus = rules.max_cpus.map(|line| Limit::Cpus(Some(line.value)));
@@ -68,13 +88,19 @@ impl Policy {
     }
 
     /// The verdict on the limits of a container.
-    pub(crate) fn judge_limits(&self, limits: judge::Limits) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// Every reason why not, and as [`Policy::rules`].
+    pub fn judge_limits(&self, limits: judge::Limits) -> Result<(), Failure> {
         judge::limits(limits, &self.rules()?)
             .map_err(|denials| refusal(&format!("go beyond the policy: {}", judge::tell(&denials)), ""))
     }
 
     /// The file as it is understood now.
-    pub(crate) fn rules(&self) -> Result<Rules, Failure> {
+    ///
+    /// # Errors
+    /// A file that is not understood, or has changed since it was opened, and the kernel's.
+    pub fn rules(&self) -> Result<Rules, Failure> {
         let bytes = match &self.file {
             Some((fd, _)) => read(fd, MAX_SIZE).step("read", PATH)?,
             None => Vec::new(),

@@ -5,8 +5,11 @@ use std::io;
 use containust_shared::protocol::Failure;
 
 /// Turns an error of the kernel into a [`Failure`].
-pub(crate) trait Step<T> {
+pub trait Step<T> {
     /// Says which step failed on which object.
+    ///
+    /// # Errors
+    /// What the call failed with, and where.
     fn step(self, step: &str, subject: impl AsRef<[u8]>) -> Result<T, Failure>;
 }
 
@@ -23,6 +26,7 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 }
 
 /// A refusal of ours, without the kernel's part.
-pub(crate) fn refusal(step: &str, subject: impl AsRef<[u8]>) -> Failure {
+#[must_use]
+pub fn refusal(step: &str, subject: impl AsRef<[u8]>) -> Failure {
     Failure { step: step.into(), subject: subject.as_ref().into(), errno: 0 }
 }
