@@ -209,6 +209,43 @@ COMPONENT two { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] ho
     project.stop();
 }
 
+/// What is started again keeps its ports meanwhile: they lead nowhere, and nobody else can have them.
+#[test]
+fn a_port_stays_until_a_stop_that_nothing_follows() {
+    let port = free_port();
+    let text = format!(
+        r#"
+COMPONENT server {{
+  image = "file://ROOTFS"
+  command = ["/bin/sh", "-c", "trap '' TERM; /bin/ctst-probe serve 80"]
+  port = 80
+  healthcheck {{ http = "/" }}
+  stop {{ grace = 2s }}
+}}
+EXPOSE 127.0.0.1:{port} -> server:80
+"#
+    );
+    let project = Project::new(&Caller::ordinary(), &text);
+    project.up();
+    assert!(get(port).contains("200 OK"));
+    let restarting = project.start(["restart"]);
+    eventually("it is being stopped", || project.status("server")["state"] == "stopping");
+    assert_eq!(project.status("server")["ports"][0]["host_port"], port);
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it is still the component's");
+    assert!(!matches!(stream.read(&mut [0]), Ok(1..)), "nobody answers");
+    assert!(std::net::TcpListener::bind(("127.0.0.1", port)).is_err());
+    restarting.wait(Duration::from_secs(60)).ok();
+    project.up();
+    assert!(get(port).contains("200 OK"));
+    // The later wish counts.
+    let restarting = project.start(["restart"]);
+    eventually("it is being stopped", || project.status("server")["state"] == "stopping");
+    project.ctst(["stop", "-t", "0"]).ok();
+    drop(restarting.wait(Duration::from_secs(60)));
+    project.assert_nothing_left();
+    assert_eq!(listeners(port), [""; 0]);
+}
+
 /// A restart gives the component a new interface: nobody may go on talking to the old one's hardware address, which
 /// the kernel believes in for half a minute.
 #[test]

@@ -16,7 +16,7 @@ use crate::record::Record;
 use crate::secrets::Values;
 use crate::shim::Channel;
 use crate::spec::Wanted;
-use crate::status::State;
+use crate::status::{Published, State};
 
 /// First pause before a restart; doubled each time up to [`BACKOFF_MAX`].
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -79,6 +79,16 @@ pub(super) enum Then {
         wanted: Box<Wanted>,
         anew: bool,
     },
+}
+
+impl Then {
+    /// The ports that stay published.
+    pub(super) fn published(&self) -> &[Published] {
+        match self {
+            Self::Rest | Self::Remove => &[],
+            Self::Start { wanted, .. } => &wanted.published,
+        }
+    }
 }
 
 /// Processes of a container.

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
@@ -30,7 +30,7 @@ use crate::logs::{self, Stream};
 use crate::project::now;
 use crate::secrets::write_configs;
 use crate::shim::{self, Channel, Received, describe};
-use crate::status::{Health, State};
+use crate::status::{Health, Published, State};
 
 /// Bytes read from one container before others have their turn.
 const OUTPUT_TURN: usize = 256 * 1024;
@@ -568,10 +568,11 @@ impl Supervisor {
         container.record.state = State::Failed;
         container.record.failure = Some(report.clone());
         container.result = report.exit;
-        self.withdraw(cid);
+        let stop = container.stop.take();
+        self.withdraw_but(cid, stop.as_ref().map_or(&[], |stop| stop.then.published()));
         self.event(cid, EventKind::Failed(report));
         self.save(cid);
-        if let Some(stop) = self.containers.get_mut(&cid).and_then(|c| c.stop.take()) {
+        if let Some(stop) = stop {
             self.after_stop(cid, stop.then);
         }
     }
@@ -604,12 +605,13 @@ impl Supervisor {
         if container.live.is_none() {
             if container.record.state.is_live() {
                 container.record.state = State::Stopped;
-                self.withdraw(cid);
+                self.withdraw_but(cid, then.published());
                 self.event(cid, EventKind::Stopped { code: None });
                 self.save(cid);
             }
             return self.after_stop(cid, then);
         }
+        let published = then.published().to_vec();
         if let Some(stop) = &mut container.stop {
             // The later wish counts; a shorter grace too, also when the first has begun.
             stop.then = then;
@@ -617,14 +619,14 @@ impl Supervisor {
                 stop.grace = grace;
                 self.arm(cid, grace);
             }
-            return;
+            return self.withdraw_but(cid, &published);
         }
         container.stop = Some(Stop { grace, begun: false, then });
         self.thaw(cid);
         let Some(container) = self.containers.get_mut(&cid) else { return };
         container.record.state = State::Stopping;
         self.event(cid, EventKind::Stopping);
-        self.withdraw(cid);
+        self.withdraw_but(cid, &published);
         self.save(cid);
     }
 
@@ -713,12 +715,20 @@ impl Supervisor {
 
     /// Ends publishing the container's ports.
     pub(super) fn withdraw(&mut self, cid: Cid) {
-        let keys: Vec<_> = self.ports.iter().filter(|(_, port)| port.is_of(cid)).map(|(key, _)| *key).collect();
-        for key in keys {
+        self.withdraw_but(cid, &[]);
+    }
+
+    /// The same without those that its next start has, too: they lead nowhere until then. Nobody can take them meanwhile, and one
+    /// that this process could not bind again is not lost.
+    fn withdraw_but(&mut self, cid: Cid, stay: &[Published]) {
+        let stays = |key: &(IpAddr, u16)| stay.iter().any(|port| (port.address, port.host_port) == *key);
+        let own = self.ports.iter().filter(|(_, port)| port.is_of(cid)).map(|(key, _)| *key);
+        for key in own.filter(|key| !stays(key)).collect::<Vec<_>>() {
             self.disown(key, cid);
         }
+        self.retarget(cid);
         if let Some(container) = self.containers.get_mut(&cid) {
-            container.record.published.clear();
+            container.record.published.retain(|port| stays(&(port.address, port.host_port)));
         }
     }
 
