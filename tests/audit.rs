@@ -7,6 +7,8 @@ use std::process::Command;
 
 /// The sources that are linked into the shim and are ours.
 const LINKED: [&str; 5] = ["ctst-shim/src", "ctst-shim/helper/src", "ctst-shim/core/src", "shared/src", "policy/src"];
+/// Those of ctst-port alone.
+const PORT: &str = "ctst-shim/port/src";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
@@ -74,6 +76,8 @@ fn no_alarm() {
             LINKED[..3].iter().map(|folder| lines(folder)).sum(),
         ),
         ("lines of ours linked into it, tables included", LINKED.iter().map(|folder| lines(folder)).sum()),
+        ("lines of `ctst-port` (`port/src`)", lines(PORT)),
+        ("system calls in its window", read("tests/window-port.strace").lines().count()),
         ("crates of others linked into it", crates()),
         ("`unsafe` blocks", unsafe_code().matches("\n  ").count()),
     ]);
@@ -99,7 +103,7 @@ fn every_file_is_in_the_reading_order() {
     let section = guide.split("\n## What to read, in order\n").nth(1).expect("a section on what to read");
     let section = section.split("\n## ").next().expect("split gives something");
     let words: BTreeSet<&str> = section.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-    for name in LINKED.iter().flat_map(|folder| sources(folder).into_keys()) {
+    for name in LINKED.iter().chain([&PORT]).flat_map(|folder| sources(folder).into_keys()) {
         let stem = Path::new(&name).file_stem().expect("a name").to_string_lossy();
         assert!(stem == "lib" || words.contains(stem.as_ref()), "ctst-shim/README.md does not say when to read {name}");
     }
@@ -145,10 +149,10 @@ fn unsafe_code_is_listed_with_its_reasons() {
     assert!(kept == text, "{path} differs from the sources, first here: {differs:?}; run `make snapshots`");
 }
 
-/// The texts of `refusal("…` in the shim.
+/// The texts of `refusal("…` in the shim and in ctst-port.
 fn refusals() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for (name, code) in [LINKED[0], LINKED[1]].into_iter().flat_map(sources) {
+    for (name, code) in [LINKED[0], LINKED[1], PORT].into_iter().flat_map(sources) {
         let calls = code.replace("fn refusal(", "");
         for rest in calls.split("refusal(").skip(1) {
             let start = rest.find('"').unwrap_or_else(|| panic!("{name}: a refusal without a text"));
@@ -182,6 +186,7 @@ fn every_refusal_is_provoked_by_a_test() {
         "ctst-shim/src/group.rs",
         "tests/strict.rs",
         "tests/limits.rs",
+        "tests/port.rs",
     ]
     .iter()
     .filter_map(|path| fs::read_to_string(root().join(path)).ok())

@@ -24,7 +24,7 @@ fn metadata() -> Value {
 }
 
 /// Folder of each crate, and what of the workspace it may depend on: for tests and build scripts too.
-const EDGES: [(&str, &str, &[&str]); 10] = [
+const EDGES: [(&str, &str, &[&str]); 11] = [
     ("containust-core", "ctst-shim/core", &[]),
     ("containust-helper", "ctst-shim/helper", &["containust-core", "containust-policy", "containust-shared"]),
     ("containust-image", "ctst/image", &["containust-shared"]),
@@ -34,6 +34,7 @@ const EDGES: [(&str, &str, &[&str]); 10] = [
     ("containust-shared", "shared", &[]),
     ("containust-tests", "tests", &["containust-shared"]),
     ("ctst", "ctst", &["containust-sdk"]),
+    ("ctst-port", "ctst-shim/port", &["containust-core", "containust-helper", "containust-shared"]),
     ("ctst-shim", "ctst-shim", &["containust-core", "containust-helper", "containust-policy", "containust-shared"]),
 ];
 

@@ -1,5 +1,6 @@
 //! Whatever a peer sends is one message, written in the only way there is, or none.
 
+use containust_shared::port::{FromPort, ToPort};
 use containust_shared::protocol::{FromContainer, FromSandbox, FromShim, Mapped, ToContainer, ToSandbox, ToShim};
 use containust_shared::wire::{Message, WireError, decode, encode};
 
@@ -11,6 +12,8 @@ pub(crate) fn run(bytes: &[u8]) {
     one::<FromShim>(bytes);
     one::<FromSandbox>(bytes);
     one::<FromContainer>(bytes);
+    one::<ToPort>(bytes);
+    one::<FromPort>(bytes);
 }
 
 fn one<T: Message>(bytes: &[u8]) {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use containust_shared::port::LIMIT;
 use containust_shared::protocol::{self, Mount, Plan};
 
 use crate::capabilities;
@@ -356,10 +357,29 @@ fn judge_ports(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {
         if !others.is_empty() {
             why.push_str(&format!(", and {} more allow other places", others.len()));
         }
-        let at = if address.is_unspecified() { "any".to_owned() } else { address.to_string() };
-        let what = format!("publish {}", std::net::SocketAddr::new(*address, *port));
-        denials.push(denial(what, why, format_args!("publish = {at} {port}")));
+        denials.push(unpublished(*address, *port, why));
     }
+}
+
+/// Whether `caller` may have a port that the kernel keeps from him and a program with a capability would bind: only where a
+/// line says so.
+///
+/// # Errors
+/// Every reason why not.
+pub fn low_port(address: IpAddr, port: u16, rules: &Rules, caller: &Caller) -> Result<(), Vec<Denial>> {
+    let mut denials: Vec<Denial> = admit(rules, caller).err().into_iter().collect();
+    if rules.publish.is_empty() {
+        let why = format!("it is below {LIMIT}, and no line of {PATH} allows it");
+        denials.push(unpublished(address, port, why));
+    }
+    judge_ports(&Spec { ports: vec![(address, port)], ..Spec::nothing() }, rules, &mut denials);
+    if denials.is_empty() { Ok(()) } else { Err(denials) }
+}
+
+fn unpublished(address: IpAddr, port: u16, why: String) -> Denial {
+    let at = if address.is_unspecified() { "any".to_owned() } else { address.to_string() };
+    let what = format!("publish {}", std::net::SocketAddr::new(address, port));
+    denial(what, why, format_args!("publish = {at} {port}"))
 }
 
 /// Whether a container may have these limits.
@@ -600,6 +620,39 @@ mod tests {
         }
         assert!(judged("0.0.0.0", 80, text).ends_with("`publish = any 80`"));
         assert!(judged("127.0.0.1", 80, "publish = none").contains("`publish = none`"));
+    }
+
+    #[test]
+    fn a_low_port_wants_a_line() {
+        let judged = |address: &str, port, text: &str, caller: &Caller| {
+            let denied = low_port(address.parse().unwrap(), port, &rules(text), caller).err();
+            denied.map(|denials| tell(&denials)).unwrap_or_default()
+        };
+        for text in
+            ["publish = any 80", "publish = 127.0.0.1 80", "publish = any 1-65535", "publish = any 9\npublish = any 80"]
+        {
+            assert_eq!(judged("127.0.0.1", 80, text, &ann()), "", "{text}");
+        }
+        assert_eq!(
+            judged("127.0.0.1", 80, "# nothing", &ann()),
+            "publish 127.0.0.1:80: it is below 1024, and no line of /etc/containust/policy.conf allows it, so ask the \
+             administrator for `publish = 127.0.0.1 80`"
+        );
+        assert!(judged("::", 80, "", &ann()).ends_with("`publish = any 80`"));
+        for text in [
+            "publish = none",
+            "publish = any 81",
+            "publish = any 1024-65535",
+            "publish = 127.0.0.2 80",
+            "publish = ::1 80",
+        ] {
+            assert!(judged("127.0.0.1", 80, text, &ann()).contains("line 1 of"), "{text}");
+        }
+        // An address does not allow all of them.
+        assert!(judged("0.0.0.0", 80, "publish = 127.0.0.1 80", &ann()).ends_with("`publish = any 80`"));
+        let admitted = "publish = any 80\nallow = group admins";
+        assert!(judged("127.0.0.1", 80, admitted, &ann()).starts_with("have containers as user 1000"));
+        assert_eq!(judged("127.0.0.1", 80, admitted, &Caller::default()), "", "root");
     }
 
     #[test]

@@ -15,5 +15,6 @@
 
 pub mod exit;
 pub mod names;
+pub mod port;
 pub mod protocol;
 pub mod wire;

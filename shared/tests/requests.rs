@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::{env, fs, path::Path};
 
+use containust_shared::port::ToPort;
 use containust_shared::protocol::{Mapped, ToContainer, ToSandbox, ToShim};
 use containust_shared::wire::{Message, decode, encode};
 
@@ -40,6 +41,7 @@ fn requests() -> Vec<Request> {
     requests.push(request("P", &mapped));
     requests.extend(all::<ToSandbox>("S"));
     requests.extend(all::<ToContainer>("C"));
+    requests.extend(all::<ToPort>("ctst-port"));
     requests
 }
 

@@ -267,7 +267,7 @@ pub fn programs() -> &'static Path {
         let built = me.ancestors().nth(2).expect("test programs lie in deps").to_owned();
         let bin = base().join("bin");
         make_folder(&bin);
-        for name in ["ctst", "ctst-shim"] {
+        for name in ["ctst", "ctst-shim", "ctst-port"] {
             copy(&built.join(name), &bin.join(name));
         }
         let root = base().join("rootfs");
@@ -490,9 +490,27 @@ impl Project {
     /// Starts the shim as this project's caller, who speaks to it himself.
     #[must_use]
     pub fn raw_shim(&self) -> RawShim {
-        let mut command = self.by(Path::new("/bin/sh"));
-        command.args(["-c", "exec \"$0\" 3<&0 </dev/null"]).arg(self.own_programs().join("ctst-shim"));
-        RawShim::start(command, self.caller.uid)
+        self.raw(&[], &self.own_programs().join("ctst-shim"))
+    }
+
+    /// Starts a program as this project's caller, who speaks to it himself as ctst would. `words`: what comes before it, of which
+    /// each has to execute the rest.
+    #[must_use]
+    pub fn raw(&self, words: &[&str], program: &Path) -> RawShim {
+        self.raw_as(&self.caller, words, program)
+    }
+
+    /// The same, where the words make it somebody else's: `user`'s, whose the socket is.
+    #[must_use]
+    pub fn raw_as(&self, user: &Caller, words: &[&str], program: &Path) -> RawShim {
+        let first = words.first().copied().unwrap_or("/bin/sh");
+        let mut command = self.by(Path::new(first));
+        command.args(words.get(1..).unwrap_or_default());
+        if !words.is_empty() {
+            command.arg("/bin/sh");
+        }
+        command.args(["-c", "exec \"$0\" 3<&0 </dev/null"]).arg(program);
+        RawShim::start(command, user.uid)
     }
 
     /// Runs a program as the caller on this project's host.

@@ -1,14 +1,14 @@
 //! A caller who speaks to the shim himself.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use containust_shared::wire::{self, Message};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv,
-    send, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
 };
 
 /// A shim, started by an ordinary user, and its channel. Dropping it ends what it made.
@@ -31,7 +31,7 @@ impl RawShim {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("make a pair")
         });
         let (channel, theirs) = pair.join().expect("join a thread");
-        let child = command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
+        let child = command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         Self { channel, child: child.expect("start the shim") }
     }
 
@@ -56,6 +56,61 @@ impl RawShim {
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)), "there is room for one");
         let sent = sendmsg(self.channel.as_fd(), &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL);
         sent.expect("send a message");
+    }
+
+    /// The same with these bytes, whatever they are.
+    ///
+    /// # Panics
+    /// As [`RawShim::send`].
+    pub fn send_bytes(&self, bytes: &[u8]) {
+        send(self.channel.as_fd(), bytes, SendFlags::NOSIGNAL).expect("send a record");
+    }
+
+    /// Says that nothing more follows.
+    ///
+    /// # Panics
+    /// If the other side is gone.
+    pub fn close(&self) {
+        rustix::net::shutdown(self.channel.as_fd(), rustix::net::Shutdown::Write).expect("close one direction");
+    }
+
+    /// The next message with its descriptors; none: the other side is gone.
+    ///
+    /// # Panics
+    /// If it is not of this type.
+    #[must_use]
+    pub fn receive_all<T: Message>(&self) -> Option<(T, Vec<OwnedFd>)> {
+        let mut buffer = vec![0; wire::MAX_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let message = recvmsg(self.channel.as_fd(), &mut [IoSliceMut::new(&mut buffer)], &mut control, flags);
+        let length = message.expect("receive a message").bytes;
+        let fds = control.drain().flat_map(|item| match item {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
+            _ => Vec::new(),
+        });
+        let fds = fds.collect();
+        (length > 0).then(|| (wire::decode(&buffer[..length]).expect("decode a message"), fds))
+    }
+
+    /// Its exit code.
+    ///
+    /// # Panics
+    /// If it was killed.
+    #[must_use]
+    pub fn wait(&mut self) -> i32 {
+        self.child.wait().expect("wait for the program").code().expect("it exits")
+    }
+
+    /// What it wrote to standard error, once it has ended.
+    ///
+    /// # Panics
+    /// If that cannot be read.
+    #[must_use]
+    pub fn said(&mut self) -> String {
+        let stderr = self.child.stderr.take().expect("a pipe");
+        std::io::read_to_string(stderr).expect("read a pipe")
     }
 
     /// The next message, without its descriptors; none: the other side is gone.

@@ -43,9 +43,7 @@ pub fn cause(program: &Program, held: u64, in_file: bool) -> Result<String, Fail
             "{own} is on a file system mounted nosuid, by which it lost {names}; install it on another, such as /usr"
         ));
     }
-    #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
-    let map = std::fs::read_to_string("/proc/self/uid_map").step("read", "/proc/self/uid_map")?;
-    if !map.split_ascii_whitespace().eq(ALL) {
+    if !is_of_the_host()? {
         return Ok(format!(
             "ctst runs in a user namespace, in which {own} has no {names}; start it outside of the container"
         ));
@@ -62,4 +60,14 @@ pub fn cause(program: &Program, held: u64, in_file: bool) -> Result<String, Fail
         return Ok(format!("the file capabilities of {own} lack {names}; reinstall it"));
     }
     Ok(format!("{own} lost {names}, as it does under a tracer (strace, gdb); start ctst without"))
+}
+
+/// Whether this process is in the host's user namespace.
+///
+/// # Errors
+/// The kernel's.
+pub fn is_of_the_host() -> Result<bool, Failure> {
+    #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
+    let map = std::fs::read_to_string("/proc/self/uid_map").step("read", "/proc/self/uid_map")?;
+    Ok(map.split_ascii_whitespace().eq(ALL))
 }

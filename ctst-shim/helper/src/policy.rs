@@ -1,7 +1,8 @@
-//! The administrator's policy (`policy/src/conf.rs`). The shim's P opens the file before anything else and makes
-//! sure that only root can have written it. S and C inherit the descriptor; C reads it and judges its plan before it touches
+//! The administrator's policy (`policy/src/conf.rs`). The shim's P, or ctst-port, opens the file before anything else and makes
+//! sure that only root can have written it. S and C inherit P's descriptor; C reads it and judges its plan before it touches
 //! anything.
 
+use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use containust_policy::conf::{self, MAX_SIZE, PATH, Range, Rules};
@@ -73,6 +74,16 @@ impl Policy {
         let (passwd, group) =
             if rules.allow.is_empty() { Default::default() } else { (names("/etc/passwd")?, names("/etc/group")?) };
         Ok(Caller::new(self.uid, self.groups.clone(), &passwd, &group, self.strict))
+    }
+
+    /// The verdict on a port that the kernel keeps from the caller: none is a grant, else why not.
+    ///
+    /// # Errors
+    /// As [`Policy::rules`].
+    pub fn judge_port(&self, address: IpAddr, port: u16) -> Result<Option<String>, Failure> {
+        let rules = self.rules()?;
+        let caller = self.caller(&rules)?;
+        Ok(judge::low_port(address, port, &rules, &caller).err().map(|denials| judge::tell(&denials)))
     }
 
     /// What the policy asks every component to have, as limits of a group; empty where it asks for none.

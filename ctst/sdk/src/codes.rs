@@ -83,7 +83,11 @@ const PAGES: &[(&str, &str, &str)] = &[
         "the host's policy forbids something",
         "do without, or have the administrator add the line in the message",
     ),
-    ("S0501", "a port cannot be published", "free it, or publish another"),
+    (
+        "S0501",
+        "a port cannot be published",
+        "free it, or publish another; of one below 1024 the message says who may give it",
+    ),
     ("S0503", "what a component waits for did not come up", "see that one first: ctst logs"),
     ("S0504", "a component ended or stayed unhealthy while it was waited for", "ctst logs shows why"),
     ("S0505", "something could not be removed", "see the message; ctst rm tries again"),

@@ -1,6 +1,7 @@
 //! What can go wrong, as one enum with stable codes, a help line and an exit code.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use containust_policy::conf::PATH as POLICY;
@@ -266,6 +267,18 @@ pub enum Error {
         /// Every reason, as the shim would say it.
         reasons: String,
     },
+    /// A port that the kernel keeps from users cannot be had.
+    #[error("publish {place} for {component}: {problem}")]
+    LowPort {
+        /// The component.
+        component: String,
+        /// Address and port of the host.
+        place: SocketAddr,
+        /// Why not.
+        problem: String,
+        /// What would give it.
+        help: String,
+    },
     /// The sandbox or a container could not be made.
     #[error("{0}")]
     Sandbox(String),
@@ -313,6 +326,7 @@ impl Error {
             Self::NoScope { .. } => "S0408",
             Self::Policy { .. } => "S0409",
             Self::Denied { .. } => "S0410",
+            Self::LowPort { .. } => "S0501",
             Self::Reported(report) => &report.code,
         }
     }
@@ -335,7 +349,7 @@ impl Error {
             Self::ImageInUse { users, .. } => Some(format!("first: ctst stop {0} && ctst rm {0}", users.join(" "))),
             Self::Unchecked { .. } => Some("see them: ctst check".to_owned()),
             Self::Store(error) => error.help(),
-            Self::NoSandbox { help, .. } | Self::Limit { help, .. } => Some(help.clone()),
+            Self::NoSandbox { help, .. } | Self::Limit { help, .. } | Self::LowPort { help, .. } => Some(help.clone()),
             Self::NoScope { .. } => {
                 Some("see whether systemd serves this user: systemctl --user status; or do without: limits = \"best-effort\"".to_owned())
             }

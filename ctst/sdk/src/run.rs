@@ -1,6 +1,7 @@
 //! Bringing a composition up and watching it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Report, Result};
 use crate::event::{Event, EventListener};
 use crate::host::cgroup;
+use crate::host::low_port;
 use crate::host::places::Places;
 use crate::images::{Images, Progress};
 use crate::ipc::client::{Link, lost};
@@ -143,9 +145,10 @@ pub fn up(
     }
     let prune = options.only.is_empty().then(|| project.file_name());
     let (volumes, destroy, wait) = (composition.volumes.clone(), options.allow_destroy, options.wait);
+    let low = low_port::kept(&wanted);
     let request = Request::Run { wanted, volumes, prune, own: own.clone(), destroy, wait };
     for _ in 0..ATTEMPTS {
-        match hand_over(link, &request) {
+        match hand_over(link, &request, &low) {
             Ok(Some(link)) => {
                 return Ok(Session {
                     link: link.connection,
@@ -166,8 +169,11 @@ pub fn up(
 }
 
 /// `None`: the supervisor was ending.
-fn hand_over(mut link: Link, request: &Request) -> Result<Option<Link>> {
+fn hand_over(mut link: Link, request: &Request, low: &BTreeMap<(IpAddr, u16), String>) -> Result<Option<Link>> {
     if !link.greet()? {
+        return Ok(None);
+    }
+    if !low.is_empty() && !low_port::supply(&mut link.connection, low)? {
         return Ok(None);
     }
     if link.connection.send(request, &[]).is_err() {

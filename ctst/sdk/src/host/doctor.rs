@@ -14,6 +14,7 @@ use crate::error::{During, Error, Result};
 use crate::host::cgroup::{Outlook, Place};
 use crate::host::confine;
 use crate::host::ids::{self, Ids, Range};
+use crate::host::low_port;
 use crate::host::policy::Policy;
 use crate::shim::{self, describe};
 use crate::workers;
@@ -45,11 +46,11 @@ pub enum Verdict {
 }
 
 impl Check {
-    fn good(name: &'static str, found: impl Into<String>) -> Self {
+    pub(crate) fn good(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, status: Verdict::Good, found: found.into(), fix: None }
     }
 
-    fn other(name: &'static str, status: Verdict, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn other(name: &'static str, status: Verdict, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { name, status, found: found.into(), fix: Some(fix.into()) }
     }
 }
@@ -75,6 +76,7 @@ pub fn examine() -> Vec<Check> {
     let governed = policy.status != Verdict::Bad;
     checks.push(policy);
     checks.push(limits());
+    checks.push(low_port::check());
     checks.push(landlock(
         Landlock {
             works: confine::works(),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -10,6 +11,7 @@ use containust_lang::model::{self, Component, Limits};
 use containust_policy::conf::{self, Filter, MAX_SIZE, PATH, Rules};
 use containust_policy::judge::{self, Caller, HostPath, Purpose, Spec};
 use containust_policy::trust::{self, Seen};
+use containust_shared::port::LIMIT;
 use containust_shared::protocol::Plan;
 use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
@@ -76,6 +78,18 @@ impl Policy {
     pub(crate) fn admit(&self) -> Result<()> {
         judge::admit(&self.rules, &self.caller)
             .map_err(|denial| Error::Denied { component: None, reasons: denial.to_string() })
+    }
+
+    /// The verdict on a port that the kernel keeps from the caller, as `ctst-port` will give it.
+    pub(crate) fn judge_low_port(&self, component: &str, place: SocketAddr) -> Result<()> {
+        judge::low_port(place.ip(), place.port(), &self.rules, &self.caller)
+            .map_err(|denials| Error::Denied { component: Some(component.to_owned()), reasons: judge::tell(&denials) })
+    }
+
+    /// What is granted of the ports that `ctst-port` is for, as the file says it.
+    pub(crate) fn low_ports(&self) -> Vec<String> {
+        let granted = self.rules.publish.iter().filter_map(|line| line.value);
+        granted.filter(|publish| publish.first < LIMIT).map(|publish| publish.to_string()).collect()
     }
 
     /// The verdict on what C will be told of a component, and on what C does not see of it.

@@ -18,7 +18,8 @@ pub(crate) fn is_installed() -> bool {
     !getuid().is_root() && shim::locate().is_ok_and(|path| has_capabilities(&path))
 }
 
-fn has_capabilities(path: &Path) -> bool {
+/// Whether a program gives capabilities to who starts it.
+pub(crate) fn has_capabilities(path: &Path) -> bool {
     let mut value = [0u8; 64];
     matches!(rustix::fs::getxattr(path, "security.capability", &mut value[..]), Ok(_) | Err(Errno::RANGE))
 }
@@ -53,20 +54,25 @@ pub(crate) fn ids() -> Result<Ids> {
 /// Why the shim at `path` could not be started: where a group may, who is in it decides.
 pub(crate) fn closed(path: &Path, error: std::io::Error) -> Error {
     let shown = path.display();
-    let Some(meta) = path.metadata().ok().filter(|_| has_capabilities(path)) else {
+    if !has_capabilities(path) {
         return Error::io(format!("start {shown}"), error);
-    };
+    }
+    let (problem, help) = members_only(path);
+    Error::NoSandbox { problem: format!("start {shown}: {problem}"), help }
+}
+
+/// Why somebody may not start a program that only a group may, and what changes it.
+pub(crate) fn members_only(path: &Path) -> (String, String) {
+    let gid = path.metadata().map_or(0, |meta| meta.gid());
     let name = |file: &str, id: u32| {
         let text = std::fs::read(file).unwrap_or_default();
         // group(5) begins as passwd(5) does: name, password, number.
         let name = subid::user_name(&text, id).map(|name| String::from_utf8_lossy(name).into_owned());
         name.unwrap_or_else(|| id.to_string()).escape_debug().to_string()
     };
-    let (group, user) = (name("/etc/group", meta.gid()), name("/etc/passwd", getuid().as_raw()));
-    Error::NoSandbox {
-        problem: format!("start {shown}: only members of group {group} may"),
-        help: format!("have the administrator let you in: sudo usermod -aG {group} {user}; then log in again"),
-    }
+    let (group, user) = (name("/etc/group", gid), name("/etc/passwd", getuid().as_raw()));
+    let help = format!("have the administrator let you in: sudo usermod -aG {group} {user}; then log in again");
+    (format!("only members of group {group} may"), help)
 }
 
 fn refused(problem: &str, help: String) -> Error {

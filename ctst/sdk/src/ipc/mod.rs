@@ -9,6 +9,7 @@ pub(crate) mod peer;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::status::{ContainerStatus, Stats};
 
 /// Version of these messages. [`Hello`] and [`Reply::Hello`] never change their shape, so that another version can be
 /// told so.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// The largest body. A composition of ten thousand components takes about a third.
 pub(crate) const MAX_BODY: usize = 16 << 20;
 /// What a peer that does not read may leave in our memory before it is dropped.
@@ -62,6 +63,10 @@ pub(crate) enum Request {
         /// Whether `Settled` waits for health and for the end of what runs to completion.
         wait: bool,
     },
+    /// Which of these ports the supervisor holds no socket for. Answered by `Unheld`.
+    Unheld(Vec<(IpAddr, u16)>),
+    /// One descriptor: a socket that listens there, for the `Run` that follows. Not answered.
+    Port(IpAddr, u16),
     /// Send events from now on, and `Over` at the end.
     Attach,
     /// Empty: all, or all of this file. Answered by `Done`, or by `Over` where nothing is left.
@@ -113,6 +118,7 @@ pub(crate) enum Reply {
     Busy {
         socket: String,
     },
+    Unheld(Vec<(IpAddr, u16)>),
     Accepted,
     Refused(Report),
     Event(Event),

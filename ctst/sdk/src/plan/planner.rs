@@ -1,7 +1,7 @@
 //! Making a plan: reading what is there, and writing nothing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::host::cgroup::{self, Outlook, Unheld};
 use crate::host::ids::Ids;
 use crate::host::kernel;
 use crate::host::listening::Listening;
+use crate::host::low_port;
 use crate::host::places::Places;
 use crate::host::policy::Policy;
 use crate::images;
@@ -407,6 +408,7 @@ impl Planner<'_> {
                 .alone(&spec.layers, &spec.user)
                 .map_err(|problem| Error::Invalid { component: name.clone(), problem })?;
         }
+        self.kept_ports(name, ports)?;
         let had = old.as_ref().and_then(Known::record);
         // A named volume is the project's own, not the host's.
         let volumes = match &spec {
@@ -576,6 +578,17 @@ impl Planner<'_> {
             };
             say(DriftKind::Image, message.to_owned());
         }
+    }
+
+    /// Ports that are wanted, that the project does not hold, and that the kernel keeps from this user.
+    fn kept_ports(&mut self, name: &str, ports: &[Published]) -> Result<()> {
+        let new = ports.iter().filter(|port| !self.held.contains(&(port.address, port.host_port)));
+        for port in new.filter(|port| low_port::is_kept(port.host_port)) {
+            let place = SocketAddr::new(port.address, port.host_port);
+            low_port::predict(&self.policy, name, place)?;
+            self.plan.notes.push(format!("{name}: ctst-port binds {place}, because the policy of this host allows it"));
+        }
+        Ok(())
     }
 
     /// Ports that are wanted and that somebody else holds.

@@ -11,10 +11,11 @@ use containust_shared::{exit, names};
 
 use super::container::{Container, Then};
 use super::poller::Cid;
-use super::{Owner, Port, Supervisor};
+use super::{Given, Owner, Port, Supervisor};
 use crate::error::{During, Error, Report, Result};
 use crate::event::{Event, EventKind};
 use crate::host::kernel;
+use crate::host::low_port;
 use crate::host::places::Places;
 use crate::host::policy::Policy;
 use crate::ipc::Reply;
@@ -37,8 +38,14 @@ enum Task {
 
 impl Supervisor {
     /// Brings the wanted components up. Everything that can be refused is, before anything is touched: with it what would
-    /// lose data, unless `destroy` allows it. Returns whom the client waits for.
-    pub(super) fn run_wanted(&mut self, wanted: Vec<Wanted>, prune: Option<&str>, destroy: bool) -> Result<Vec<Cid>> {
+    /// lose data, unless `destroy` allows it. `given`: sockets of ports that this process cannot bind. Returns whom the client waits for.
+    pub(super) fn run_wanted(
+        &mut self,
+        wanted: Vec<Wanted>,
+        prune: Option<&str>,
+        destroy: bool,
+        given: Given,
+    ) -> Result<Vec<Cid>> {
         if let Some(report) = &self.broken {
             return Err(Error::Reported(report.clone()));
         }
@@ -78,7 +85,7 @@ impl Supervisor {
             self.check_loss(&wanted, &stored, &tasks, prune, &on_disk)?;
         }
         let mut cids: Vec<Cid> = wanted.iter().map(|w| self.number(&w.spec.name)).collect();
-        if let Err(error) = self.publish_all(&cids, &wanted) {
+        if let Err(error) = self.publish_all(&cids, &wanted, given) {
             self.names.retain(|_, cid| self.containers.contains_key(cid));
             return Err(error);
         }
@@ -366,10 +373,10 @@ impl Supervisor {
     }
 
     /// Takes the ports of all that are wanted, or none of them.
-    fn publish_all(&mut self, cids: &[Cid], wanted: &[Wanted]) -> Result<()> {
+    fn publish_all(&mut self, cids: &[Cid], wanted: &[Wanted], mut given: Given) -> Result<()> {
         let before: HashSet<_> = self.ports.keys().copied().collect();
         for wanted in wanted {
-            if let Err(error) = self.listen(&wanted.spec.name, &wanted.published) {
+            if let Err(error) = self.listen(&wanted.spec.name, &wanted.published, &mut given) {
                 let new: Vec<_> = self.ports.keys().filter(|key| !before.contains(key)).copied().collect();
                 for key in new {
                     self.unlisten(key);
@@ -387,7 +394,7 @@ impl Supervisor {
 
     /// Makes `published` the container's ports, which it shares with replicas of the same `group`.
     fn publish(&mut self, cid: Cid, name: &str, group: Option<&str>, published: &[Published]) -> Result<()> {
-        self.listen(name, published)?;
+        self.listen(name, published, &mut Given::new())?;
         for wanted in published {
             if let Some(port) = self.ports.get_mut(&(wanted.address, wanted.host_port)) {
                 port.owners.retain(|owner| owner.cid != cid && group.is_some() && owner.group.as_deref() == group);
@@ -412,7 +419,7 @@ impl Supervisor {
     }
 
     /// Takes ports that are not taken for the project yet.
-    fn listen(&mut self, name: &str, published: &[Published]) -> Result<()> {
+    fn listen(&mut self, name: &str, published: &[Published], given: &mut Given) -> Result<()> {
         for wanted in published {
             let key = (wanted.address, wanted.host_port);
             if self.ports.contains_key(&key) {
@@ -421,9 +428,12 @@ impl Supervisor {
             let id = self.next_port;
             self.next_port += 1;
             let address = SocketAddr::from(key);
-            self.forwarder()?
-                .listen(id, address)
-                .map_err(|error| Error::Reported(port_report(name, address, &error)))?;
+            let forwarder = self.forwarder()?;
+            let taken = match given.remove(&key) {
+                Some(socket) => forwarder.take(id, socket),
+                None => forwarder.listen(id, address).map(drop),
+            };
+            taken.map_err(|error| unpublished(name, address, &error))?;
             self.ports.insert(key, Port { id, owners: Vec::new() });
         }
         Ok(())
@@ -635,20 +645,20 @@ impl Supervisor {
     }
 }
 
-fn port_report(name: &str, address: SocketAddr, error: &io::Error) -> Report {
+fn unpublished(name: &str, address: SocketAddr, error: &io::Error) -> Error {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return low_port::not_given(name, address);
+    }
     let help = match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("stop what listens on {address} (ss -ltnp shows it), or publish another port")
         }
-        io::ErrorKind::PermissionDenied => {
-            "publish a port from 1024 on, or lower net.ipv4.ip_unprivileged_port_start".to_owned()
-        }
         _ => "publish an address of this host".to_owned(),
     };
-    Report {
+    Error::Reported(Report {
         code: "S0501".to_owned(),
         message: format!("publish {address} for {name}: {error}"),
         help: Some(help),
         exit: exit::TOOL,
-    }
+    })
 }

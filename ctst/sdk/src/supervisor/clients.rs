@@ -1,15 +1,18 @@
 //! Connections of `ctst` to the supervisor.
 
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
 use containust_shared::exit;
 use containust_shared::protocol::ToContainer;
 use mio::Token;
+use rustix::fs::OFlags;
+use rustix::net::sockopt;
 
 use super::container::{Asked, Exec};
 use super::poller::{Cid, Source};
-use super::{Supervisor, say};
+use super::{Given, Supervisor, say};
 use crate::error::{During, Error, Report, Result};
 use crate::ipc::peer;
 use crate::ipc::{Connection, Hello, Incoming, Reply, Request};
@@ -21,6 +24,8 @@ use crate::status::{State, Stats};
 const MAX_CLIENTS: usize = 1024;
 /// Frames of one client before others have their turn.
 const TURN: usize = 64;
+/// Ports that a client may have bound at one time: those that ctst-port is for, on a few addresses.
+const MAX_PORTS: usize = 4096;
 const SIGHUP: i32 = 1;
 /// The client that the supervisor was started for.
 const FIRST: u64 = 0;
@@ -41,12 +46,26 @@ pub(super) struct Client {
     own: Vec<Cid>,
     /// The launches that its stop wanted gone, until they are, whatever others start meanwhile; and whether it named nothing.
     stopping: Option<(Vec<(Cid, u32)>, bool)>,
+    /// Ports that it had bound for its run.
+    given: Given,
     /// It waits until all removals are done.
     removing: bool,
     /// Its process: container, launch, exec.
     exec: Option<(Cid, u32, u32)>,
     /// Containers still to answer, and the answers.
     stats: Option<(usize, Vec<(Cid, Stats)>)>,
+}
+
+/// A socket that a client had bound, made sure that it is one that listens there and that nobody waits for.
+fn listening(socket: OwnedFd, place: SocketAddr) -> Result<TcpListener> {
+    let what = || "look at a port's socket".to_owned();
+    let bound = rustix::net::getsockname(&socket).during(what)?;
+    let listens = sockopt::socket_acceptconn(&socket).during(what)?;
+    if !listens || SocketAddr::try_from(bound).ok() != Some(place) {
+        return Err(Error::protocol(format!("not a socket that listens on {place}")));
+    }
+    rustix::fs::fcntl_setfl(&socket, OFlags::NONBLOCK).during(what)?;
+    Ok(socket.into())
 }
 
 impl Supervisor {
@@ -92,6 +111,7 @@ impl Supervisor {
             settling: None,
             own: Vec::new(),
             stopping: None,
+            given: Given::new(),
             removing: false,
             exec: None,
             stats: None,
@@ -138,14 +158,33 @@ impl Supervisor {
             }
             Request::Run { wanted, volumes, prune, own, destroy, wait } => {
                 (client.expected, client.attached) = (false, true);
+                let given = std::mem::take(&mut client.given);
                 self.tell(id, &Reply::Accepted, Vec::new());
-                match self.want_volumes(&volumes).and_then(|()| self.run_wanted(wanted, prune.as_deref(), destroy)) {
+                let started = self
+                    .want_volumes(&volumes)
+                    .and_then(|()| self.run_wanted(wanted, prune.as_deref(), destroy, given));
+                match started {
                     Ok(cids) => {
                         let own = own.iter().filter_map(|name| self.names.get(name).copied()).collect();
                         self.with(id, |client| (client.settling, client.own) = (Some((cids, wait)), own));
                     }
                     Err(error) => self.refuse(id, &error),
                 }
+            }
+            Request::Unheld(mut ports) => {
+                ports.retain(|key| !self.ports.contains_key(key));
+                self.tell(id, &Reply::Unheld(ports), Vec::new());
+            }
+            Request::Port(address, port) => {
+                let mut fds = fds.into_iter();
+                let (Some(socket), None) = (fds.next(), fds.next()) else {
+                    return Err(Error::protocol("a port comes with one socket"));
+                };
+                let socket = listening(socket, SocketAddr::new(address, port))?;
+                if client.given.len() >= MAX_PORTS {
+                    return Err(Error::protocol("more ports than there are"));
+                }
+                client.given.insert((address, port), socket);
             }
             Request::Attach => client.attached = true,
             Request::Stop { names, file, grace } => match self.stop_named(&names, file.as_deref(), grace) {

@@ -92,8 +92,16 @@ impl Forwarder {
     pub(crate) fn listen(&self, id: u64, address: SocketAddr) -> io::Result<SocketAddr> {
         let listener = bind(address)?;
         let address = listener.local_addr()?;
-        self.send(Command::Listen(id, TcpListener::from_std(listener)))?;
+        self.take(id, listener)?;
         Ok(address)
+    }
+
+    /// Publishes under `id` what a socket listens on that somebody else bound, as [`Self::listen`] does.
+    ///
+    /// # Errors
+    /// Those of the thread's waker.
+    pub(crate) fn take(&self, id: u64, listener: StdListener) -> io::Result<()> {
+        self.send(Command::Listen(id, TcpListener::from_std(listener)))
     }
 
     /// Ends publishing `id`. Connections that move bytes go on.

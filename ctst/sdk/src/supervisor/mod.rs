@@ -21,7 +21,7 @@ mod zone;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, Metadata};
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
@@ -297,6 +297,9 @@ fn raise_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).ok();
 }
+
+/// Sockets that listen, by address and port.
+type Given = HashMap<(IpAddr, u16), TcpListener>;
 
 /// A port that is published.
 #[derive(Debug)]
