@@ -101,7 +101,7 @@ deb:
 	. tests/setup.sh
 	packages libcap2-bin
 	rust release
-	cargo build --quiet --release --bins -p ctst -p ctst-shim
+	cargo build --quiet --release --bins -p ctst -p ctst-shim -p ctst-port
 	debs
 
 lint:
