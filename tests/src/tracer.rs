@@ -158,8 +158,10 @@ fn counts(steps: Steps, pid: Pid, registers: &libc::user_regs_struct) -> bool {
             [SYS_mkdirat, SYS_renameat, SYS_renameat2, SYS_linkat, SYS_symlinkat].contains(&number)
                 || [libc::SYS_mkdir, libc::SYS_rename, libc::SYS_link, libc::SYS_symlink].contains(&number)
         }
-        // The first ones do not come back, brk(2) has no error number.
-        Steps::All => ![SYS_exit, SYS_exit_group, SYS_rt_sigreturn, SYS_execve, libc::SYS_brk].contains(&number),
+        // The first ones do not come back, brk(2) has no error number, and close(2) has let go of the descriptor whatever it says.
+        Steps::All => {
+            ![SYS_exit, SYS_exit_group, SYS_rt_sigreturn, SYS_execve, libc::SYS_brk, libc::SYS_close].contains(&number)
+        }
     }
 }
 
