@@ -7,6 +7,8 @@ mod apply;
 mod clients;
 mod container;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod life;
 mod limits;

@@ -1,0 +1,92 @@
+//! Whatever is asked of the name server, the answer is one to that question, no longer than it may be, and tells who asks
+//! nothing of networks that it is not on.
+
+use std::cell::RefCell;
+use std::net::Ipv4Addr;
+
+use simple_dns::Packet;
+use simple_dns::rdata::RData;
+
+use super::zone::{Member, On, UDP_LIMIT, Zone};
+
+/// Who asks, by network and the last byte of the address there: `front`, `both` on each of its networks, `back`, nobody.
+const ASKING: [(u8, u8); 5] = [(1, 2), (1, 3), (2, 3), (2, 2), (1, 99)];
+const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+
+thread_local! {
+    static ZONE: RefCell<Zone> = RefCell::new(zone());
+}
+
+fn zone() -> Zone {
+    let mut zone = Zone::default();
+    let on = |network, last, names: &[&str]| On {
+        network,
+        ip: Ipv4Addr::new(10, network, 0, last),
+        names: names.iter().map(ToString::to_string).collect(),
+    };
+    let mut set = |cid, host: &str, on, hosts| {
+        zone.set(cid, Some(Member { host: host.to_owned(), on, running: cid != 14, hosts }));
+    };
+    set(1, "front", vec![on(1, 2, &["front"])], vec![("own.example".to_owned(), OWN.into())]);
+    set(2, "both", vec![on(1, 3, &["both", "proxy"]), on(2, 3, &["both", "upstream"])], Vec::new());
+    set(3, "back", vec![on(2, 2, &["back", "web"])], Vec::new());
+    for last in 10..60 {
+        set(last.into(), "many", vec![on(1, last, &["web"])], Vec::new());
+    }
+    zone
+}
+
+pub(crate) fn run(bytes: &[u8]) {
+    let [how, message @ ..] = bytes else { return };
+    let (network, last) = ASKING[usize::from(how >> 1) % ASKING.len()];
+    let limit = if how & 1 == 0 { UDP_LIMIT } else { 65_535 };
+    let from = (network, Ipv4Addr::new(10, network, 0, last));
+    let answer = ZONE.with_borrow_mut(|zone| zone.answer(&mut message.to_vec(), from, limit));
+    let is_question = message.len() >= 12 && message[2] & 0x80 == 0;
+    assert_eq!(answer.is_some(), is_question, "an answer to no question, or none to one");
+    let Some(mut answer) = answer else { return };
+    assert!((12..=limit).contains(&answer.len()), "{} bytes", answer.len());
+    assert_eq!((&answer[..2], answer[2] & 0x80), (&message[..2], 0x80));
+    let (questions, code) = (u16::from_be_bytes([answer[4], answer[5]]), answer[3] & 0xf);
+    if questions == 0 {
+        assert!(answer.len() == 12 && code != 0, "{answer:?}");
+        return;
+    }
+    let mut end = 12;
+    while message[end] != 0 {
+        end += 1 + usize::from(message[end]);
+    }
+    end += 5;
+    assert_eq!(answer[12..end], message[12..end], "another question");
+    // The parser knows few kinds of questions.
+    answer[end - 4..end].copy_from_slice(&[0, 1, 0, 1]);
+    let packet = Packet::parse(&answer).expect("an answer that can be read");
+    assert!(packet.answers.is_empty() || code == 0, "{packet:?}");
+    assert!(last != 99 || code == 5, "an answer to a stranger: {packet:?}");
+    let networks: &[u8] = match (network, last) {
+        (_, 3) => &[1, 2],
+        (1, _) => &[1],
+        _ => &[2],
+    };
+    for record in &packet.answers {
+        assert_eq!((&record.name, record.ttl), (&packet.questions[0].qname, 0));
+        match &record.rdata {
+            RData::A(a) => {
+                let ip = Ipv4Addr::from(a.address);
+                let near = ip.octets()[0] == 10 && networks.contains(&ip.octets()[1]);
+                assert!(near || ip.is_loopback() || (ip == OWN && from == (1, Ipv4Addr::new(10, 1, 0, 2))), "{ip}");
+            }
+            RData::AAAA(a) => assert_eq!(a.address, 1),
+            RData::PTR(host) => {
+                let host = host.0.to_string();
+                let known: &[&str] = match networks {
+                    [1] => &["front", "both", "many", "localhost"],
+                    [2] => &["back", "both", "localhost"],
+                    _ => &["front", "both", "back", "many", "localhost"],
+                };
+                assert!(known.contains(&host.as_str()), "{host}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
