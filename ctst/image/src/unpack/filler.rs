@@ -33,6 +33,8 @@ pub(super) struct Target {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dress {
     pub(super) owner: Option<(Uid, Gid)>,
+    /// Whether `owner` is who unpacks.
+    pub(super) is_own: bool,
     pub(super) mode: u32,
     pub(super) mtime: Time,
 }
@@ -42,9 +44,8 @@ impl Dress {
     pub(super) fn put_on(&self, file: impl AsFd, now: Option<Now>) -> Result<(), Errno> {
         if let Some((uid, gid)) = self.owner {
             // Any id that has no number here looks like the same one, and our own have.
-            let own = (rustix::process::geteuid(), rustix::process::getegid());
-            let is_own = own == (uid, gid) && now.is_some_and(|now| (now.0, now.1) == (uid.as_raw(), gid.as_raw()));
-            if !is_own {
+            let has_it = self.is_own && now.is_some_and(|now| (now.0, now.1) == (uid.as_raw(), gid.as_raw()));
+            if !has_it {
                 rustix::fs::fchown(&file, Some(uid), Some(gid))?;
             }
         }

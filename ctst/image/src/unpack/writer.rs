@@ -39,6 +39,8 @@ pub(super) struct Writer<'a> {
     root: &'a OwnedFd,
     /// Its name in messages.
     base: &'a Path,
+    /// Who unpacks.
+    own: (Uid, Gid),
     /// Every directory of the layer; until the end, all are open to their owner.
     folders: BTreeMap<Vec<u8>, Attributes>,
     /// The directory of the last entry.
@@ -65,7 +67,8 @@ impl<'a> Writer<'a> {
     ) -> Self {
         let folders = BTreeMap::from([(Vec::new(), Attributes { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0) })]);
         let (current, count, names, holes) = (None, 0, 0, 0);
-        Writer { job, is_lowest, root, base, folders, current, filler, count, names, holes, made, notes }
+        let own = (rustix::process::geteuid(), rustix::process::getegid());
+        Writer { job, is_lowest, root, base, own, folders, current, filler, count, names, holes, made, notes }
     }
 
     /// Makes one entry.
@@ -195,7 +198,8 @@ impl<'a> Writer<'a> {
     }
 
     fn dress(&self, attributes: Attributes) -> Dress {
-        Dress { owner: self.owner(attributes), mode: attributes.mode, mtime: attributes.mtime }
+        let owner = self.owner(attributes);
+        Dress { owner, is_own: owner == Some(self.own), mode: attributes.mode, mtime: attributes.mtime }
     }
 
     /// Whether it is worth while to go on: a file that could not be filled is told of by whoever fills.
