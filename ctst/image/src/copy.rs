@@ -454,7 +454,6 @@ pub(crate) fn digest(algorithm: Algorithm, items: &[Item], contents: &[Option<Co
             // Some file systems answer other bits; the kernel never looks at them.
             (_, Some(Content::Target(_))) => (b'l', 0o777),
         };
-        out.clear();
         out.push(kind);
         bytes(&mut out, &item.path);
         out.extend(mode.to_le_bytes());
@@ -470,8 +469,13 @@ pub(crate) fn digest(algorithm: Algorithm, items: &[Item], contents: &[Option<Co
             (_, Some(Content::Target(target))) => bytes(&mut out, target),
             (_, None) => {}
         }
-        hash.update(&out);
+        // Long stretches are hashed many blocks at a time.
+        if out.len() >= BUFFER {
+            hash.update(&out);
+            out.clear();
+        }
     }
+    hash.update(&out);
     hash.take()
 }
 
