@@ -1,9 +1,10 @@
-//! Archives of any bytes are unpacked inside their folder or refused, and cost no more than they may.
+//! Archives of any bytes are unpacked inside their folder or refused, cost no more than they may, and have the digest that is
+//! found in their folder.
 
 use std::fs;
 use std::io::Write as _;
 
-use containust_image::{Direct, Limits, Owners, Runner, UnpackJob};
+use containust_image::{Algorithm, Direct, Limits, Owners, Runner, UnpackJob};
 
 /// So small that the largest archive that holds to them is done at once.
 const LIMITS: Limits =
@@ -21,6 +22,13 @@ pub(crate) fn run(bytes: &[u8]) {
     if let Ok(report) = &made {
         let size: u64 = report.layers.iter().filter_map(|layer| layer.made.as_ref()).map(|made| made.size).sum();
         assert!(size <= LIMITS.bytes * LIMITS.layers as u64, "{size} bytes");
+        for made in report.layers.iter().filter_map(|layer| layer.made.as_ref()) {
+            let tree = target.join(&made.folder).join("tree");
+            // What is closed to its owner cannot be read.
+            if let Ok(found) = Direct.digest(job.owners, Algorithm::Blake3, &tree) {
+                assert_eq!(found, made.tree, "the digest is not that of what was unpacked");
+            }
+        }
     }
     assert_eq!(fs::read_to_string(scratch.path().join("canary")).expect("the canary is there"), "safe");
     let around = fs::read_dir(scratch.path()).expect("read the folder").count();

@@ -126,7 +126,7 @@ pub(crate) enum Body {
     File,
     /// The same.
     Symlink,
-    /// Written by us.
+    /// Written by us: what a file holds, or where a link leads to.
     Made(Vec<u8>),
     /// The same file as the item of this index.
     Hard(usize),

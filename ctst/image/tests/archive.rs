@@ -79,6 +79,34 @@ fn every_compression_gives_the_same_tree() {
 }
 
 #[test]
+fn what_was_listed_while_unpacking_is_what_is_found() {
+    as_user(|| {
+        let setgid = Head { mode: 0o2755, ..Head::default() };
+        let cases = [
+            ("setgid", tree().add(b"./bin/wall", setgid, b"w").dir("./mail/", 0o2775)),
+            ("hard link twice", tree().hard("./bin/third", "./bin/other").hard("./bin/third", "./bin/su")),
+            ("hard link to a link", tree().hard("./lib2", "./lib")),
+            ("a file twice", tree().file("./etc/passwd", "")),
+            ("a hard-linked file replaced", tree().file("./bin/su", "new")),
+            ("a link replaced by a file", tree().file("./lib", "l")),
+            ("a file replaced by a hard link", tree().hard("./big", "./etc/passwd")),
+            (
+                "a folder replaced by a link",
+                tree().dir("./empty/", 0o755).symlink("./empty", "etc").symlink("./e", "etc"),
+            ),
+            ("a folder twice", tree().dir("./etc/", 0o700).dir("./etc/", 0o711)),
+            ("a FIFO", tree().add(b"./fifo", of(b'6'), b"")),
+        ];
+        for (what, tree) in cases {
+            let scratch = Scratch::new();
+            let (store, _) = unpack(&scratch, &tree.end()).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let reference = format!("tar://{}", scratch.join("a.tar").display());
+            store.verify(&reference, &Direct).unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+    });
+}
+
+#[test]
 fn what_tar_writes_is_read() {
     as_user(|| {
         let scratch = Scratch::new();

@@ -40,19 +40,27 @@ pub(super) struct Dress {
 }
 
 impl Dress {
-    /// Owner first: giving a file away clears setuid and setgid. What `now` has already is not set.
-    pub(super) fn put_on(&self, file: impl AsFd, now: Option<Now>) -> Result<(), Errno> {
+    /// Owner first: giving a file away clears setuid and setgid. What `now` has already is not set. Returns whether the file
+    /// has it in the end: the kernel takes setgid away without a word from whoever is not in the group, and some file systems
+    /// keep neither owners nor modes.
+    pub(super) fn put_on(&self, file: impl AsFd, now: Option<Now>) -> Result<bool, Errno> {
+        let mut is_as_asked = true;
         if let Some((uid, gid)) = self.owner {
             // Any id that has no number here looks like the same one, and our own have.
             let has_it = self.is_own && now.is_some_and(|now| (now.0, now.1) == (uid.as_raw(), gid.as_raw()));
             if !has_it {
                 rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+                is_as_asked = false;
             }
         }
-        if now.is_none_or(|now| now.2 != self.mode) {
+        if !is_as_asked || now.is_none_or(|now| now.2 != self.mode) {
             rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode))?;
+            let Now(uid, gid, mode) = (&rustix::fs::fstat(&file)?).into();
+            let has_owner = self.owner.is_none_or(|owner| (owner.0.as_raw(), owner.1.as_raw()) == (uid, gid));
+            is_as_asked = has_owner && mode == self.mode;
         }
-        rustix::fs::futimens(&file, &times(self.mtime))
+        rustix::fs::futimens(&file, &times(self.mtime))?;
+        Ok(is_as_asked)
     }
 }
 
@@ -136,10 +144,19 @@ impl Filler {
     }
 }
 
-/// Fills files until the [`Filler`] is closed. `base` is the layer's name in messages. Gives the digests of the contents
-/// that were last written under each inode number: a file that is replaced frees its own when it is closed.
-pub(super) fn fill(steps: Steps, base: &Path) -> Result<HashMap<u64, Digest>, Error> {
-    let mut digests = HashMap::new();
+/// What was filled.
+#[derive(Default)]
+pub(super) struct Filled {
+    /// Of the contents that were last written under each inode number: a file that is replaced frees its own when it is
+    /// closed.
+    pub(super) digests: HashMap<u64, Digest>,
+    /// Whether some file has not the owner and the mode that it was given.
+    pub(super) is_other: bool,
+}
+
+/// Fills files until the [`Filler`] is closed. `base` is the layer's name in messages.
+pub(super) fn fill(steps: Steps, base: &Path) -> Result<Filled, Error> {
+    let mut filled = Filled::default();
     let mut hash = ALGORITHM.start();
     let mut current: Option<(Target, u64)> = None;
     for step in steps.0.into_iter().flatten() {
@@ -158,12 +175,13 @@ pub(super) fn fill(steps: Steps, base: &Path) -> Result<HashMap<u64, Digest>, Er
                 if target.has_holes {
                     rustix::fs::ftruncate(&target.file, target.size).map_err(|cause| failed("write", cause))?;
                 }
-                digests.insert(target.inode, hash.take());
-                target.dress.put_on(&target.file, target.now).map_err(|cause| failed("set attributes of", cause))?;
+                filled.digests.insert(target.inode, hash.take());
+                let is_as_asked = target.dress.put_on(&target.file, target.now);
+                filled.is_other |= !is_as_asked.map_err(|cause| failed("set attributes of", cause))?;
                 current = None;
             }
             (Step::Data(..) | Step::End, None) => {}
         }
     }
-    Ok(digests)
+    Ok(filled)
 }

@@ -5,6 +5,7 @@
 //! sizes, not its owners, not its digests.
 
 mod filler;
+mod listing;
 mod notes;
 mod writer;
 
@@ -474,7 +475,7 @@ impl LayerWriter<'_> {
         let mut tar = Tar::new(input, &job.archive, &job.limits);
         let (filler, steps) = filler();
         let mut writer = Writer::new(job, layers[index].is_lowest, &root, &base, made, notes, filler);
-        let digests = thread::scope(|scope| {
+        let filled = thread::scope(|scope| {
             let filling = scope.spawn(|| fill(steps, &base));
             let mut write = || {
                 while writer.is_heard()
@@ -487,10 +488,10 @@ impl LayerWriter<'_> {
             let written = write();
             writer.close();
             // What was filled came before what was made last.
-            let digests = join(filling)?;
-            written.map(|()| digests)
+            let filled = join(filling)?;
+            written.map(|()| filled)
         })?;
-        Ok((writer.finish(folder, &digests)?, tar.into_input()))
+        Ok((writer.finish(folder, &filled)?, tar.into_input()))
     }
 }
 

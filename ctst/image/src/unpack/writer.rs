@@ -1,15 +1,18 @@
 //! Writes one layer of an archive into its folder.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem::take;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::filler::{Dress, Filler, Target};
+use super::filler::{Dress, Filled, Filler, Target};
+use super::listing::Listing;
 use super::notes::Notes;
 use super::{ALGORITHM, Made, OPAQUE, OPAQUE_ATTRIBUTE, Owners, Ticker, UnpackJob, WHITEOUT};
 use crate::Error;
@@ -18,7 +21,7 @@ use crate::archive::tar::{Entry, Kind, Tar};
 use crate::archive::{Limits, plain};
 use crate::copy::{self, Content};
 use crate::error::text;
-use crate::tree::{self, Body, Digest, Time, join, open_dir};
+use crate::tree::{self, Body, Digest, Item, Meta, Time, join, open_dir};
 
 /// Longest name of a file.
 pub(super) const MAX_NAME: usize = 255;
@@ -43,6 +46,8 @@ pub(super) struct Writer<'a> {
     own: (Uid, Gid),
     /// Every directory of the layer; until the end, all are open to their owner.
     folders: BTreeMap<Vec<u8>, Attributes>,
+    /// `None` from the first name on that is not made once.
+    listing: Option<Listing>,
     /// The directory of the last entry.
     current: Option<(Vec<u8>, Arc<OwnedFd>)>,
     filler: Filler,
@@ -68,7 +73,8 @@ impl<'a> Writer<'a> {
         let folders = BTreeMap::from([(Vec::new(), Attributes { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0) })]);
         let (current, count, names, holes) = (None, 0, 0, 0);
         let own = (rustix::process::geteuid(), rustix::process::getegid());
-        Writer { job, is_lowest, root, base, own, folders, current, filler, count, names, holes, made, notes }
+        let listing = Some(Listing::default());
+        Writer { job, is_lowest, root, base, own, folders, listing, current, filler, count, names, holes, made, notes }
     }
 
     /// Makes one entry.
@@ -125,18 +131,25 @@ impl<'a> Writer<'a> {
                     }
                     rustix::fs::utimensat(&parent, name, &times(entry.mtime), flags).map_err(failed("set times of"))
                 })
-                .map(|()| self.notes.drop_xattrs(&path, &entry.xattrs)),
+                .map(|()| {
+                    self.notes.drop_xattrs(&path, &entry.xattrs);
+                    let owner = self.raw_owner(attributes);
+                    if let Some(listing) = &mut self.listing {
+                        listing.symlink(&path, owner, &entry.link);
+                    }
+                }),
             Kind::Hard => self.hard_link(&parent, &path, &entry.link),
             Kind::Fifo => self
                 .replace(&parent, &path, |name| {
                     rustix::fs::mknodat(&parent, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
                 })
                 .and_then(|()| {
+                    self.listing = None;
                     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let fifo = rustix::fs::openat(&parent, name, flags, Mode::empty()).map_err(failed("open"))?;
                     self.dress(attributes).put_on(&fifo, None).map_err(failed("set attributes of"))
                 })
-                .map(|()| self.notes.drop_xattrs(&path, &entry.xattrs)),
+                .map(|_| self.notes.drop_xattrs(&path, &entry.xattrs)),
             Kind::Character | Kind::Block => Ok(()),
         }
         .map_err(|why| why.at(tar, self.base, &path))
@@ -197,6 +210,11 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// As [`owner`](Self::owner); 0 where nobody will ask.
+    fn raw_owner(&self, attributes: Attributes) -> (u32, u32) {
+        self.owner(attributes).map_or((0, 0), |(uid, gid)| (uid.as_raw(), gid.as_raw()))
+    }
+
     fn dress(&self, attributes: Attributes) -> Dress {
         let owner = self.owner(attributes);
         Dress { owner, is_own: owner == Some(self.own), mode: attributes.mode, mtime: attributes.mtime }
@@ -240,7 +258,10 @@ impl<'a> Writer<'a> {
             end += name.len() + usize::from(end > 0);
             let here = &path[..end];
             folder = match open_dir(&folder, name) {
-                Ok(next) => next,
+                Ok(next) => {
+                    self.listing = None;
+                    next
+                }
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                     let is_whiteout = match stat(&folder, name)? {
                         None => false,
@@ -300,6 +321,9 @@ impl<'a> Writer<'a> {
         let was_whiteout = match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
             Ok(()) => false,
             Err(Errno::EXIST) => {
+                if !self.folders.contains_key(path) {
+                    self.listing = None;
+                }
                 let old = stat(parent, name)?;
                 let is_directory = old.is_some_and(|old| FileType::from_raw_mode(old.st_mode).is_dir());
                 let is_whiteout = old.is_some_and(|old| is_whiteout(&old));
@@ -344,6 +368,7 @@ impl<'a> Writer<'a> {
     /// Removes what is at `path`, if it holds nothing.
     fn clear(&mut self, parent: &OwnedFd, path: &[u8]) -> Result<(), Trouble> {
         let (_, name) = split(path);
+        self.listing = None;
         match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
             Err(Errno::ISDIR) => {}
             other => return other.map_err(|cause| Trouble::Failed("replace", cause)),
@@ -382,7 +407,9 @@ impl<'a> Writer<'a> {
         if stat(parent, name)?.is_some_and(|old| (old.st_dev, old.st_ino) == (original.st_dev, original.st_ino)) {
             return Ok(());
         }
-        self.replace(parent, path, |name| rustix::fs::linkat(&folder, target_name, parent, name, AtFlags::empty()))
+        self.replace(parent, path, |name| rustix::fs::linkat(&folder, target_name, parent, name, AtFlags::empty()))?;
+        self.listing.take_if(|listing| !listing.hard_link(path, original.st_ino));
+        Ok(())
     }
 
     fn file<I: Input>(
@@ -409,6 +436,10 @@ impl<'a> Writer<'a> {
 
         let (now, size, has_holes) = (Some((&stat).into()), entry.size, holes > 0);
         let (inode, dress) = (stat.st_ino, self.dress(attributes));
+        let (uid, gid) = self.raw_owner(attributes);
+        if let Some(listing) = &mut self.listing {
+            listing.file(path, Meta { mode: attributes.mode, uid, gid, size, ..stat.into() });
+        }
         self.filler.begin(Target { file, inode, now, path: path.into(), size, has_holes, dress });
         for (offset, length) in stretches {
             let mut at = *offset;
@@ -466,6 +497,7 @@ impl<'a> Writer<'a> {
         if name == OPAQUE && folder.is_empty() {
             return Err(tar.refused("hides all layers below, which an overlay cannot do"));
         }
+        self.listing = None;
         let made = self.enter(folder, entry.mtime).and_then(|parent| {
             if name == OPAQUE {
                 return hide_below(&parent);
@@ -494,45 +526,87 @@ impl<'a> Writer<'a> {
     }
 
     /// Gives directories their attributes, the deepest first, and computes the digest.
-    pub(super) fn finish(self, folder: String, digests: &HashMap<u64, Digest>) -> Result<Made, Error> {
-        let Writer { root, base, .. } = self;
+    pub(super) fn finish(mut self, folder: String, Filled { digests, is_other }: &Filled) -> Result<Made, Error> {
         // Before the first directory is closed to its owner, as those of the archive may be.
-        let mut items = tree::scan(root, base)?.items;
-        for item in items.iter_mut().filter(|item| item.body == Body::Directory) {
-            let Some(attributes) = self.folders.get(&item.path) else {
-                return Err(Error::Changed(join(base, &item.path)));
-            };
-            item.meta.mode = attributes.mode;
-            if let Some((uid, gid)) = self.owner(*attributes) {
-                (item.meta.uid, item.meta.gid) = (uid.as_raw(), gid.as_raw());
+        let items = match self.listing.take().filter(|_| !is_other) {
+            Some(listing) => {
+                let items = self.complete(listing);
+                debug_assert_eq!(self.digest(items.clone(), digests)?, self.digest(self.scan()?, digests)?);
+                items
+            }
+            None => self.scan()?,
+        };
+        let (tree, size) = thread::scope(|scope| {
+            let dressing = scope.spawn(|| self.dress_folders());
+            let digest = self.digest(items, digests);
+            super::join(dressing).and(digest)
+        })?;
+        Ok(Made { folder, tree: ALGORITHM.text(&tree), size })
+    }
+
+    fn dress_folders(&self) -> Result<(), Error> {
+        for (path, attributes) in self.folders.iter().rev() {
+            open_dir(self.root, path)
+                .and_then(|folder| self.dress(*attributes).put_on(folder, None))
+                .map_err(|cause| Error::io("set attributes of", join(self.base, path), cause))?;
+        }
+        Ok(())
+    }
+
+    /// What the layer has, as it was listed.
+    fn complete(&self, listing: Listing) -> Vec<Item> {
+        let mut items = listing.into_items();
+        items.extend(self.folders.iter().map(|(path, attributes)| {
+            let (uid, gid) = self.raw_owner(*attributes);
+            let meta = Meta { uid, gid, ..Meta::made(FileType::Directory, attributes.mode, 0) };
+            Item { path: path.clone(), meta, body: Body::Directory }
+        }));
+        items.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        items
+    }
+
+    /// What the layer has, as the kernel lists it; directories as they will be.
+    fn scan(&self) -> Result<Vec<Item>, Error> {
+        let mut items = tree::scan(self.root, self.base)?.items;
+        for item in &mut items {
+            match item.body {
+                Body::Directory => {
+                    let Some(attributes) = self.folders.get(&item.path) else {
+                        return Err(Error::Changed(join(self.base, &item.path)));
+                    };
+                    item.meta.mode = attributes.mode;
+                    (item.meta.uid, item.meta.gid) = self.raw_owner(*attributes);
+                }
+                Body::Symlink => {
+                    let (folder, name) = item.split();
+                    let target = open_dir(self.root, folder)
+                        .and_then(|folder| rustix::fs::readlinkat(folder, name, Vec::new()))
+                        .map_err(|cause| Error::io("read link", join(self.base, &item.path), cause))?;
+                    item.body = Body::Made(target.into_bytes());
+                }
+                _ => {}
             }
         }
+        Ok(items)
+    }
+
+    /// The digest of the tree, and the size of its files.
+    fn digest(&self, mut items: Vec<Item>, digests: &HashMap<u64, Digest>) -> Result<(Digest, u64), Error> {
         copy::find_hard_links(&mut items);
         let mut size = 0;
         let mut contents = Vec::with_capacity(items.len());
-        for item in &items {
-            contents.push(match item.body {
+        for item in &mut items {
+            contents.push(match &mut item.body {
                 Body::File => {
                     size += item.meta.size;
                     let digest = digests.get(&item.meta.ino);
-                    Some(Content::Hash(*digest.ok_or_else(|| Error::Changed(join(base, &item.path)))?))
+                    Some(Content::Hash(*digest.ok_or_else(|| Error::Changed(join(self.base, &item.path)))?))
                 }
-                Body::Symlink => {
-                    let target = open_dir(root, item.split().0)
-                        .and_then(|folder| rustix::fs::readlinkat(folder, item.split().1, Vec::new()))
-                        .map_err(|cause| Error::io("read link", join(base, &item.path), cause))?;
-                    Some(Content::Target(target.into_bytes()))
-                }
+                Body::Made(target) => Some(Content::Target(take(target))),
                 _ => None,
             });
         }
-        for (path, attributes) in self.folders.iter().rev() {
-            open_dir(root, path)
-                .and_then(|folder| self.dress(*attributes).put_on(folder, None))
-                .map_err(|cause| Error::io("set attributes of", join(base, path), cause))?;
-        }
-        let tree = copy::digest(ALGORITHM, &items, &contents, self.job.owners.ids());
-        Ok(Made { folder, tree: ALGORITHM.text(&tree), size })
+        Ok((copy::digest(ALGORITHM, &items, &contents, self.job.owners.ids()), size))
     }
 }
 
