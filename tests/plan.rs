@@ -289,6 +289,40 @@ fn what_was_written_is_not_lost_without_leave() {
 }
 
 #[test]
+fn a_plan_of_components_is_what_a_run_of_them_does() {
+    let project = Project::new(&Caller::ordinary(), STACK);
+    let plan = |words: &[&str]| {
+        let words = [&["plan", "--format", "json"], words].concat();
+        let mut found: Vec<String> =
+            actions(&project.ctst(&words).ok().json()).into_iter().map(|(component, _)| component).collect();
+        found.sort();
+        found
+    };
+    assert_eq!(plan(&["app"]), ["app", "db"]);
+    assert_eq!(plan(&["lone", "db", "stack.ctst"]), ["db", "lone"]);
+    project.ctst(["run", "-d", "--wait", "--yes", "app", "lone"]).ok();
+    assert_eq!(pids(&project).into_keys().collect::<Vec<_>>(), ["app", "db", "lone"]);
+    assert_eq!(plan(&["app"]), [""; 0]);
+    assert_eq!(plan(&["web"]), ["web"]);
+    assert_eq!(plan(&[]), ["web"]);
+    // What the file no longer deploys is removed by a run of everything only.
+    project.write(
+        "stack.ctst",
+        &STACK.replace("COMPONENT lone", "COMPONENT other").replace("KEPT = \"1\"", "KEPT = \"2\""),
+    );
+    assert_eq!(plan(&["other"]), ["other"]);
+    assert_eq!(plan(&["app"]), ["app", "db"]);
+    assert_eq!(plan(&[]), ["app", "db", "lone", "other", "web"]);
+    project.ctst(["plan", "--detailed-exitcode", "other"]).fails(2, &[]);
+
+    project.ctst(["plan", "nobody"]).fails(125, &["nobody"]);
+    project.ctst(["plan", "--detailed-exitcode", "nobody"]).fails(1, &["nobody"]);
+    project.ctst(["plan", "-o", "plan.json", "app"]).fails(125, &["a plan is kept and carried out as a whole"]);
+    assert!(!project.folder().join("plan.json").exists());
+    project.stop();
+}
+
+#[test]
 fn what_was_written_since_the_plan_is_not_lost_either() {
     let text = |argument: &str| {
         format!(

@@ -135,8 +135,10 @@ pub(crate) struct Check {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Plan {
-    /// The composition
-    pub(crate) file: Option<PathBuf>,
+    /// The composition, and the components to plan with what they need (all if none is named). A word without `.` and `/`
+    /// is a component
+    #[arg(value_name = "FILE|COMPONENT")]
+    pub(crate) targets: Vec<String>,
     #[command(flatten)]
     pub(crate) inputs: Inputs,
     /// Show what stays as it is, too
@@ -192,21 +194,20 @@ impl Run {
         }
         Ok(Some(plan.into()))
     }
+}
 
-    /// The file and the components of the positional arguments.
-    ///
-    /// # Errors
-    /// What is wrong with them.
-    pub(crate) fn split(&self, file: Option<PathBuf>) -> Result<(Option<PathBuf>, Vec<String>), String> {
-        let (paths, components): (Vec<_>, Vec<_>) =
-            self.targets.iter().cloned().partition(|target| target.contains(['.', '/']));
-        let mut files = file.into_iter().chain(paths.into_iter().map(PathBuf::from));
-        match (files.next(), files.next()) {
-            (Some(one), Some(two)) => {
-                Err(format!("run one composition: both {} and {} are named", one.display(), two.display()))
-            }
-            (file, _) => Ok((file, components)),
+/// The file and the components among these positional arguments; `file` is that of `-f`.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn split(targets: &[String], file: Option<PathBuf>) -> Result<(Option<PathBuf>, Vec<String>), String> {
+    let (paths, components): (Vec<_>, Vec<_>) = targets.iter().cloned().partition(|target| target.contains(['.', '/']));
+    let mut files = file.into_iter().chain(paths.into_iter().map(PathBuf::from));
+    match (files.next(), files.next()) {
+        (Some(one), Some(two)) => {
+            Err(format!("choose a composition: both {} and {} are named", one.display(), two.display()))
         }
+        (file, _) => Ok((file, components)),
     }
 }
 
@@ -504,10 +505,14 @@ mod tests {
         Args::try_parse_from(std::iter::once(&"ctst").chain(words))
     }
 
-    fn run(words: &[&str]) -> Result<(Option<PathBuf>, Vec<String>), String> {
+    fn split_of(words: &[&str]) -> Result<(Option<PathBuf>, Vec<String>), String> {
         let args = parse(words).unwrap();
-        let Command::Run(run) = args.command else { panic!("{words:?} is not run") };
-        run.split(args.file)
+        let targets = match args.command {
+            Command::Run(run) => run.targets,
+            Command::Plan(plan) => plan.targets,
+            _ => panic!("{words:?} is neither run nor plan"),
+        };
+        split(&targets, args.file)
     }
 
     fn exec(words: &[&str]) -> Exec {
@@ -521,15 +526,17 @@ mod tests {
     }
 
     #[test]
-    fn run_tells_files_from_components() {
+    fn run_and_plan_tell_files_from_components() {
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(run(&["run"]), Ok((None, vec![])));
-        assert_eq!(run(&["run", "a.ctst"]), Ok((Some("a.ctst".into()), vec![])));
-        assert_eq!(run(&["run", "./a", "db", "web"]), Ok((Some("./a".into()), names(&["db", "web"]))));
-        assert_eq!(run(&["run", "web", "-d"]), Ok((None, names(&["web"]))));
-        assert_eq!(run(&["-f", "a.ctst", "run", "web"]), Ok((Some("a.ctst".into()), names(&["web"]))));
-        assert!(run(&["run", "a.ctst", "b.ctst"]).is_err());
-        assert!(run(&["-f", "a.ctst", "run", "b.ctst"]).is_err());
+        assert_eq!(split_of(&["run"]), Ok((None, vec![])));
+        assert_eq!(split_of(&["run", "a.ctst"]), Ok((Some("a.ctst".into()), vec![])));
+        assert_eq!(split_of(&["run", "./a", "db", "web"]), Ok((Some("./a".into()), names(&["db", "web"]))));
+        assert_eq!(split_of(&["run", "web", "-d"]), Ok((None, names(&["web"]))));
+        assert_eq!(split_of(&["-f", "a.ctst", "run", "web"]), Ok((Some("a.ctst".into()), names(&["web"]))));
+        assert_eq!(split_of(&["plan", "a.ctst", "db", "-a"]), Ok((Some("a.ctst".into()), names(&["db"]))));
+        assert!(split_of(&["run", "a.ctst", "b.ctst"]).is_err());
+        assert!(split_of(&["plan", "a.ctst", "b.ctst"]).is_err());
+        assert!(split_of(&["-f", "a.ctst", "run", "b.ctst"]).is_err());
     }
 
     #[test]
@@ -566,7 +573,6 @@ mod tests {
             &["logs", "--tail", "all"],
             &["ps", "--format", "yaml"],
             &["ps", "--filter", "name=web"],
-            &["plan", "a.ctst", "b.ctst"],
             &["unknown"],
             &["doctor", "extra"],
         ] {
@@ -603,7 +609,7 @@ mod tests {
             found,
             "ctst -f/--file\n\
              check FILE --set --params --profile --offline --format\n\
-             plan FILE --set --params --profile --offline -a/--all -o/--out --detailed-exitcode --format\n\
+             plan FILE|COMPONENT --set --params --profile --offline -a/--all -o/--out --detailed-exitcode --format\n\
              run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
              ps -a/--all --filter --format\n\
              stats COMPONENT -w/--watch --format\n\

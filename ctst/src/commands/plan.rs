@@ -7,12 +7,13 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anstyle::Style;
-use containust_sdk::lang::model::SecretSource;
+use containust_sdk::lang::model::{Composition, SecretSource};
 use containust_sdk::logs::escape;
 use containust_sdk::{Action, Cause, Drift, Fetching, Grant, ImageState, Plan, Step};
 use rustix::fs::OFlags;
 
-use super::{command_line, one_file, read};
+use super::run::{replicas, with_needs};
+use super::{command_line, read};
 use crate::args::{self, Format};
 use crate::failure::{Failure, Outcome, TOOL};
 use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, short_reference, table};
@@ -38,6 +39,13 @@ pub(crate) fn run(args: &args::Plan, file: Option<&Path>) -> Outcome {
 }
 
 fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
+    let (file, only) = args::split(&args.targets, file.map(Into::into))
+        .map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
+    if let (Some(path), [name, ..]) = (&args.out, &only[..]) {
+        let problem =
+            format!("keep the plan of {name} in {}: a plan is kept and carried out as a whole", path.display());
+        return Err(Failure::new(problem, "name no component, or leave out --out".to_owned()));
+    }
     if let Some(path) = args.out.as_deref()
         && path.extension().is_none_or(|extension| extension != "json")
         && !path.metadata().is_ok_and(|meta| !meta.is_file())
@@ -49,7 +57,7 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
     let out = args.out.as_deref().map(|path| create(path).map_err(|e| (path, e))).transpose();
     let mut out = out.map_err(|(path, e)| Failure::io(&format!("open {}", path.display()), e))?;
     containust_sdk::no_writes()?;
-    let (project, loaded) = read(one_file(file, args.file.as_deref())?, &args.inputs, Fetching::Never)?;
+    let (project, loaded) = read(file.as_deref(), &args.inputs, Fetching::Never)?;
     let plan = match &mut out {
         Some(out) => {
             let saved = project.plan_to_keep(&loaded)?;
@@ -58,7 +66,10 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
             write.map_err(|e| Failure::io("write the plan", e))?;
             saved.plan
         }
-        None => project.plan(loaded.outcome.composition.as_ref().ok_or(Failure::Told(TOOL))?)?,
+        None => {
+            let composition = loaded.outcome.composition.as_ref().ok_or(Failure::Told(TOOL))?;
+            of(project.plan(composition)?, composition, only)?
+        }
     };
     match args.format {
         Format::Json => output::json(&plan)?,
@@ -69,6 +80,18 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
         talk!("kept; to carry it out: {}", command_line(["run", &path].into_iter()));
     }
     Ok(plan.changes())
+}
+
+/// What of a plan `ctst run` does for these components and what they need; all if none is named.
+fn of(mut plan: Plan, composition: &Composition, only: Vec<String>) -> Result<Plan, Failure> {
+    if !only.is_empty() {
+        let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
+        let chosen = with_needs(composition, &only)?;
+        plan.steps.retain(|step| chosen.contains(&step.component));
+        plan.grants.retain(|grant| chosen.contains(grant.component()));
+        plan.drift.retain(|drift| chosen.contains(&drift.component));
+    }
+    Ok(plan)
 }
 
 /// A file for the caller alone: the environment of every component stands in it.

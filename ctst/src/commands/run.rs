@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{again_with, load, plan};
-use crate::args::Run;
+use crate::args::{self, Run};
 use crate::events;
 use crate::failure::{self, Failure, Outcome, TOOL};
 use crate::output::{BOLD, DIM, WARN, talk};
@@ -26,7 +26,7 @@ use crate::progress::Progress;
 use crate::signals::Signals;
 
 pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
-    let alone = "name nothing but the plan; ctst plan -o takes files, components and parameters".to_owned();
+    let alone = "name nothing but the plan; ctst plan -o takes files and parameters".to_owned();
     if let Some(path) = args.saved().map_err(|problem| Failure::new(problem, alone.clone()))? {
         if file.is_some() {
             return Err(Failure::new(format!("run {}: the plan says which composition", path.display()), alone));
@@ -36,7 +36,8 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
         let plan = saved.hold(&project)?;
         return carry_out(args, &project, &saved.composition, &plan, Vec::new());
     }
-    let (file, only) = args.split(file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
+    let (file, only) =
+        args::split(&args.targets, file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
     let (project, composition) = load(file.as_deref(), &args.inputs, Fetching::Known)?;
     let plan = project.plan(&composition)?;
     carry_out(args, &project, &composition, &plan, only)
@@ -45,11 +46,7 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
 /// Does what the plan says, for these components and what they need, or for all.
 fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Plan, only: Vec<String>) -> Outcome {
     let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
-    let chosen: HashSet<String> = if only.is_empty() {
-        composition.components.iter().map(|c| c.name.clone()).collect()
-    } else {
-        GraphResolver::new(composition)?.closure(&only)?.into_iter().map(str::to_owned).collect()
-    };
+    let chosen = with_needs(composition, &only)?;
     let mut progress = Progress::new(project.folder());
     let settled = project.settle(composition, plan, &chosen, &mut |step| progress.show(&step));
     progress.clear();
@@ -82,8 +79,16 @@ fn done<'a>(plan: &'a Plan, chosen: &HashSet<String>, all: bool) -> impl Iterato
     })
 }
 
+/// These components and what they need; all if none is named.
+pub(super) fn with_needs(composition: &Composition, only: &[String]) -> Result<HashSet<String>, Error> {
+    if only.is_empty() {
+        return Ok(composition.components.iter().map(|c| c.name.clone()).collect());
+    }
+    Ok(GraphResolver::new(composition)?.closure(only)?.into_iter().map(str::to_owned).collect())
+}
+
 /// The components that a name stands for: all replicas of one, or itself.
-fn replicas(composition: &Composition, name: String) -> Vec<String> {
+pub(super) fn replicas(composition: &Composition, name: String) -> Vec<String> {
     let of = |component: &&Component| component.replica.as_ref().is_some_and(|replica| replica.of == name);
     let found: Vec<String> = composition.components.iter().filter(of).map(|component| component.name.clone()).collect();
     if found.is_empty() { vec![name] } else { found }
