@@ -1,8 +1,10 @@
-//! `inspect`, `wait`, `restart` and `completions`, as a person uses them.
+//! `inspect`, `wait`, `restart`, `doctor` and `completions`, as a person uses them.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use containust_tests::{Caller, Project, eventually};
+use containust_tests::{Caller, Project, eventually, finish};
 
 const TWO: &str = r#"
 COMPONENT db { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
@@ -73,6 +75,57 @@ COMPONENT holds { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] 
     let done = waiting.wait(Duration::from_secs(20));
     assert_eq!((done.code, done.stdout.as_str()), (143, "143\n"), "{done}");
     assert_eq!(project.ctst(["wait", "three"]).fails(3, &[]).stdout, "3\n");
+}
+
+/// newuidmap may be told otherwise than by the files, which are all that the shim reads.
+#[test]
+fn doctor_compares_what_getsubids_lists_with_the_files() {
+    let Some(caller) = Caller::ranges() else { return };
+    let (first, count) = caller.range().expect("a range");
+    let name = &caller.name;
+    let strict = Caller::strict();
+    for caller in [Some(&caller), strict.as_ref()].into_iter().flatten() {
+        let project = Project::new(caller, "");
+        let look = |path: &str| {
+            let done = finish(project.command(["doctor", "--format", "json"]).env("PATH", path));
+            let checks = done.json();
+            let check = checks.as_array().expect("a list").iter().find(|check| check["name"] == "subordinate ids");
+            check.cloned()
+        };
+        let usual = "/usr/bin:/bin:/usr/sbin:/sbin";
+        let check = look(usual).expect("uidmap is installed");
+        assert_eq!(check["status"], "good", "{check}");
+        assert_eq!(look("/nowhere"), None, "without getsubids there is nothing to compare");
+
+        project.make_folder("bin");
+        let fake = project.folder().join("bin/getsubids");
+        let lists = |uids: &str, gids: &str| {
+            let script = format!(
+                "#!/bin/sh\n[ \"$*\" = {name} ] && echo '{uids}'\n[ \"$*\" = '-g {name}' ] && echo '{gids}'\nexit 0\n"
+            );
+            project.write("bin/getsubids", &script);
+            fs::set_permissions(&fake, Permissions::from_mode(0o755)).expect("set a mode");
+            let path = format!("{}:{usual}", fake.parent().expect("a folder").display());
+            look(&path).expect("a check")
+        };
+        let same = format!("0: {name} {first} {count}");
+        assert_eq!(lists(&same, &same)["status"], "good");
+        let check = lists(&same, &format!("{same}\n1: {name} 700000 65536"));
+        let (found, fix) = (check["found"].as_str().expect("a text"), check["fix"].as_str().expect("a fix"));
+        assert_eq!(check["status"], "limited", "{check}");
+        let words = format!(
+            "getsubids lists {count} from {first} and 65536 from 700000, and /etc/subgid grants {count} from {first}"
+        );
+        assert!(found.contains(&words) && found.contains("ctst and ctst-shim read the other"), "{check}");
+        assert!(!found.contains("/etc/subuid"), "{check}");
+        assert!(fix.ends_with(&format!("echo {}:700000:65536 | sudo tee -a /etc/subgid", caller.uid)), "{check}");
+        let check = lists("", "");
+        assert!(
+            check["found"].as_str().expect("a text").contains("getsubids lists none, and /etc/subuid grants"),
+            "{check}"
+        );
+        assert!(check["fix"].as_str().expect("a fix").contains("subid: files"), "{check}");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::error::{During, Error, Result};
 use crate::host::cgroup::{Outlook, Place};
 use crate::host::confine;
+use crate::host::getsubids;
 use crate::host::ids::{self, Ids, Range};
 use crate::host::low_port;
 use crate::host::policy::Policy;
@@ -85,6 +86,9 @@ pub fn examine() -> Vec<Check> {
         },
         strict || getuid().is_root(),
     ));
+    if !getuid().is_root() {
+        checks.extend(getsubids::check());
+    }
     match Ids::detect() {
         Ok(ids) => {
             checks.push(user_ids(&ids));

@@ -193,6 +193,14 @@ fn granted(file: &Path, uid: u32, name: Option<&str>) -> Option<Range> {
         .map(|(_, range)| Range { count: range.count.min(MAX_COUNT - 1), ..range })
 }
 
+/// All that the file grants to this user, as newuidmap counts it.
+pub(crate) fn all_granted(file: &Path, uid: u32) -> Vec<Range> {
+    let (content, number) = (std::fs::read_to_string(file).unwrap_or_default(), uid.to_string());
+    let name = user_name(uid, Path::new("/etc/passwd"));
+    let ours = |owner: &str| owner == number || Some(owner) == name.as_deref();
+    grants(&content).filter(|(owner, _)| ours(owner)).map(|(_, range)| range).collect()
+}
+
 /// The first id after all that `file` grants to anybody.
 pub(crate) fn end_of_grants(file: &Path) -> u32 {
     let content = std::fs::read_to_string(file).unwrap_or_default();
