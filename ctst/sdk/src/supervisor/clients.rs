@@ -456,3 +456,27 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpStream, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn a_ports_socket_listens_there_or_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = listener.local_addr().unwrap();
+        let other = SocketAddr::new([127, 0, 0, 2].into(), place.port());
+        let stream: OwnedFd = TcpStream::connect(place).unwrap().into();
+        let datagrams: OwnedFd = UdpSocket::bind(place).unwrap().into();
+        let copy = || OwnedFd::from(listener.try_clone().unwrap());
+        for (socket, place) in [(copy(), other), (stream, place), (datagrams, place)] {
+            assert!(listening(socket, place).is_err());
+        }
+        assert!(listening(std::fs::File::open("/dev/null").unwrap().into(), place).is_err());
+        let taken = listening(copy(), place).unwrap();
+        drop(taken.accept().unwrap());
+        assert_eq!(taken.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+}
