@@ -14,7 +14,8 @@ demo:
 
 test:
 	. tests/setup.sh
-	packages uidmap busybox-static xz-utils gcc libc6-dev strace libcap2-bin
+	packages uidmap busybox-static xz-utils gcc libc6-dev strace libcap2-bin iproute2 passt
+	tun_device
 	rust
 	ordinary_user ctst-single single
 	ordinary_user ctst-test

@@ -330,7 +330,6 @@ fn state_of_somebody_else_or_of_the_future() {
 #[test]
 fn what_is_not_carried_out_is_refused() {
     for (text, word) in [
-        ("NETWORK back { internal = false }", "way out"),
         ("COMPONENT one { image = \"oci://docker.io/library/redis\" }", "oci"),
         ("COMPONENT one { image = \"file:///\" command = [\"/bin/true\"] network = \"host\" }", "network"),
         ("COMPONENT one { image = \"file:///\" command = [\"/bin/true\"] devices = [\"/dev/fuse\"] }", "devices"),

@@ -130,3 +130,9 @@ clean_debian() {
   as_root debootstrap --variant=minbase --include=adduser,busybox-static,libcap2-bin,uidmap "$suite" "$debian.new" >&2
   as_root mv "$debian.new" "$debian"
 }
+
+# What leaves a project needs the kernel's network devices that are files, which a host usually gives to everybody.
+tun_device() {
+  [ -c /dev/net/tun ] || as_root sh -c 'mkdir -p /dev/net && mknod /dev/net/tun c 10 200'
+  [ "$(stat -c %a /dev/net/tun)" = 666 ] || as_root chmod 666 /dev/net/tun
+}

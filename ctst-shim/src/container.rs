@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use containust_core::landlock::{self, Missing};
-use containust_core::link::{LOOPBACK, Links};
+use containust_core::link::{LOOPBACK, Links, MAIN_TABLE};
 use containust_core::sys::{self, Alone, Filter};
 use containust_core::weak::{Layer, weak};
 use containust_core::{capability, channel};
@@ -134,6 +134,9 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
         let (index, name) = (ETH0.saturating_add(port), format!("eth{port}"));
         links.add_address(index, address.ip, address.prefix).step("give an address to", &name)?;
         links.up_as(index, hardware(address.ip)).step("set the link up", &name)?;
+    }
+    if let Some(gateway) = plan.gateway {
+        links.add_default_route(MAIN_TABLE, gateway).step("add the default route", "")?;
     }
     drop(links);
 

@@ -3,13 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use containust_core::link::{LOOPBACK, Links};
+use containust_core::link::{LOOPBACK, Links, MAIN_TABLE};
+use containust_core::{nat, sys};
 use containust_helper::failure::{Step, refusal};
-use containust_shared::protocol::{self, Address, Bridge, Failure};
+use containust_shared::protocol::{self, Address, Bridge, Failure, egress};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+/// Index of the device of TAP.
+const EGRESS: u32 = 9_999;
 /// Indexes of bridges, plus their numbers, of veths, and of `eth0` within a container. High ones, because a module like sit
 /// may have put interfaces of its own at the low ones.
 const BRIDGES: u32 = 10_000;
@@ -32,7 +36,7 @@ pub(crate) struct Network {
     /// Once a container needed it.
     links: Option<Links>,
     /// Those that are up.
-    bridges: BTreeMap<u8, Address>,
+    bridges: BTreeMap<u8, Bridge>,
 }
 
 impl Network {
@@ -65,33 +69,94 @@ impl Network {
     }
 
     /// The index of the bridge, which is up.
-    fn bridge(&mut self, &Bridge { number, address }: &Bridge) -> Result<(u32, &mut Links), Failure> {
-        let links = match &mut self.links {
-            Some(links) => links,
-            none => {
-                keep_apart()?;
-                let mut links = Links::open().step("open a netlink socket", "")?;
-                links.up(LOOPBACK).step("set the link up", "lo")?;
-                none.insert(links)
+    fn bridge(&mut self, bridge: &Bridge) -> Result<(u32, &mut Links), Failure> {
+        let links = opened(&mut self.links)?;
+        let (index, name) = (BRIDGES.saturating_add(bridge.number.into()), format!("ctst{}", bridge.number));
+        match self.bridges.get(&bridge.number) {
+            Some(known) if known == bridge => {}
+            // Its author has changed his mind.
+            Some(known) if known.address == bridge.address => {
+                let_out(links, &name, bridge.egress)?;
+                self.bridges.insert(bridge.number, *bridge);
             }
-        };
-        let (index, name) = (BRIDGES.saturating_add(number.into()), format!("ctst{number}"));
-        match self.bridges.get(&number) {
-            Some(known) if *known == address => {}
             Some(_) => return Err(refusal("give another address to the bridge", name)),
             None => {
-                links.add_bridge(index, &name, hardware(address.ip)).step("create the bridge", &name)?;
-                links.add_address(index, address.ip, address.prefix).step("give an address to the bridge", &name)?;
-                self.bridges.insert(number, address);
+                let Address { ip, prefix } = bridge.address;
+                links.add_bridge(index, &name, hardware(ip)).step("create the bridge", &name)?;
+                links.add_address(index, ip, prefix).step("give an address to the bridge", &name)?;
+                if bridge.egress {
+                    let_out(links, &name, true)?;
+                }
+                self.bridges.insert(bridge.number, *bridge);
             }
         }
         Ok((index, links))
     }
+
+    /// The device by which what bridges with egress send leaves the project, as a file for somebody outside, and a socket for his
+    /// questions about names.
+    pub(crate) fn tap(&mut self) -> Result<Vec<OwnedFd>, Failure> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let tap = rustix::fs::open(TUN, flags, Mode::empty()).step("open", TUN)?;
+        let links = opened(&mut self.links)?;
+        sys::make_tap(tap.as_fd(), EGRESS, egress::DEVICE).step("make a network device by", TUN)?;
+        let Address { ip, prefix } = egress::ADDRESS;
+        links.add_address(EGRESS, ip, prefix).step("give an address to", egress::DEVICE)?;
+        links.up_with_mtu(EGRESS, egress::MTU).step("set the link up", egress::DEVICE)?;
+        for table in [MAIN_TABLE, LEAVING] {
+            links.add_default_route(table, egress::ROUTER).step("add the default route", "")?;
+            // Of links the host has its own, with what is for it alone on them, such as its cloud's metadata (RFC 3927, 7).
+            links.add_unreachable(table, [169, 254, 0, 0], 16).step("keep what is link-local apart", "")?;
+        }
+        nat::masquerade(EGRESS).step("translate addresses by nftables", "")?;
+        forward_from(egress::DEVICE, true)?;
+        let names =
+            rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, FLAGS, None).step("make a socket", "")?;
+        rustix::net::connect(&names, &SocketAddrV4::new(egress::RESOLVER.into(), 53))
+            .step("connect to the resolver", "")?;
+        Ok(vec![tap, names])
+    }
+}
+
+/// What changes links; the first time it sets up what all of them need.
+fn opened(links: &mut Option<Links>) -> Result<&mut Links, Failure> {
+    Ok(match links {
+        Some(links) => links,
+        none => {
+            keep_apart()?;
+            let mut links = Links::open().step("open a netlink socket", "")?;
+            links.up(LOOPBACK).step("set the link up", "lo")?;
+            none.insert(links)
+        }
+    })
 }
 
 /// The hardware address of who has this IP address, now and whenever it is made anew: neighbours remember it for a minute.
 pub(crate) fn hardware([a, b, c, d]: [u8; 4]) -> [u8; 6] {
     [0x02, 0x42, a, b, c, d]
+}
+
+/// Where the kernel gives out network devices that are files.
+const TUN: &str = "/dev/net/tun";
+
+/// The table of routes for what may leave the project: there is nothing in it but the way out. Without that nothing is reached,
+/// instead of what the main table has, which are the project's other networks.
+const LEAVING: u8 = 100;
+
+/// Whether what comes from this bridge may leave the project.
+fn let_out(links: &mut Links, bridge: &str, leaves: bool) -> Result<(), Failure> {
+    if leaves {
+        links.add_unreachable(LEAVING, [0; 4], 0).step("keep the networks apart by", "a table of routes")?;
+        links.look_up(bridge, LEAVING).step("keep the networks apart by", "a rule for routes")?;
+    }
+    forward_from(bridge, leaves)
+}
+
+/// Whether what comes from this link may be forwarded; by itself nothing is.
+fn forward_from(link: &str, pass: bool) -> Result<(), Failure> {
+    let file = format!("/proc/sys/net/ipv4/conf/{link}/forwarding");
+    #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
+    std::fs::write(&file, if pass { "1" } else { "0" }).step("let packets pass, or not, by", file)
 }
 
 fn keep_apart() -> Result<(), Failure> {

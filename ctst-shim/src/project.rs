@@ -94,6 +94,9 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, policy: &Policy, place: Opt
             (ToSandbox::Listen { bridge }, []) => {
                 hand_over(channel, network.listen(&bridge), &FromSandbox::Listening, FromSandbox::ListenFailed)
             }
+            (ToSandbox::Tap, []) => {
+                hand_over(channel, network.tap(), &FromSandbox::Tapped, FromSandbox::TapFailed)
+            }
             (
                 request @ (ToSandbox::Cgroup { id, .. }
                 | ToSandbox::Freeze { id }

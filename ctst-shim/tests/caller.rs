@@ -191,7 +191,7 @@ fn a_container_has_as_many_links_as_networks() {
     for (number, prefix, text) in [(7, 16, "another address"), (9, 24, ""), (77, 33, "address")] {
         let (_ours, theirs) = pair();
         project.next += 1;
-        let networks = vec![Bridge { number, address: Address { ip: [10, 89, number, 1], prefix } }];
+        let networks = vec![Bridge { number, address: Address { ip: [10, 89, number, 1], prefix }, egress: false }];
         let launch = ToSandbox::Launch { id: project.next, networks, grouped: false, alone: None };
         send(&project.channel, &launch, &[theirs.as_fd()]);
         match receive(&project.channel).unwrap().0 {

@@ -104,7 +104,7 @@ pub(crate) struct Inputs {
     /// Deploy the components of this profile, too
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Vec<String>,
-    /// Fetch nothing from the network: what is not here already is an error
+    /// Fetch nothing from the network, and let nothing out: what is not here already is an error, and no network has a way out
     #[arg(long, env = "CONTAINUST_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,
 }

@@ -28,6 +28,8 @@ pub(crate) fn show(event: &Event) {
             (BAD, format!("out of memory: it needed more than its limit of {}", size(*limit)))
         }
         EventKind::OutOfMemory { limit: None } => (BAD, "out of memory: this host has no more".to_owned()),
+        EventKind::CutOff { why } => (WARN, format!("nothing leaves its networks: {why}")),
+        EventKind::EgressBack => (GOOD, "what leaves its networks gets through again".to_owned()),
         EventKind::Paused => (Style::new(), "paused".to_owned()),
         EventKind::Unpaused => (Style::new(), "goes on".to_owned()),
         EventKind::Stopping => (DIM, "stopping".to_owned()),

@@ -1,5 +1,5 @@
 //! Whatever is asked of the name server, the answer is one to that question, no longer than it may be, and tells who asks
-//! nothing of networks that it is not on.
+//! nothing of networks that it is not on; only who is on a network with a way out is asked on for, as he asked.
 
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use simple_dns::Packet;
 use simple_dns::rdata::RData;
 
-use super::zone::{Member, On, UDP_LIMIT, Zone};
+use super::zone::{Answer, Member, On, UDP_LIMIT, Zone};
 
 /// Who asks, by network and the last byte of the address there: `front`, `both` on each of its networks, `back`, nobody.
 const ASKING: [(u8, u8); 5] = [(1, 2), (1, 3), (2, 3), (2, 2), (1, 99)];
@@ -22,6 +22,8 @@ fn zone() -> Zone {
     let on = |network, last, names: &[&str]| On {
         network,
         ip: Ipv4Addr::new(10, network, 0, last),
+        // Network 2 has a way out.
+        egress: network == 2,
         names: names.iter().map(ToString::to_string).collect(),
     };
     let mut set = |cid, host: &str, on, hosts| {
@@ -41,10 +43,19 @@ pub(crate) fn run(bytes: &[u8]) {
     let (network, last) = ASKING[usize::from(how >> 1) % ASKING.len()];
     let limit = if how & 1 == 0 { UDP_LIMIT } else { 65_535 };
     let from = (network, Ipv4Addr::new(10, network, 0, last));
-    let answer = ZONE.with_borrow_mut(|zone| zone.answer(&mut message.to_vec(), from, limit));
+    let mut read = message.to_vec();
+    let answer = ZONE.with_borrow_mut(|zone| zone.answer(&mut read, from, limit));
     let is_question = message.len() >= 12 && message[2] & 0x80 == 0;
-    assert_eq!(answer.is_some(), is_question, "an answer to no question, or none to one");
-    let Some(mut answer) = answer else { return };
+    assert_eq!(answer != Answer::None, is_question, "an answer to no question, or none to one");
+    let mut answer = match answer {
+        Answer::Here(answer) => answer,
+        Answer::Outside(end) => {
+            assert!([(2, 2), (2, 3), (1, 3)].contains(&(network, last)) && message[2] & 1 == 1, "asked on");
+            assert!(end <= message.len() && read == message, "another question");
+            return;
+        }
+        Answer::None => return,
+    };
     assert!((12..=limit).contains(&answer.len()), "{} bytes", answer.len());
     assert_eq!((&answer[..2], answer[2] & 0x80), (&message[..2], 0x80));
     let (questions, code) = (u16::from_be_bytes([answer[4], answer[5]]), answer[3] & 0xf);

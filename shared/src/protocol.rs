@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -194,6 +194,25 @@ pub struct Bridge {
     pub number: u8,
     /// What sockets born in the project's network namespace send from.
     pub address: Address,
+    /// Whether what comes from it may leave the project, by the device of TAP.
+    pub egress: bool,
+}
+
+/// The link between the project's network namespace and the program that forwards what leaves it, such as passt: of an address range that
+/// no router forwards (RFC 3927), so that it hides no place that anybody could want to reach.
+pub mod egress {
+    use super::Address;
+
+    /// The device in the project's network namespace.
+    pub const DEVICE: &str = "egress";
+    /// Its address. What leaves the project has this one as its sender.
+    pub const ADDRESS: Address = Address { ip: [169, 254, 89, 2], prefix: 29 };
+    /// The program's, as a router.
+    pub const ROUTER: [u8; 4] = [169, 254, 89, 1];
+    /// The program's, as a name server, which asks the host's.
+    pub const RESOLVER: [u8; 4] = [169, 254, 89, 3];
+    /// Longest packet, in bytes: what fits in an Ethernet frame of 65535 bytes, for few and large ones.
+    pub const MTU: u32 = 65520;
 }
 
 /// Requests to S.
@@ -224,6 +243,8 @@ pub enum ToSandbox {
         /// Which, as in `Launch`.
         bridge: Bridge,
     },
+    /// TAP: make the device of [`egress`] and let pass what bridges with `egress` send, and nothing else. No descriptors.
+    Tap,
     /// CGROUP, in strict mode alone, as all that follows: make a control group for the container with this id and set its
     /// limits, or set them anew where it has one. No descriptors.
     Cgroup {
@@ -281,6 +302,11 @@ pub enum FromSandbox {
     Listening,
     /// They could not be made.
     ListenFailed(Failure),
+    /// Two non-blocking descriptors: the device, as a file of whole Ethernet frames (`Documentation/networking/tuntap.rst`), and a UDP
+    /// socket that is connected to [`egress::RESOLVER`].
+    Tapped,
+    /// They could not be made.
+    TapFailed(Failure),
     /// CGROUP, FREEZE, THAW or GC was done, but for these limits.
     Grouped {
         /// From the request.
@@ -448,6 +474,8 @@ pub struct Plan {
     pub mounts: Vec<Mount>,
     /// Addresses of `eth0`, `eth1`, …, one for each network of its LAUNCH; none: only a loopback.
     pub addresses: Vec<Address>,
+    /// Where what is on none of its networks goes: the address of a bridge with `egress`. None: nowhere.
+    pub gateway: Option<[u8; 4]>,
     /// Capabilities of root in the container, as a bit mask of `capabilities(7)` numbers.
     pub capabilities: u64,
     /// The filter of system calls.

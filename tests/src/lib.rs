@@ -15,6 +15,7 @@ mod raw;
 // Of which registers make up a system call.
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
+mod world;
 
 pub use caller::Caller;
 pub use project::{
@@ -22,3 +23,4 @@ pub use project::{
     weakened,
 };
 pub use raw::RawShim;
+pub use world::World;

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::caller::{Caller, is_root};
 use crate::probe::Report;
 use crate::raw::RawShim;
+use crate::world::World;
 
 /// Long enough for a busy machine and for an emulated one; nothing here is a measurement.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -35,6 +36,10 @@ pub struct Project {
     etc: Option<TempDir>,
     /// Supplementary groups of its commands, where they have an `/etc` of their own.
     groups: Vec<u32>,
+    /// The network namespace of its host, where that is not the tests'.
+    home: Option<String>,
+    /// What a shell of root's does there before each of its commands.
+    pub prelude: String,
 }
 
 /// What a finished command left.
@@ -396,8 +401,21 @@ impl Project {
             mounts: host_mounts(),
             etc: None,
             groups: Vec::new(),
+            home: None,
+            prelude: String::new(),
         };
         project.write("stack.ctst", text);
+        project
+    }
+
+    /// A project on the host in this world. For tests that run as root.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn within(caller: &Caller, text: &str, world: &World) -> Self {
+        let mut project = Self::new(caller, text);
+        project.home = Some(world.home.clone());
         project
     }
 
@@ -515,13 +533,22 @@ impl Project {
 
     /// Runs a program as the caller on this project's host.
     fn by(&self, program: &Path) -> Command {
-        match &self.etc {
-            None => {
+        match (&self.etc, &self.home) {
+            (None, Some(home)) => {
+                let mut command = Command::new("/sbin/ip");
+                self.caller.environment(&mut command);
+                let script = format!("{}\nexec /usr/bin/setpriv \"$@\"", self.prelude);
+                command.args(["netns", "exec", home, "/bin/sh", "-c", &script, "sh"]);
+                command.args([format!("--reuid={}", self.caller.uid), format!("--regid={}", self.caller.gid)]);
+                command.arg("--clear-groups").arg(program);
+                command
+            }
+            (None, None) => {
                 let mut command = Command::new(program);
                 self.caller.login(&mut command);
                 command
             }
-            Some(etc) => {
+            (Some(etc), _) => {
                 const ENTER: &str = r#"mount --bind "$0" /etc && exec "$@""#;
                 let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
                 let groups = if groups.is_empty() {

@@ -1,5 +1,5 @@
 //! Safe, typed functions over what the kernel offers for isolation: namespaces, mounts, capabilities, seccomp,
-//! landlock, network links. This crate knows nothing of requests, plans or policy, and decides nothing.
+//! landlock, network links and what they forward. This crate knows nothing of requests, plans or policy, and decides nothing.
 //!
 //! `unsafe` is in [`sys`] only.
 #![deny(unsafe_code)]
@@ -25,6 +25,8 @@ pub mod landlock;
 pub mod link;
 pub mod lock;
 pub mod mount;
+pub mod nat;
+mod netlink;
 pub mod sys;
 pub mod trusted;
 pub mod weak;

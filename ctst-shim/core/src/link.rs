@@ -1,21 +1,19 @@
-//! Network links by rtnetlink (`rtnetlink(7)`, `linux/if_link.h`): a loopback, a bridge and veth pairs, no more.
+//! Network links by rtnetlink (`rtnetlink(7)`, `linux/if_link.h`): a loopback, bridges, veth pairs and routes, no more.
 //!
 //! Interface indexes are chosen by us, so that no answer but the acknowledgement has to be parsed.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use crate::netlink::{CREATE_EXCL, Message, REQUEST_ACK, Socket};
 
-const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
-const REQUEST_ACK: u16 = 0x01 | 0x04;
-const CREATE_EXCL: u16 = 0x400 | 0x200;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWRULE: u16 = 32;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_PID: u16 = 19;
@@ -24,18 +22,28 @@ const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTPROT_BOOT: u8 = 3;
+const RTN_UNICAST: u8 = 1;
+const RTN_UNREACHABLE: u8 = 7;
+const FRA_IIFNAME: u16 = 3;
+const FRA_PRIORITY: u16 = 6;
+const FR_ACT_TO_TBL: u8 = 1;
+/// After the table of the namespace's own addresses (0), before the main one (32766).
+const RULE_PRIORITY: u32 = 100;
+const AF_INET: u8 = 2;
 const IFF_UP: u32 = 1;
-const NESTED: u16 = 0x8000;
 
 /// Index of the loopback in every network namespace.
 pub const LOOPBACK: u32 = 1;
+/// The table of routes that is looked up last (`RT_TABLE_MAIN`).
+pub const MAIN_TABLE: u8 = 254;
 
 /// A socket to the kernel's routing subsystem in the network namespace in which it was opened.
 #[derive(Debug)]
-pub struct Links {
-    socket: OwnedFd,
-    sequence: u32,
-}
+pub struct Links(Socket);
 
 impl Links {
     /// Opens the socket.
@@ -43,10 +51,7 @@ impl Links {
     /// # Errors
     /// The kernel's.
     pub fn open() -> io::Result<Self> {
-        // No protocol is protocol 0, which is NETLINK_ROUTE.
-        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        Socket::open(None).map(Self)
     }
 
     /// Sets the link with this index up.
@@ -54,8 +59,17 @@ impl Links {
     /// # Errors
     /// The kernel's, such as ENODEV.
     pub fn up(&mut self, index: u32) -> io::Result<()> {
-        let mut message = Message::link(REQUEST_ACK, index);
-        self.request(&mut message)
+        self.0.request(&mut [link(REQUEST_ACK, index)])
+    }
+
+    /// Sets the link up, with packets of at most this many bytes.
+    ///
+    /// # Errors
+    /// The kernel's, such as ENODEV.
+    pub fn up_with_mtu(&mut self, index: u32, mtu: u32) -> io::Result<()> {
+        let mut message = link(REQUEST_ACK, index);
+        message.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        self.0.request(&mut [message])
     }
 
     /// Gives a link that is down a hardware address (Ethernet) and sets it up.
@@ -63,9 +77,9 @@ impl Links {
     /// # Errors
     /// The kernel's, such as ENODEV.
     pub fn up_as(&mut self, index: u32, hardware: [u8; 6]) -> io::Result<()> {
-        let mut message = Message::link(REQUEST_ACK, index);
+        let mut message = link(REQUEST_ACK, index);
         message.attribute(IFLA_ADDRESS, &hardware);
-        self.request(&mut message)
+        self.0.request(&mut [message])
     }
 
     /// Creates a bridge that is up, with a hardware address (Ethernet) of its own: by itself it would have the lowest of its ports',
@@ -74,11 +88,11 @@ impl Links {
     /// # Errors
     /// EOPNOTSUPP where the kernel has no bridge module, EEXIST, and others.
     pub fn add_bridge(&mut self, index: u32, name: &str, hardware: [u8; 6]) -> io::Result<()> {
-        let mut message = Message::link(REQUEST_ACK | CREATE_EXCL, index);
+        let mut message = link(REQUEST_ACK | CREATE_EXCL, index);
         message.attribute(IFLA_ADDRESS, &hardware);
         message.string(IFLA_IFNAME, name);
         message.nest(IFLA_LINKINFO, |info| info.string(IFLA_INFO_KIND, "bridge"));
-        self.request(&mut message)
+        self.0.request(&mut [message])
     }
 
     /// Creates a veth pair: one end `name` here as a port of the link `master`, the other `peer_name` with index
@@ -93,7 +107,7 @@ impl Links {
         (peer_index, peer_name): (u32, &str),
         pid: i32,
     ) -> io::Result<()> {
-        let mut message = Message::link(REQUEST_ACK | CREATE_EXCL, index);
+        let mut message = link(REQUEST_ACK | CREATE_EXCL, index);
         message.string(IFLA_IFNAME, name);
         message.attribute(IFLA_MASTER, &master.to_ne_bytes());
         message.nest(IFLA_LINKINFO, |info| {
@@ -101,13 +115,13 @@ impl Links {
             info.nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |peer| {
                     // Not up: the kernel makes it before it has a peer to be connected to (ENOTCONN).
-                    peer.interface(peer_index, 0);
+                    interface(peer, peer_index, 0);
                     peer.string(IFLA_IFNAME, peer_name);
                     peer.attribute(IFLA_NET_NS_PID, &pid.to_ne_bytes());
                 });
             });
         });
-        self.request(&mut message)
+        self.0.request(&mut [message])
     }
 
     /// Gives an IPv4 address to a link.
@@ -116,94 +130,68 @@ impl Links {
     /// ENODEV, EEXIST, and others.
     pub fn add_address(&mut self, index: u32, ip: [u8; 4], prefix: u8) -> io::Result<()> {
         let mut message = Message::new(RTM_NEWADDR, REQUEST_ACK | CREATE_EXCL);
-        message.bytes.extend([u8::try_from(libc::AF_INET).unwrap_or(2), prefix, 0, 0]);
+        message.bytes.extend([AF_INET, prefix, 0, 0]);
         message.bytes.extend(index.to_ne_bytes());
         message.attribute(IFA_LOCAL, &ip);
         message.attribute(IFA_ADDRESS, &ip);
-        self.request(&mut message)
+        self.0.request(&mut [message])
     }
 
-    fn request(&mut self, message: &mut Message) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        message.seal(self.sequence);
-        rustix::net::send(&self.socket, &message.bytes, SendFlags::empty())?;
-        let mut answer = [0u8; 4096];
-        loop {
-            let (len, _) = rustix::net::recv(&self.socket, &mut answer[..], RecvFlags::empty())?;
-            let answer = answer.get(..len).unwrap_or_default();
-            let (kind, sequence) = (short(answer, 4), word(answer, 8));
-            if kind == Some(NLMSG_ERROR) && sequence == Some(self.sequence) {
-                // struct nlmsgerr begins with a negative errno, 0 for an acknowledgement.
-                return match word(answer, 16).map(u32::cast_signed) {
-                    Some(0) => Ok(()),
-                    Some(error) => Err(io::Error::from_raw_os_error(error.wrapping_neg())),
-                    None => Err(io::Error::other("a short answer from rtnetlink")),
-                };
-            }
-        }
+    /// Sends what is for nowhere else to this neighbour, by a table of routes.
+    ///
+    /// # Errors
+    /// ENETUNREACH where no link reaches it, EEXIST, and others.
+    pub fn add_default_route(&mut self, table: u8, gateway: [u8; 4]) -> io::Result<()> {
+        let mut message = route(table, 0, RTN_UNICAST);
+        message.attribute(RTA_GATEWAY, &gateway);
+        self.0.request(&mut [message])
+    }
+
+    /// Answers what is for these addresses, where a table of routes has no better one, with ICMP's "host unreachable".
+    ///
+    /// # Errors
+    /// The kernel's. That it is there already is none.
+    pub fn add_unreachable(&mut self, table: u8, ip: [u8; 4], prefix: u8) -> io::Result<()> {
+        let mut message = route(table, prefix, RTN_UNREACHABLE);
+        message.attribute(RTA_DST, &ip);
+        message.attribute(RTA_PRIORITY, &u32::MAX.to_ne_bytes());
+        unless_there(self.0.request(&mut [message]))
+    }
+
+    /// Has what comes from the link of this name looked up in this table of routes, after what is for the namespace itself.
+    ///
+    /// # Errors
+    /// The kernel's. That it is so already is none.
+    pub fn look_up(&mut self, link: &str, table: u8) -> io::Result<()> {
+        let mut message = Message::new(RTM_NEWRULE, REQUEST_ACK | CREATE_EXCL);
+        message.bytes.extend([AF_INET, 0, 0, 0, table, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0]);
+        message.string(FRA_IIFNAME, link);
+        message.attribute(FRA_PRIORITY, &RULE_PRIORITY.to_ne_bytes());
+        unless_there(self.0.request(&mut [message]))
     }
 }
 
-fn short(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+fn unless_there(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+/// `struct rtmsg` of an IPv4 route of this kind to a destination with a prefix.
+fn route(table: u8, prefix: u8, kind: u8) -> Message {
+    let mut message = Message::new(RTM_NEWROUTE, REQUEST_ACK | CREATE_EXCL);
+    message.bytes.extend([AF_INET, prefix, 0, 0, table, RTPROT_BOOT, 0, kind, 0, 0, 0, 0]);
+    message
 }
 
-/// `struct nlmsghdr`, a fixed part, and attributes, each padded to four bytes.
-struct Message {
-    bytes: Vec<u8>,
+fn link(flags: u16, index: u32) -> Message {
+    let mut message = Message::new(RTM_NEWLINK, flags);
+    interface(&mut message, index, IFF_UP);
+    message
 }
 
-impl Message {
-    fn new(kind: u16, flags: u16) -> Self {
-        let mut bytes = vec![0; 4];
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(flags.to_ne_bytes());
-        bytes.extend([0; 8]);
-        Self { bytes }
-    }
-
-    fn link(flags: u16, index: u32) -> Self {
-        let mut message = Self::new(RTM_NEWLINK, flags);
-        message.interface(index, IFF_UP);
-        message
-    }
-
-    /// `struct ifinfomsg` of a link whose flags in `IFF_UP` are to be `flags`.
-    fn interface(&mut self, index: u32, flags: u32) {
-        self.bytes.extend([0; 4]);
-        self.bytes.extend(index.to_ne_bytes());
-        self.bytes.extend(flags.to_ne_bytes());
-        self.bytes.extend(IFF_UP.to_ne_bytes());
-    }
-
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
-        let len = u16::try_from(value.len().saturating_add(4)).unwrap_or(u16::MAX);
-        self.bytes.extend(len.to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(value);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn string(&mut self, kind: u16, value: &str) {
-        self.attribute(kind, &[value.as_bytes(), &[0]].concat());
-    }
-
-    fn nest(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
-        let mut inner = Self { bytes: Vec::new() };
-        content(&mut inner);
-        self.attribute(kind | NESTED, &inner.bytes);
-    }
-
-    fn seal(&mut self, sequence: u32) {
-        let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        for (place, value) in [(0..4, len), (8..12, sequence)] {
-            if let Some(place) = self.bytes.get_mut(place) {
-                place.copy_from_slice(&value.to_ne_bytes());
-            }
-        }
-    }
+/// `struct ifinfomsg` of a link whose flags in `IFF_UP` are to be `flags`.
+fn interface(message: &mut Message, index: u32, flags: u32) {
+    message.bytes.extend([0; 4]);
+    message.bytes.extend(index.to_ne_bytes());
+    message.bytes.extend(flags.to_ne_bytes());
+    message.bytes.extend(IFF_UP.to_ne_bytes());
 }

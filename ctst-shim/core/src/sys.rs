@@ -261,6 +261,36 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attributes: u64) ->
     .map(drop)
 }
 
+/// Makes `file`, which is `/dev/net/tun` opened in this network namespace, that of a new network device of whole Ethernet frames
+/// (TUNSETIFINDEX and TUNSETIFF with `IFF_TAP`, `Documentation/networking/tuntap.rst`).
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN in the namespace, EBUSY where there is such a device or index, and others.
+pub fn make_tap(file: BorrowedFd<'_>, index: u32, name: &str) -> io::Result<()> {
+    const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+    const TUNSETIFINDEX: libc::Ioctl = 0x4004_54da;
+    /// `struct ifreq`
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        flags: libc::c_short,
+        rest: [u8; 22],
+    }
+    let flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    let mut request = Request { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
+    // The last byte stays zero.
+    for (place, byte) in request.name.iter_mut().take(libc::IFNAMSIZ.saturating_sub(1)).zip(name.as_bytes()) {
+        *place = *byte;
+    }
+    let index = (&raw const index).cast_mut().cast::<libc::c_void>();
+    for (number, argument) in [(TUNSETIFINDEX, index), (TUNSETIFF, (&raw mut request).cast())] {
+        // SAFETY: the first reads an integer; the second reads a structure of the kernel's layout and writes the device's name into
+        // it. Both live through the calls.
+        result(unsafe { libc::ioctl(file.as_raw_fd(), number, argument) }.into())?;
+    }
+    Ok(())
+}
+
 /// A seccomp filter, laid out for the kernel so that a child can install it without allocating.
 #[derive(Debug)]
 pub struct Filter(Vec<libc::sock_filter>);

@@ -79,7 +79,7 @@ pub fn request() -> Sandbox {
 
 /// A network by its number.
 pub fn network(number: u8) -> Bridge {
-    Bridge { number, address: Address { ip: [10, 89, number, 1], prefix: 24 } }
+    Bridge { number, address: Address { ip: [10, 89, number, 1], prefix: 24 }, egress: false }
 }
 
 /// The same as it is sent.
@@ -189,6 +189,7 @@ impl Image {
             readonly: true,
             mounts: Vec::new(),
             addresses: vec![Address { ip: [10, 89, 0, 2], prefix: 24 }],
+            gateway: None,
             filter: Filter::Default,
             profile: Vec::new(),
             landlock: None,

@@ -478,6 +478,9 @@ pub struct Attachment {
     /// The subnet that NETWORK gives it; none: one is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<Subnet>,
+    /// It has a way out of the project: NETWORK says `internal = false`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub egress: bool,
     /// Further host names that others on it find the component by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
@@ -490,7 +493,7 @@ impl Attachment {
     /// On a network without saying more.
     #[must_use]
     pub fn new(network: &str) -> Self {
-        Self { network: network.to_owned(), subnet: None, aliases: Vec::new(), address: None }
+        Self { network: network.to_owned(), subnet: None, egress: false, aliases: Vec::new(), address: None }
     }
 }
 

@@ -83,6 +83,7 @@ const PAGES: &[(&str, &str, &str)] = &[
         "the host's policy forbids something",
         "do without, or have the administrator add the line in the message",
     ),
+    ("S0411", "a network has a way out, and there is no passt to make it", "apt install passt, or internal = true"),
     (
         "S0501",
         "a port cannot be published",

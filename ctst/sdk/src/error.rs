@@ -253,6 +253,9 @@ pub enum Error {
         /// What `systemd-run` said.
         problem: String,
     },
+    /// A network has a way out of the project, and the program for it is not there.
+    #[error("give the project a way out, which a network with `internal = false` has: passt is not installed")]
+    NoEgress,
     /// The host's policy cannot be read, or is not believed, so that no container starts.
     #[error("read {POLICY}: {problem}")]
     Policy {
@@ -324,6 +327,7 @@ impl Error {
             Self::NoSandbox { .. } => "S0406",
             Self::Limit { .. } => "S0407",
             Self::NoScope { .. } => "S0408",
+            Self::NoEgress => "S0411",
             Self::Policy { .. } => "S0409",
             Self::Denied { .. } => "S0410",
             Self::LowPort { .. } => "S0501",
@@ -369,6 +373,7 @@ impl Error {
                 Some(format!("remove them first: ctst stop {0} && ctst rm {0}", by.join(" ")))
             }
             Self::NoShim { .. } => Some("install ctst-shim beside ctst".to_owned()),
+            Self::NoEgress => Some("install it: apt install passt; or let the network have no way out: internal = true".to_owned()),
             Self::Sandbox(_) => Some("see what is missing: ctst doctor".to_owned()),
             Self::Reported(report) => report.help.clone(),
             Self::Io { .. }

@@ -75,6 +75,13 @@ pub enum EventKind {
         /// What it may have, in bytes; none: this host itself has no more.
         limit: Option<u64>,
     },
+    /// Nothing leaves its networks that have a way out, until [`EventKind::EgressBack`].
+    CutOff {
+        /// Why.
+        why: String,
+    },
+    /// What leaves its networks gets through again.
+    EgressBack,
     /// It was frozen.
     Paused,
     /// It goes on.

@@ -27,6 +27,7 @@ pub mod run;
 pub mod status;
 
 mod builder;
+mod egress;
 mod host;
 mod images;
 mod ipc;
@@ -72,6 +73,8 @@ pub fn internal_main() -> Option<i32> {
         let file = arguments.next().unwrap_or_default();
         let scoped = arguments.next().is_some_and(|word| word == supervisor::SCOPED);
         Some(supervisor::main(std::path::Path::new(&file), scoped))
+    } else if verb == egress::VERB {
+        Some(egress::main(std::path::Path::new(&arguments.next().unwrap_or_default())))
     } else if verb == workers::VERB {
         Some(workers::main(&arguments.collect::<Vec<_>>()))
     } else {

@@ -1,11 +1,12 @@
 //! A project: a `.ctst` file and the folder beside it in which its state lives.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use containust_lang::model::Composition;
+use containust_lang::model::{Attachment, BRIDGE, Composition, Network};
 use containust_lang::{Inputs, Loader, Outcome};
 use containust_shared::names;
 use rustix::process::getuid;
@@ -49,6 +50,8 @@ pub struct Loaded {
     pub outcome: Outcome,
     /// Entries of `containust.lock` that this reading made: address and digest.
     pub locked: Vec<(String, String)>,
+    /// Networks that have no way out of the project although the file gives them one, because nothing is to be reached.
+    pub closed: Vec<String>,
 }
 
 /// Imported files, named by their paths relative to the project's folder, or absolute ones outside of it.
@@ -176,7 +179,8 @@ impl Project {
         self.load_fetching(params, profiles, Fetching::Never, false)
     }
 
-    /// The same with files from the network. `offline`: nothing is fetched, whatever `fetching` says.
+    /// The same with files from the network. `offline`: nothing is fetched, whatever `fetching` says, and no network of the project has a
+    /// way out.
     ///
     /// # Errors
     /// As [`Project::load`].
@@ -194,11 +198,15 @@ impl Project {
         let inputs = Inputs { params, profiles, loader: Some(&files) };
         let variable = |name: &str| std::env::var(name).ok();
         let mut outcome = containust_lang::check_with(&name, &source, &self.default_name(), &variable, &inputs);
+        let mut closed = Vec::new();
         if let Some(composition) = &mut outcome.composition {
             label(composition);
+            if offline {
+                closed = stay_inside(composition);
+            }
         }
         let locked = remote.save()?;
-        Ok(Loaded { name, source, outcome, locked })
+        Ok(Loaded { name, source, outcome, locked, closed })
     }
 
     /// The folder's name as a project's name; `project` where it cannot be one.
@@ -318,6 +326,22 @@ fn label(composition: &mut Composition) {
         component.labels.extend(composition.labels.iter().filter(|(name, _)| !own.contains(name)).cloned());
         component.labels.sort();
     }
+}
+
+/// Takes its way out from every network. Returns the names of those that had one.
+fn stay_inside(composition: &mut Composition) -> Vec<String> {
+    let mut closed = BTreeSet::new();
+    for component in &mut composition.components {
+        let Network::Named(list) = &mut component.network else { continue };
+        for on in list.iter_mut().filter(|on| on.egress) {
+            on.egress = false;
+            closed.insert(on.network.clone());
+        }
+        if *list == [Attachment::new(BRIDGE)] {
+            component.network = Network::Bridge;
+        }
+    }
+    closed.into_iter().collect()
 }
 
 /// Now, in milliseconds since 1970.

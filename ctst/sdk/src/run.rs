@@ -9,6 +9,7 @@ use containust_lang::model::{Component, Composition, Network};
 
 use serde::{Deserialize, Serialize};
 
+use crate::egress::Keeper;
 use crate::error::{Error, Report, Result};
 use crate::event::{Event, EventListener};
 use crate::host::cgroup;
@@ -95,6 +96,8 @@ pub struct Session {
     over: bool,
     /// Reaped when the session ends, where it was we who started it.
     supervisor: Option<std::process::Child>,
+    /// The same of the process that carries what leaves the project.
+    keeper: Option<Keeper>,
     log: std::path::PathBuf,
 }
 
@@ -143,14 +146,22 @@ pub fn up(
         let started = plan.steps.iter().filter(|step| step.action != Action::Unchanged).map(|step| &step.component);
         own.extend(started.filter(|name| names.contains(&name.as_str()) && !options.only.contains(name)).cloned());
     }
+    let leaves = chosen.iter().flat_map(|component| component.network.attachments()).any(|on| on.egress);
+    let keeper = leaves.then(|| Keeper::start(project.file())).transpose()?;
     let prune = options.only.is_empty().then(|| project.file_name());
     let (volumes, destroy, wait) = (composition.volumes.clone(), options.allow_destroy, options.wait);
     let low = low_port::kept(&wanted);
-    let request = Request::Run { wanted, volumes, prune, own: own.clone(), destroy, wait };
+    let request = Request::Run { wanted, volumes, prune, own: own.clone(), destroy, wait, keeper: leaves };
+    let socket = keeper.as_ref().and_then(|keeper| keeper.socket.as_ref()).map(AsFd::as_fd);
     for _ in 0..ATTEMPTS {
-        match hand_over(link, &request, &low) {
+        match hand_over(link, &request, socket.as_slice(), &low) {
             Ok(Some(link)) => {
+                let mut keeper = keeper;
+                if let Some(keeper) = &mut keeper {
+                    keeper.socket = None;
+                }
                 return Ok(Session {
+                    keeper,
                     link: link.connection,
                     own,
                     over: false,
@@ -169,14 +180,19 @@ pub fn up(
 }
 
 /// `None`: the supervisor was ending.
-fn hand_over(mut link: Link, request: &Request, low: &BTreeMap<(IpAddr, u16), String>) -> Result<Option<Link>> {
+fn hand_over(
+    mut link: Link,
+    request: &Request,
+    fds: &[BorrowedFd<'_>],
+    low: &BTreeMap<(IpAddr, u16), String>,
+) -> Result<Option<Link>> {
     if !link.greet()? {
         return Ok(None);
     }
     if !low.is_empty() && !low_port::supply(&mut link.connection, low)? {
         return Ok(None);
     }
-    if link.connection.send(request, &[]).is_err() {
+    if link.connection.send(request, fds).is_err() {
         return Ok(None);
     }
     match link.connection.wait::<Reply>() {
@@ -222,7 +238,7 @@ impl AsFd for Session {
 
 impl Session {
     pub(crate) fn attached(link: Connection, log: std::path::PathBuf) -> Self {
-        Self { link, own: Vec::new(), over: false, supervisor: None, log }
+        Self { link, own: Vec::new(), over: false, supervisor: None, keeper: None, log }
     }
 
     /// Waits for the next notice; `None` after [`Notice::Over`].
@@ -300,7 +316,7 @@ impl Session {
             Reply::Event(event) => Notice::Event(event),
             Reply::Settled { failed } => Notice::Settled { failed },
             Reply::Ended { code } => {
-                (self.over, self.supervisor) = (true, None);
+                (self.over, self.supervisor, self.keeper) = (true, None, None);
                 Notice::Over { code }
             }
             Reply::Over { code } => {
@@ -328,6 +344,11 @@ impl Drop for Session {
             && let Some(mut child) = self.supervisor.take()
         {
             child.wait().ok();
+        }
+        if self.over
+            && let Some(keeper) = self.keeper.take()
+        {
+            keeper.reap();
         }
     }
 }

@@ -362,6 +362,7 @@ impl ContainerSpec {
             readonly: self.readonly,
             mounts,
             addresses,
+            gateway: None,
             capabilities: rights::mask(&self.cap_add, &self.cap_drop).map_err(invalid)?,
             filter: rights::filter(self.seccomp.filter),
             profile: match &self.seccomp.profile {

@@ -203,6 +203,9 @@ pub(crate) fn grants<'a>(grants: impl Iterator<Item = &'a Grant>) -> String {
                 let address = std::net::SocketAddr::new(*address, *host_port);
                 format!("{component}: port {address} to {port}, {who}")
             }
+            Grant::Egress { component, network, .. } => {
+                format!("{component}: a way out by the network {}, to whatever this host reaches", safe(network))
+            }
             Grant::Capability { component, capability, .. } => {
                 format!("{component}: the capability {}, over the container only", safe(capability))
             }

@@ -25,6 +25,8 @@ pub(super) struct Declaration<'a> {
     pub(super) body: Option<&'a Body<'a>>,
     /// Once the parameters are known.
     pub(super) subnet: Option<Subnet>,
+    /// The same of `internal = false`.
+    pub(super) egress: bool,
 }
 
 /// Whether a component with this network is on the one with this name.
@@ -69,10 +71,9 @@ impl<'a> Checker<'a, '_> {
             let Some(body) = body else { continue };
             let mut settings = Settings::default();
             self.merge(&mut settings, body, Origin::File(file), &NETWORK);
-            if let Some(setting) = settings.get("internal")
-                && self.boolean(setting.read(), Scope::FILE) == Some(false)
-            {
-                self.not_supported(setting.value.value.span, "a network with a way out of the project");
+            if let Some(setting) = settings.get("internal") {
+                let egress = self.boolean(setting.read(), Scope::FILE) == Some(false);
+                self.stores.to_mut().networks.list[place].what.egress = egress;
             }
             let Some(setting) = settings.get("subnet") else { continue };
             let Some(subnet) = self.subnet(setting) else { continue };
@@ -115,9 +116,9 @@ impl<'a> Checker<'a, '_> {
         }
         let Some(setting) = settings.get("network") else {
             let Some(entry) = self.stores.networks.get(BRIDGE) else { return Some((Network::Bridge, Vec::new())) };
-            let (subnet, at) = (entry.what.subnet, entry.span);
+            let (Declaration { subnet, egress, .. }, at) = (entry.what, entry.span);
             self.uses.networks.insert(BRIDGE.to_owned());
-            return Some((simplest(vec![Attachment { subnet, ..Attachment::new(BRIDGE) }]), vec![at]));
+            return Some((simplest(vec![Attachment { subnet, egress, ..Attachment::new(BRIDGE) }]), vec![at]));
         };
         let span = setting.value.value.span;
         match self.filled(setting.read(), scope)?.as_ref() {
@@ -185,7 +186,7 @@ impl<'a> Checker<'a, '_> {
                 .help("declare it with `NETWORK backend`, and name that");
             return None;
         }
-        let declared = self.stores.networks.get(name).map(|entry| entry.what.subnet);
+        let declared = self.stores.networks.get(name).map(|entry| entry.what);
         if declared.is_none() && name != BRIDGE && !self.stores.networks.list.is_empty() {
             if !self.partial {
                 self.unknown_network(span);
@@ -195,7 +196,8 @@ impl<'a> Checker<'a, '_> {
         if !self.uses.networks.contains(name) {
             self.uses.networks.insert(name.to_owned());
         }
-        Some(Attachment { subnet: declared.flatten(), ..Attachment::new(name) })
+        let (subnet, egress) = declared.map_or((None, false), |said| (said.subnet, said.egress));
+        Some(Attachment { subnet, egress, ..Attachment::new(name) })
     }
 
     fn unknown_network(&mut self, span: Span) {
@@ -261,7 +263,7 @@ impl<'a> Checker<'a, '_> {
                 continue;
             }
             let (list, places, replicas) = (list.clone(), declared.networks_at.clone(), declared.replicas);
-            for (Attachment { network, subnet, aliases: own, address }, span) in list.into_iter().zip(places) {
+            for (Attachment { network, subnet, aliases: own, address, .. }, span) in list.into_iter().zip(places) {
                 if self.report.full() {
                     return;
                 }

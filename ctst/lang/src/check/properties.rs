@@ -251,7 +251,7 @@ static ATTACHMENT: Kind = Kind {
 pub(super) static NETWORK: Kind = Kind {
     name: "a NETWORK",
     known: &[
-        property("internal", "`true`", "internal = true"),
+        property("internal", "`true` or `false`", "internal = false"),
         property("subnet", "an IPv4 subnet in quotes", r#"subnet = "10.1.2.0/24""#),
     ],
     other: None,

@@ -10,6 +10,7 @@ use containust_shared::protocol::Plan;
 use rustix::process::getuid;
 use serde::Serialize;
 
+use crate::egress;
 use crate::error::{During, Error, Result};
 use crate::host::cgroup::{Outlook, Place};
 use crate::host::confine;
@@ -78,6 +79,8 @@ pub fn examine() -> Vec<Check> {
     checks.push(policy);
     checks.push(limits());
     checks.push(low_port::check());
+    checks
+        .push(way_out(egress::find().ok().as_deref(), File::options().read(true).write(true).open(egress::TUN).err()));
     checks.push(landlock(
         Landlock {
             works: confine::works(),
@@ -183,6 +186,27 @@ fn policy(strict: bool) -> Check {
         (Ok(()), None) => Check::good(NAME, format!("there is no {PATH}: the defaults hold")),
         (Ok(()), Some(rules)) if rules.is_empty() => Check::good(NAME, format!("{PATH} changes nothing ({holds})")),
         (Ok(()), Some(rules)) => Check::good(NAME, format!("{PATH}: {rules} ({holds})")),
+    }
+}
+
+/// Whether networks can have a way out of their project. `closed`: why the kernel's device for it cannot be opened.
+fn way_out(passt: Option<&Path>, closed: Option<std::io::Error>) -> Check {
+    const NAME: &str = "way out";
+    let without = "NETWORK with internal = false is refused";
+    match (passt, closed) {
+        (None, _) => Check::other(
+            NAME,
+            Verdict::Limited,
+            format!("passt is not installed: {without}"),
+            "install it: apt install passt",
+        ),
+        (Some(_), Some(error)) => Check::other(
+            NAME,
+            Verdict::Limited,
+            format!("{} cannot be opened ({error}): {without}", egress::TUN),
+            egress::OPEN_TUN,
+        ),
+        (Some(passt), None) => Check::good(NAME, format!("{}, for networks that have one", passt.display())),
     }
 }
 

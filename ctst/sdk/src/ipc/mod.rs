@@ -18,7 +18,7 @@ use containust_shared::protocol::MAX_FDS;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Report, Result};
+use crate::error::{During, Error, Report, Result};
 use crate::event::Event;
 use crate::project::Identity;
 use crate::run::ExecRequest;
@@ -62,6 +62,9 @@ pub(crate) enum Request {
         destroy: bool,
         /// Whether `Settled` waits for health and for the end of what runs to completion.
         wait: bool,
+        /// Whether one descriptor comes with it: the socket of the process that carries what leaves the project, started by the
+        /// client. Not needed where there is one.
+        keeper: bool,
     },
     /// Which of these ports the supervisor holds no socket for. Answered by `Unheld`.
     Unheld(Vec<(IpAddr, u16)>),
@@ -187,6 +190,15 @@ impl Connection {
             backlog: 0,
             ended: false,
         }
+    }
+
+    /// The socket that came as standard input; /dev/null takes its place there.
+    pub(crate) fn inherited() -> Result<Self> {
+        let what = || "take over standard input".to_owned();
+        let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).during(what)?;
+        rustix::net::sockopt::socket_type(&socket).during(what)?;
+        rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null").during(what)?).during(what)?;
+        Ok(Self::new(socket))
     }
 
     /// Sends now, waiting for room; for clients.

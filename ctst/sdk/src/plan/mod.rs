@@ -219,6 +219,15 @@ pub enum Grant {
         /// Whether it is not published yet.
         new: bool,
     },
+    /// A network with a way out of the project: connections of the caller's to whatever this host reaches.
+    Egress {
+        /// The component.
+        component: String,
+        /// The network.
+        network: String,
+        /// Whether the container that exists does not have it yet.
+        new: bool,
+    },
     /// A capability beyond the usual ones, over the container only.
     Capability {
         /// The component.
@@ -257,6 +266,7 @@ impl Grant {
         match self {
             Self::Mount { component, .. }
             | Self::Publish { component, .. }
+            | Self::Egress { component, .. }
             | Self::Capability { component, .. }
             | Self::Filter { component, .. }
             | Self::Secret { component, .. } => component,
@@ -269,20 +279,21 @@ impl Grant {
         match self {
             Self::Mount { new, .. }
             | Self::Publish { new, .. }
+            | Self::Egress { new, .. }
             | Self::Capability { new, .. }
             | Self::Filter { new, .. }
             | Self::Secret { new, .. } => *new,
         }
     }
 
-    /// Whether a person should agree first: new, and writable, reachable from elsewhere, more of the kernel than usual, or a
+    /// Whether a person should agree first: new, and writable, reachable from elsewhere, a way out, more of the kernel than usual, or a
     /// command on the host.
     #[must_use]
     pub fn wants_consent(&self) -> bool {
         match self {
             Self::Mount { readonly, new, .. } => *new && !readonly,
             Self::Publish { public, new, .. } => *new && *public,
-            Self::Capability { new, .. } | Self::Filter { new, .. } => *new,
+            Self::Egress { new, .. } | Self::Capability { new, .. } | Self::Filter { new, .. } => *new,
             Self::Secret { source, new, .. } => *new && matches!(source, SecretSource::Command(_)),
         }
     }

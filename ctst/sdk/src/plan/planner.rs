@@ -11,6 +11,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::builder;
+use crate::egress;
 use crate::error::{Error, Report, Result};
 use crate::host::cgroup::{self, Outlook, Unheld};
 use crate::host::ids::Ids;
@@ -439,6 +440,15 @@ impl Planner<'_> {
                 public: !port.address.is_loopback(),
                 new: !had.is_some_and(|record| record.published.contains(port)),
             });
+        }
+        for on in component.network.attachments().into_iter().filter(|on| on.egress) {
+            // A run would find the same.
+            egress::find()?;
+            let known = |record: &Record| {
+                record.spec.network.attachments().iter().any(|had| had.egress && had.network == on.network)
+            };
+            let (component, new) = (name.clone(), !had.is_some_and(known));
+            self.plan.grants.push(Grant::Egress { component, network: on.network, new });
         }
         for capability in rights::beyond(&component.cap_add) {
             let known = |record: &Record| rights::beyond(&record.spec.cap_add).any(|known| known == capability);

@@ -127,19 +127,22 @@ impl Supervisor {
         let names: HashSet<&str> = own.iter().map(|(name, _)| *name).collect();
         let mut others = HashMap::new();
         for container in self.containers.values().filter(|c| c.is_active() && !names.contains(c.name())) {
-            for Attachment { network, subnet, .. } in container.record.spec.network.attachments() {
-                others.insert(network, (subnet, container.name()));
+            for Attachment { network, subnet, egress, .. } in container.record.spec.network.attachments() {
+                others.insert(network, ((subnet, egress), container.name()));
             }
         }
         for (name, attachments) in &own {
-            for Attachment { network, subnet, .. } in attachments {
-                if let Some((theirs, other)) = others.get(network).filter(|(theirs, _)| theirs != subnet) {
-                    let said = |subnet: &Option<Subnet>| subnet.map_or("none".to_owned(), |subnet| subnet.to_string());
+            for Attachment { network, subnet, egress, .. } in attachments {
+                if let Some((theirs, other)) = others.get(network).filter(|(theirs, _)| *theirs != (*subnet, *egress)) {
+                    let said = |(subnet, egress): (Option<Subnet>, bool)| {
+                        let subnet = subnet.map_or("none".to_owned(), |subnet| subnet.to_string());
+                        format!("the subnet {subnet} and {} way out", if egress { "a" } else { "no" })
+                    };
                     let problem = format!(
-                        "put it on the network {network} with the subnet {}: {other}, which runs, is on it with {}; say the \
+                        "put it on the network {network} with {}: {other}, which runs, is on it with {}; say the \
                          same in both files, or stop {other} first",
-                        said(subnet),
-                        said(theirs)
+                        said((*subnet, *egress)),
+                        said(*theirs)
                     );
                     return Err(Error::Invalid { component: (*name).to_owned(), problem });
                 }

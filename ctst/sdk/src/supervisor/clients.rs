@@ -156,9 +156,14 @@ impl Supervisor {
                 self.dirty = true;
                 self.tell(id, &Reply::Over { code: 0 }, Vec::new());
             }
-            Request::Run { wanted, volumes, prune, own, destroy, wait } => {
+            Request::Run { wanted, volumes, prune, own, destroy, wait, keeper } => {
                 (client.expected, client.attached) = (false, true);
                 let given = std::mem::take(&mut client.given);
+                match (keeper, <[OwnedFd; 1]>::try_from(fds)) {
+                    (true, Ok([keeper])) => self.offer_keeper(keeper)?,
+                    (false, Err(none)) if none.is_empty() => {}
+                    _ => return Err(Error::protocol("a run came with other descriptors than it says")),
+                }
                 self.tell(id, &Reply::Accepted, Vec::new());
                 let started = self
                     .want_volumes(&volumes)

@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Exec, GRACE, Live, Stop, Then};
+use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Container, Exec, GRACE, Live, Stop, Then};
 use super::poller::{Cid, Source, Timer};
 use super::volume::Provided;
 use super::{Supervisor, limits, network, say};
@@ -218,6 +218,8 @@ impl Supervisor {
         let places = Places::new(private);
         let (mut plan, mut held) =
             spec.plan(&container.dir, self.ids.has_overlay(), addresses, container.alone, &places, &container.secrets)?;
+        // The first one that leads anywhere; who is on several has a way out by each, and takes one.
+        plan.gateway = bridges.iter().find(|bridge| bridge.egress).map(|bridge| bridge.address.ip);
         if bridges.len() > 1 {
             plan.sysctls.splice(0..0, network::apart());
         }
@@ -241,6 +243,7 @@ impl Supervisor {
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
         self.listen_names(&bridges)?;
+        self.want_egress(&bridges)?;
         let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
         self.sandbox.launch(id, bridges, container.alone, theirs, (grouped, entry))?;
 
@@ -661,6 +664,20 @@ impl Supervisor {
     fn arm(&mut self, cid: Cid, grace: std::time::Duration) {
         if let Some(live) = self.containers.get(&cid).and_then(|c| c.live.as_ref()) {
             self.poller.after(grace, Timer::Kill(cid, live.id));
+        }
+    }
+
+    /// Ends the containers of which this holds, because of that.
+    pub(super) fn give_up_on(&mut self, report: &Report, are: impl Fn(&Container) -> bool) {
+        let doomed = self.containers.iter_mut().filter(|(_, container)| are(container));
+        let doomed: Vec<Cid> = doomed
+            .filter_map(|(cid, container)| {
+                container.live.as_mut()?.failure.get_or_insert_with(|| report.clone());
+                Some(*cid)
+            })
+            .collect();
+        for cid in doomed {
+            self.kill(cid);
         }
     }
 

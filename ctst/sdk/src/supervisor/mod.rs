@@ -6,6 +6,7 @@
 mod apply;
 mod clients;
 mod container;
+mod egress;
 mod forward;
 #[cfg(test)]
 mod fuzz;
@@ -14,6 +15,7 @@ mod life;
 mod limits;
 mod names;
 mod network;
+mod outside;
 mod poller;
 mod probe;
 mod retire;
@@ -39,6 +41,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::clients::Client;
 use self::container::Container;
+use self::egress::Egress;
 use self::forward::Forwarder;
 use self::names::Names;
 use self::network::Networks;
@@ -73,7 +76,7 @@ pub(crate) fn main(file: &Path, scoped: bool) -> i32 {
     secrets::no_core();
     // First of all, for the number that its descriptors get.
     let pair = shim::seqpacket();
-    let (mut connection, pair) = match take_channel().and_then(|connection| Ok((connection, pair?))) {
+    let (mut connection, pair) = match Connection::inherited().and_then(|connection| Ok((connection, pair?))) {
         Ok(ready) => ready,
         Err(error) => {
             eprintln!("ctst: {error}; `{VERB}` is started by ctst itself");
@@ -94,15 +97,6 @@ pub(crate) fn main(file: &Path, scoped: bool) -> i32 {
             exit::TOOL
         }
     }
-}
-
-/// The client's socket, which came as standard input; /dev/null takes its place there.
-fn take_channel() -> Result<Connection> {
-    let what = || "take over standard input".to_owned();
-    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).during(what)?;
-    rustix::net::sockopt::socket_type(&socket).during(what)?;
-    rustix::stdio::dup2_stdin(File::open("/dev/null").during(what)?).during(what)?;
-    Ok(Connection::new(socket))
 }
 
 enum Started {
@@ -166,6 +160,7 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         ids,
         networks,
         name_server: Names::default(),
+        egress: Egress::default(),
         sandbox,
         signals,
         listener: Some((listener, listening, socket)),
@@ -333,6 +328,7 @@ struct Supervisor {
     ids: Ids,
     networks: Networks,
     name_server: Names,
+    egress: Egress,
     sandbox: Sandbox,
     signals: SignalFd,
     listener: Option<(UnixListener, Token, PathBuf)>,
@@ -443,6 +439,7 @@ impl Supervisor {
             Source::ProbeOutput(cid) => self.on_probe_output(cid),
             Source::Worker(id) => self.on_worker(id),
             Source::Group(cid) => self.on_group(cid),
+            Source::Egress => self.on_keeper(),
         }
     }
 
@@ -496,6 +493,7 @@ impl Supervisor {
                 Told::LaunchFailed(id, failure) => self.on_launch_failed(id, &failure),
                 Told::Dialed(dialer, sockets) => self.on_dialed(dialer, sockets),
                 Told::Listening(network, sockets) => self.on_listening(network, sockets),
+                Told::Tapped(made) => self.on_tapped(made),
             }
         }
         if let Err(error) = result {
@@ -566,6 +564,7 @@ impl Supervisor {
         }
         self.forwarder = None;
         self.sandbox.close(&mut self.poller);
+        self.end_egress();
     }
 
     /// The last words to the clients.

@@ -1,9 +1,9 @@
 //! The project's name server: on sockets that S made in the project's network namespace, one of UDP and one of TCP for each
 //! network, bound to the address of its bridge.
 //!
-//! One thread answers for all networks. What a container can make it hold is bounded: nothing by UDP; by TCP some connections,
-//! each with one question and one answer. A flood keeps this thread busy, and the questions of others wait or are lost
-//! meanwhile; nothing else of the supervisor does.
+//! One thread answers for all networks. What a container can make it hold is bounded: by UDP some questions that are asked on
+//! ([`outside`](super::outside)); by TCP some connections, each with one question and one answer. A flood keeps this thread busy, and
+//! the questions of others wait or are lost meanwhile; nothing else of the supervisor does.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -20,8 +20,9 @@ use mio::net::{TcpListener, TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::Supervisor;
+use super::outside::{Asker, Outside};
 use super::poller::Cid;
-use super::zone::{Member, On, UDP_LIMIT, Zone};
+use super::zone::{Answer, Member, On, UDP_LIMIT, Zone};
 use crate::error::Error;
 use crate::host::confine;
 use crate::shim::describe;
@@ -58,6 +59,8 @@ struct Server {
 #[derive(Debug)]
 enum Command {
     Serve(u8, UdpSocket, TcpListener),
+    /// Ask what is not known here on this socket, which is connected to who may know.
+    AskOn(UdpSocket),
     Stop,
 }
 
@@ -79,10 +82,25 @@ impl Names {
         let [udp, tcp]: [OwnedFd; 2] =
             sockets.try_into().map_err(|_| io::Error::other("S sent other than two sockets"))?;
         let (udp, tcp) = (UdpSocket::from_std(udp.into()), TcpListener::from_std(tcp.into()));
-        if self.server.is_none() {
-            self.server = Some(Server::start(Arc::clone(&self.zone))?);
-        }
-        self.server.as_ref().map_or(Ok(()), |server| server.send(Command::Serve(network, udp, tcp)))
+        self.server()?.send(Command::Serve(network, udp, tcp))
+    }
+}
+
+impl Names {
+    /// Asks what is not known here on this non-blocking UDP socket, which is connected to who may know.
+    ///
+    /// # Errors
+    /// As of [`Names::serve`].
+    pub(super) fn ask_on(&mut self, socket: OwnedFd) -> io::Result<()> {
+        let socket = UdpSocket::from_std(socket.into());
+        self.server()?.send(Command::AskOn(socket))
+    }
+
+    fn server(&mut self) -> io::Result<&Server> {
+        Ok(match &mut self.server {
+            Some(server) => server,
+            none => none.insert(Server::start(Arc::clone(&self.zone))?),
+        })
     }
 }
 
@@ -95,6 +113,7 @@ impl Server {
             poll,
             commands: receiver,
             zone,
+            outside: Outside::default(),
             networks: Vec::new(),
             connections: BTreeMap::new(),
             next: CONNECTIONS,
@@ -122,6 +141,7 @@ impl Drop for Server {
 }
 
 const WAKE: Token = Token(usize::MAX);
+const OUTSIDE: Token = Token(usize::MAX - 1);
 /// Below are the sockets of networks: `2 * n` of UDP, one more of TCP. Numbers of connections are never used again.
 const CONNECTIONS: usize = 1 << 32;
 
@@ -129,6 +149,7 @@ struct State {
     poll: Poll,
     commands: Receiver<Command>,
     zone: Arc<Mutex<Zone>>,
+    outside: Outside,
     networks: Vec<(u8, UdpSocket, TcpListener)>,
     /// The oldest first.
     connections: BTreeMap<usize, Connection>,
@@ -147,7 +168,18 @@ struct Connection {
     input: Vec<u8>,
     /// The answer, as far as it was not taken.
     output: Vec<u8>,
+    /// Its question was asked on, and no other is read before the answer.
+    waits: bool,
     until: Instant,
+}
+
+/// How far a connection came.
+enum Step {
+    /// There may be more to do.
+    More,
+    /// This question is to be asked on; so many bytes of it are header and question.
+    AskOn(Vec<u8>, usize),
+    End,
 }
 
 impl State {
@@ -173,6 +205,7 @@ impl State {
                 match token {
                     WAKE if !self.obey() => return,
                     WAKE => {}
+                    OUTSIDE => self.hear(),
                     Token(number) if number < CONNECTIONS && number % 2 == 0 => self.answer(number / 2),
                     Token(number) if number < CONNECTIONS => self.accept(number / 2),
                     Token(number) => self.converse(number),
@@ -180,6 +213,7 @@ impl State {
             }
             let now = Instant::now();
             self.connections.retain(|_, connection| connection.until > now);
+            self.outside.forget(now);
             if let Some((_, Token(number))) = self.accept_at.take_if(|(at, _)| *at <= now) {
                 self.accept(number / 2);
             }
@@ -189,8 +223,19 @@ impl State {
     /// Carries out the commands that are there; false: the last one was to stop.
     fn obey(&mut self) -> bool {
         while let Ok(command) = self.commands.try_recv() {
-            let Command::Serve(network, mut udp, mut tcp) = command else { return false };
-            let (number, registry) = (2 * self.networks.len(), self.poll.registry());
+            let registry = self.poll.registry();
+            let (network, mut udp, mut tcp) = match command {
+                Command::Serve(network, udp, tcp) => (network, udp, tcp),
+                Command::AskOn(mut socket) => {
+                    match registry.register(&mut socket, OUTSIDE, Interest::READABLE) {
+                        Ok(()) => self.outside.ask_on(socket),
+                        Err(error) => super::say(&format!("ask others for names: {error}")),
+                    }
+                    continue;
+                }
+                Command::Stop => return false,
+            };
+            let number = 2 * self.networks.len();
             // Only a full epoll limit of the user refuses.
             if let Err(error) = registry
                 .register(&mut udp, Token(number), Interest::READABLE)
@@ -212,6 +257,11 @@ impl State {
                     // One that is longer than the buffer arrives cut, which its question is not.
                     let question = self.buffer.get_mut(..length).unwrap_or_default();
                     let answer = locked(&self.zone).answer(question, (*network, ip), UDP_LIMIT);
+                    let answer = match answer {
+                        Answer::Here(answer) => Some(answer),
+                        Answer::Outside(end) => self.outside.ask(question, end, Asker::Udp(index, from)),
+                        Answer::None => None,
+                    };
                     if let Some(answer) = answer {
                         // Whoever does not get it asks again.
                         udp.send_to(&answer, from).ok();
@@ -223,6 +273,29 @@ impl State {
             }
         }
         self.again.push(Token(2 * index));
+    }
+
+    /// Passes on what others answer.
+    fn hear(&mut self) {
+        for _ in 0..TURN {
+            match self.outside.hear() {
+                Ok(None) => {}
+                Ok(Some((Asker::Udp(index, from), answer))) => {
+                    if let Some((_, udp, _)) = self.networks.get(index) {
+                        udp.send_to(&answer, from).ok();
+                    }
+                }
+                Ok(Some((Asker::Tcp(number), answer))) => {
+                    // It may have been closed meanwhile.
+                    if let Some(connection) = self.connections.get_mut(&number) {
+                        connection.tell(&answer);
+                        self.again.push(Token(number));
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+        self.again.push(OUTSIDE);
     }
 
     fn accept(&mut self, index: usize) {
@@ -257,23 +330,38 @@ impl State {
         if self.poll.registry().register(&mut stream, Token(number), interest).is_ok() {
             let until = Instant::now() + PATIENCE;
             let (input, output) = (Vec::new(), Vec::new());
-            self.connections.insert(number, Connection { network, from, stream, input, output, until });
+            let connection = Connection { network, from, stream, input, output, waits: false, until };
+            self.connections.insert(number, connection);
         }
     }
 
     fn converse(&mut self, number: usize) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         match connection.go_on(&self.zone, &mut self.buffer) {
-            Ok(true) => self.again.push(Token(number)),
+            Ok(Step::More) => self.again.push(Token(number)),
+            Ok(Step::AskOn(mut question, end)) => {
+                if let Some(answer) = self.outside.ask(&mut question, end, Asker::Tcp(number)) {
+                    connection.tell(&answer);
+                    self.again.push(Token(number));
+                }
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(false) | Err(_) => drop(self.connections.remove(&number)),
+            Ok(Step::End) | Err(_) => drop(self.connections.remove(&number)),
         }
     }
 }
 
 impl Connection {
-    /// Answers what can be answered now. Whether there may be more; `false` is the end.
-    fn go_on(&mut self, zone: &Mutex<Zone>, buffer: &mut [u8]) -> io::Result<bool> {
+    fn tell(&mut self, answer: &[u8]) {
+        // A UDP message is no longer.
+        self.output.extend(u16::try_from(answer.len()).unwrap_or(u16::MAX).to_be_bytes());
+        self.output.extend(answer);
+        self.waits = false;
+        self.until = Instant::now() + PATIENCE;
+    }
+
+    /// Answers what can be answered now.
+    fn go_on(&mut self, zone: &Mutex<Zone>, buffer: &mut [u8]) -> io::Result<Step> {
         for _ in 0..TURN {
             while !self.output.is_empty() {
                 match self.stream.write(&self.output) {
@@ -282,31 +370,38 @@ impl Connection {
                     Err(e) => return Err(e),
                 }
             }
-            if let Some((length, rest)) = self.input.split_first_chunk::<2>() {
+            if !self.waits
+                && let Some((length, rest)) = self.input.split_first_chunk::<2>()
+            {
                 let length = usize::from(u16::from_be_bytes(*length));
                 if length > MAX_QUESTION {
-                    return Ok(false);
+                    return Ok(Step::End);
                 }
                 if rest.len() >= length {
                     let mut question: Vec<u8> = self.input.drain(..2 + length).skip(2).collect();
                     let from = (self.network, self.from);
                     let answer = locked(zone).answer(&mut question, from, usize::from(u16::MAX));
-                    let Some(answer) = answer else { return Ok(false) };
-                    let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-                    self.output.extend(length.to_be_bytes());
-                    self.output.extend(answer);
-                    self.until = Instant::now() + PATIENCE;
+                    match answer {
+                        Answer::Here(answer) => self.tell(&answer),
+                        Answer::Outside(end) => {
+                            self.waits = true;
+                            return Ok(Step::AskOn(question, end));
+                        }
+                        Answer::None => return Ok(Step::End),
+                    }
                     continue;
                 }
             }
             match self.stream.read(buffer) {
-                Ok(0) => return Ok(false),
+                Ok(0) => return Ok(Step::End),
+                // What is sent while it waits, beyond one question, is more than anybody needs.
+                Ok(_) if self.waits && self.input.len() > 2 * MAX_QUESTION => return Ok(Step::End),
                 Ok(length) => self.input.extend(buffer.get(..length).unwrap_or_default()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok(true)
+        Ok(Step::More)
     }
 }
 
@@ -330,17 +425,7 @@ impl Supervisor {
         self.name_server.asked.retain(|asked| *asked != network);
         // Who is being started would find nobody. The next start tries again.
         let report = Error::Sandbox(problem).report();
-        let on_it = |container: &super::Container| container.places.iter().any(|place| place.number == network);
-        let starting = self.containers.iter_mut().filter(|(_, container)| on_it(container));
-        let starting: Vec<Cid> = starting
-            .filter_map(|(cid, container)| {
-                container.live.as_mut()?.failure.get_or_insert_with(|| report.clone());
-                Some(*cid)
-            })
-            .collect();
-        for cid in starting {
-            self.kill(cid);
-        }
+        self.give_up_on(&report, |container| container.places.iter().any(|place| place.number == network));
     }
 
     /// Has the name server know the container as it is now: from being wanted to the end of its processes.
@@ -353,7 +438,7 @@ impl Supervisor {
             own.extend(of.into_iter().flatten().flat_map(|name| [name.to_owned(), host_name(name)]));
             let on = container.places.iter().zip(spec.network.attachments()).map(|(place, attachment)| {
                 let names = own.iter().chain(&attachment.aliases).map(|name| name.to_ascii_lowercase()).collect();
-                On { network: place.number, ip: place.ip, names }
+                On { network: place.number, ip: place.ip, egress: attachment.egress, names }
             });
             let (on, running, hosts) = (on.collect(), container.is_running(), spec.hosts.clone());
             Member { host: spec.hostname.clone(), on, running, hosts }
@@ -369,7 +454,7 @@ mod tests {
     /// A server on the loopback, with one member that asks from there.
     fn serving() -> (Names, SocketAddr, SocketAddr) {
         let mut names = Names::default();
-        let on = vec![On { network: 7, ip: Ipv4Addr::LOCALHOST, names: vec!["me".to_owned()] }];
+        let on = vec![On { network: 7, ip: Ipv4Addr::LOCALHOST, egress: false, names: vec!["me".to_owned()] }];
         names.set(1, Some(Member { on, running: true, ..Member::default() }));
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -29,6 +29,8 @@ struct Network {
     /// What its author wants.
     wanted: Option<Subnet>,
     subnet: Subnet,
+    /// It has a way out of the project.
+    egress: bool,
     /// A container had an address on it: its bridge may be there, and stays.
     made: bool,
     /// Who has which.
@@ -63,6 +65,8 @@ impl Networks {
                 None => self.add(attachment)?,
             };
             let network = &mut self.list[index];
+            // Who is on it is made anew for that, and whoever is made first tells S.
+            network.egress = attachment.egress;
             network.chosen.extend(attachment.address.and_then(|address| network.subnet.number(address)));
         }
         Ok(())
@@ -98,7 +102,9 @@ impl Networks {
             )
         })?;
         let (taken, chosen) = (BTreeMap::new(), BTreeSet::new());
-        let network = Network { number, name: name.clone(), wanted: wanted.subnet, subnet, made: false, taken, chosen };
+        let (egress, made) = (wanted.egress, false);
+        let network =
+            Network { number, name: name.clone(), wanted: wanted.subnet, subnet, egress, made, taken, chosen };
         self.list.push(network);
         Ok(self.list.len() - 1)
     }
@@ -192,9 +198,10 @@ impl Networks {
     /// What S and C are told of a container's places.
     pub(super) fn links(&self, places: &[Place]) -> (Vec<Bridge>, Vec<Address>) {
         let link = |place: &Place| {
-            let subnet = self.list.iter().find(|network| network.number == place.number)?.subnet;
+            let network = self.list.iter().find(|network| network.number == place.number)?;
+            let (subnet, egress) = (network.subnet, network.egress);
             let address = |ip: Ipv4Addr| Address { ip: ip.octets(), prefix: subnet.prefix() };
-            Some((Bridge { number: place.number, address: address(subnet.at(1)) }, address(place.ip)))
+            Some((Bridge { number: place.number, address: address(subnet.at(1)), egress }, address(place.ip)))
         };
         places.iter().filter_map(link).unzip()
     }
@@ -251,7 +258,7 @@ mod tests {
         let bridge = [Attachment::new(BRIDGE)];
         let place = small.take(1, &bridge, &[]).unwrap();
         let (bridges, addresses) = small.links(&place);
-        let Bridge { number, address: Address { ip: [10, 89, _, 1], prefix: 24 } } = bridges[0] else {
+        let Bridge { number, address: Address { ip: [10, 89, _, 1], prefix: 24 }, egress: false } = bridges[0] else {
             panic!("{bridges:?}")
         };
         assert_eq!((number, addresses[0].ip[3], addresses[0].prefix), (0, 2, 24));
@@ -328,7 +335,8 @@ mod tests {
         let text = hosts(&[ip], "my_db", "my-db", &more);
         assert_eq!(text, "127.0.0.1 localhost\n::1 localhost\n10.89.0.2 my-db my_db\n2001:db8::1 six\n");
         assert!(hosts(&[], "x", "x", &[]).ends_with("\n127.0.1.1 x\n"));
-        let bridge = |number| Bridge { number, address: Address { ip: [10, 89, number, 1], prefix: 24 } };
+        let bridge =
+            |number| Bridge { number, address: Address { ip: [10, 89, number, 1], prefix: 24 }, egress: false };
         let many: Vec<Bridge> = (0..5).map(bridge).collect();
         assert_eq!(resolv_conf(&many[..1]), "nameserver 10.89.0.1\n");
         assert!(resolv_conf(&many).lines().count() == 3 && !resolv_conf(&[]).contains("nameserver "));

@@ -40,6 +40,8 @@ pub(super) enum Source {
     Worker(u32),
     /// What a container's cgroup refuses.
     Group(Cid),
+    /// The process that carries what leaves the project.
+    Egress,
 }
 
 /// What is due at a time.

@@ -42,6 +42,8 @@ pub(super) enum Told {
     Dialed(Dialer, Result<Vec<OwnedFd>, Failure>),
     /// Sockets of a network's name server.
     Listening(u8, Result<Vec<OwnedFd>, Failure>),
+    /// The device by which the project is left, and a socket to ask names on.
+    Tapped(Result<Vec<OwnedFd>, Failure>),
 }
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ enum Asked {
     /// A request about a control group, whose asker waits.
     Group,
     Listen(u8),
+    Tap,
 }
 
 /// A program that ends by itself: P, newuidmap, newgidmap.
@@ -184,6 +187,11 @@ impl Sandbox {
     pub(super) fn listen(&mut self, bridge: Bridge) -> Result<()> {
         self.asked.push_back(Asked::Listen(bridge.number));
         self.ask(ToSandbox::Listen { bridge }, Vec::new())
+    }
+
+    pub(super) fn tap(&mut self) -> Result<()> {
+        self.asked.push_back(Asked::Tap);
+        self.ask(ToSandbox::Tap, Vec::new())
     }
 
     fn ask(&mut self, request: ToSandbox, fds: Vec<OwnedFd>) -> Result<()> {
@@ -343,6 +351,8 @@ impl Sandbox {
                 self.keep(Err(failure));
                 Ok(None)
             }
+            (FromSandbox::Tapped, Asked::Tap) => Ok(Some(Told::Tapped(Ok(fds)))),
+            (FromSandbox::TapFailed(failure), Asked::Tap) => Ok(Some(Told::Tapped(Err(failure)))),
             (FromSandbox::Listening, Asked::Listen(network)) => Ok(Some(Told::Listening(network, Ok(fds)))),
             (FromSandbox::ListenFailed(failure), Asked::Listen(network)) => {
                 Ok(Some(Told::Listening(network, Err(failure))))

@@ -1,7 +1,7 @@
 //! What the project's name server knows, and its answers: from bytes to bytes, without input or output.
 //!
-//! It is the only authority that the networks have, so that what it does not know does not exist. Of a message that a container
-//! sent only the question is parsed; what follows it (EDNS, mostly) asks for nothing that there is.
+//! What it does not know does not exist, but for who is on a network with a way out: then somebody outside may know it. Of a message
+//! that a container sent only the question is parsed; what follows it (EDNS, mostly) asks for nothing that there is here.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -46,8 +46,33 @@ pub(super) struct On {
     /// The network's number.
     pub(super) network: u8,
     pub(super) ip: Ipv4Addr,
+    /// The network has a way out of the project.
+    pub(super) egress: bool,
     /// All by which it is found there, in lower case. Several members may have the same.
     pub(super) names: Vec<String>,
+}
+
+/// What is said to a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// This, in whole.
+    Here(Vec<u8>),
+    /// What somebody outside says to it, whose first so many bytes are header and question.
+    Outside(usize),
+    /// Nothing.
+    None,
+}
+
+/// Why there are no records.
+enum Lack {
+    Code(RCODE),
+    Outside,
+}
+
+impl From<RCODE> for Lack {
+    fn from(code: RCODE) -> Self {
+        Self::Code(code)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +90,7 @@ impl Zone {
         if self.members.get(&cid) == member.as_ref() {
             return;
         }
-        for On { network, ip, names } in self.members.remove(&cid).into_iter().flat_map(|old| old.on) {
+        for On { network, ip, names, .. } in self.members.remove(&cid).into_iter().flat_map(|old| old.on) {
             if self.addresses.get(&(network, ip)) == Some(&cid) {
                 self.addresses.remove(&(network, ip));
             }
@@ -79,7 +104,7 @@ impl Zone {
             }
         }
         if let Some(member) = member {
-            for On { network, ip, names } in &member.on {
+            for On { network, ip, names, .. } in &member.on {
                 self.addresses.insert((*network, *ip), cid);
                 for name in names {
                     self.names.entry(name.clone().into_bytes()).or_default().insert(cid);
@@ -94,9 +119,14 @@ impl Zone {
     }
 
     /// The answer, at most `limit` bytes long, to a message from this address on this network. None: to what is no question nothing is said, so
-    /// that no two servers ever talk to each other. Of the message nothing is left.
-    pub(super) fn answer(&mut self, message: &mut [u8], from: (u8, Ipv4Addr), limit: usize) -> Option<Vec<u8>> {
-        let [a, b, flags, _, many, one, ..] = *message.get(..HEADER)? else { return None };
+    /// that no two servers ever talk to each other. Of the message nothing is left, unless it is asked on.
+    pub(super) fn answer(&mut self, message: &mut [u8], from: (u8, Ipv4Addr), limit: usize) -> Answer {
+        self.answered(message, from, limit).unwrap_or(Answer::None)
+    }
+
+    fn answered(&mut self, message: &mut [u8], from: (u8, Ipv4Addr), limit: usize) -> Option<Answer> {
+        let header: [u8; HEADER] = *message.first_chunk()?;
+        let [a, b, flags, _, many, one, ..] = header;
         if flags & 0x80 != 0 {
             return None;
         }
@@ -108,7 +138,7 @@ impl Zone {
         }
         let mut refuse = |why| {
             *reply.rcode_mut() = why;
-            reply.build_bytes_vec().ok()
+            reply.build_bytes_vec().ok().map(Answer::Here)
         };
         if flags >> 3 & 0xf != 0 {
             return refuse(RCODE::NotImplemented);
@@ -127,7 +157,7 @@ impl Zone {
         let found = if class == u16::from(CLASS::IN) || class == ANY {
             self.look_up(&question.qname, kind, from)
         } else {
-            Err(RCODE::Refused)
+            Err(Lack::Code(RCODE::Refused))
         };
         match found {
             Ok(records) => {
@@ -147,21 +177,29 @@ impl Zone {
                     reply.answers.push(ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data));
                 }
             }
-            Err(why) => *reply.rcode_mut() = why,
+            // RFC 1035, 4.1.1: whoever does not want it asked on says so.
+            Err(Lack::Outside) if flags & 1 == 0 => *reply.rcode_mut() = RCODE::NameError,
+            Err(Lack::Outside) => {
+                drop((question, reply));
+                message[..HEADER].copy_from_slice(&header);
+                message[end..end + KIND].copy_from_slice(&asked);
+                return Some(Answer::Outside(end + KIND));
+            }
+            Err(Lack::Code(why)) => *reply.rcode_mut() = why,
         }
         reply.questions.push(question);
         let mut bytes = reply.build_bytes_vec_compressed().ok()?;
         bytes.get_mut(end..end + KIND)?.copy_from_slice(&asked);
-        Some(bytes)
+        Some(Answer::Here(bytes))
     }
 
-    /// Records of this type, of all types with [`ANY`]; an error where there is no such name.
+    /// Records of this type, of all types with [`ANY`]; an error where there is no such name, or another has to be asked.
     fn look_up(
         &mut self,
         name: &Name<'_>,
         kind: u16,
         (network, from): (u8, Ipv4Addr),
-    ) -> Result<Vec<RData<'static>>, RCODE> {
+    ) -> Result<Vec<RData<'static>>, Lack> {
         // Whoever is none of us has its address from nobody.
         let asking = self.at(network, from).ok_or(RCODE::Refused)?;
         let key = name.as_bytes().map(<[u8]>::to_ascii_lowercase).collect::<Vec<_>>().join(&b'.');
@@ -183,9 +221,12 @@ impl Zone {
         if !own.is_empty() {
             return Ok(addresses(&own));
         }
+        let has_way = asking.on.iter().any(|mine| mine.egress);
+        let lack = |elsewhere: bool| if elsewhere && has_way { Lack::Outside } else { Lack::Code(RCODE::NameError) };
         if let Some(ip) = reversed(&key) {
             let of = asking.on.iter().find_map(|mine| self.at(mine.network, ip)).map(|member| member.host.as_str());
-            let host = of.or(ip.is_loopback().then_some("localhost")).ok_or(RCODE::NameError)?;
+            let host = of.or(ip.is_loopback().then_some("localhost"));
+            let host = host.ok_or_else(|| lack(is_public(ip)))?;
             let host = Name::new(host).map_err(|_| RCODE::NameError)?.into_owned();
             return Ok(if kind == TYPE_PTR || kind == ANY { vec![RData::PTR(PTR(host))] } else { Vec::new() });
         }
@@ -201,7 +242,8 @@ impl Zone {
             told = members.filter_map(place).collect();
         }
         if told.is_empty() {
-            return Err(RCODE::NameError);
+            // What is known here is no business of others.
+            return Err(lack(!self.names.contains_key(&key)));
         }
         if told.len() > 1 {
             let first = self.turn % told.len();
@@ -210,6 +252,11 @@ impl Zone {
         }
         Ok(addresses(&told))
     }
+}
+
+/// Whether somebody outside may know whose address this is (RFC 6303, 4).
+fn is_public(ip: Ipv4Addr) -> bool {
+    !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast())
 }
 
 /// Where the name of the first question ends. None where it does not, or is a pointer: there is nothing to point to before it.
@@ -245,7 +292,7 @@ mod tests {
         let host = names[0].clone();
         Some(Member {
             host,
-            on: vec![On { network: 0, ip: ip(last), names }],
+            on: vec![On { network: 0, ip: ip(last), egress: false, names }],
             running,
             hosts: vec![("db.example".into(), Ipv4Addr::new(192, 0, 2, 7).into())],
         })
@@ -277,7 +324,7 @@ mod tests {
 
     /// What is said, and which records come with it.
     fn ask(zone: &mut Zone, name: &str, kind: u16) -> (RCODE, Vec<String>) {
-        let bytes = zone.answer(&mut query(name, kind), (0, ip(2)), 65535).unwrap();
+        let bytes = zone.answer(&mut query(name, kind), (0, ip(2)), 65535).here().unwrap();
         let packet = Packet::parse(&bytes).unwrap();
         assert!(packet.has_flags(PacketFlag::AUTHORITATIVE_ANSWER) && !packet.has_flags(PacketFlag::TRUNCATION));
         assert!(packet.answers.iter().all(|record| record.ttl == 0));
@@ -288,6 +335,16 @@ mod tests {
             other => panic!("{other:?}"),
         };
         (packet.rcode(), packet.answers.iter().map(text).collect())
+    }
+
+    impl Answer {
+        fn here(self) -> Option<Vec<u8>> {
+            match self {
+                Self::Here(bytes) => Some(bytes),
+                Self::Outside(_) => panic!("asked outside"),
+                Self::None => None,
+            }
+        }
     }
 
     fn found(records: &[&str]) -> (RCODE, Vec<String>) {
@@ -337,6 +394,7 @@ mod tests {
         let on = |network, last, names: &[&str]| On {
             network,
             ip: Ipv4Addr::new(10, network, 0, last),
+            egress: false,
             names: names.iter().map(ToString::to_string).collect(),
         };
         let mut set = |cid, host: &str, on| zone.set(cid, Some(Member { host: host.into(), on, ..Member::default() }));
@@ -344,8 +402,10 @@ mod tests {
         set(2, "both", vec![on(1, 3, &["both", "proxy"]), on(2, 3, &["both", "upstream"])]);
         set(3, "back", vec![on(2, 2, &["back"])]);
         let mut ask = |network, last, name: &str, kind| {
-            let answer =
-                zone.answer(&mut query(name, kind), (network, Ipv4Addr::new(10, network, 0, last)), 512).unwrap();
+            let answer = zone
+                .answer(&mut query(name, kind), (network, Ipv4Addr::new(10, network, 0, last)), 512)
+                .here()
+                .unwrap();
             (answer[3] & 0xf, answer[7], answer[answer.len() - 4..].to_vec())
         };
         // `both` asks any of its servers, and finds everybody.
@@ -366,19 +426,60 @@ mod tests {
         }
         // An address counts on its own network only.
         let mut question = query("back", TYPE_A);
-        assert_eq!(zone.answer(&mut question, (1, Ipv4Addr::new(10, 2, 0, 3)), 512).unwrap()[3] & 0xf, 5);
+        assert_eq!(zone.answer(&mut question, (1, Ipv4Addr::new(10, 2, 0, 3)), 512).here().unwrap()[3] & 0xf, 5);
+    }
+
+    #[test]
+    fn asks_outside_for_who_has_a_way_there() {
+        let mut zone = Zone::default();
+        let on = |network: u8, last, name: &str| {
+            let ip = Ipv4Addr::new(10, network, 0, last);
+            On { network, ip, egress: network == 1, names: vec![name.to_owned()] }
+        };
+        let mut set = |cid, host: &str, on| zone.set(cid, Some(Member { host: host.into(), on, ..Member::default() }));
+        set(1, "inner", vec![on(2, 2, "inner")]);
+        set(2, "outer", vec![on(1, 2, "outer")]);
+        set(3, "both", vec![on(2, 3, "both"), on(1, 3, "both")]);
+        let mut ask = |network, last, mut message: Vec<u8>| {
+            let before = message.clone();
+            let answer = zone.answer(&mut message, (network, Ipv4Addr::new(10, network, 0, last)), 512);
+            match answer {
+                Answer::Outside(length) => {
+                    assert_eq!((&message, length), (&before, before.len()));
+                    None
+                }
+                other => other.here().map(|answer| answer[3] & 0xf),
+            }
+        };
+        // Of any type, through whichever of its name servers.
+        for (network, last) in [(1, 2), (1, 3), (2, 3)] {
+            for name in ["example.org", "other", "1.1.1.1.in-addr.arpa", "x.ip6.arpa"] {
+                for kind in [TYPE_A, TYPE_AAAA, TYPE_PTR, ANY, 65, 65_399] {
+                    assert_eq!(ask(network, last, query(name, kind)), None, "{name}");
+                }
+            }
+        }
+        assert_eq!(ask(2, 2, query("example.org", TYPE_A)), Some(3), "no way out");
+        // What others have here, and whose addresses these are, nobody outside is asked.
+        for name in ["inner", "9.0.0.10.in-addr.arpa", "1.1.168.192.in-addr.arpa"] {
+            assert_eq!(ask(1, 2, query(name, TYPE_A)), Some(3), "{name}");
+        }
+        assert_eq!(ask(1, 2, query("localhost", TYPE_A)), Some(0));
+        let mut unasked = query("example.org", TYPE_A);
+        unasked[2] &= !1;
+        assert_eq!(ask(1, 2, unasked), Some(3), "without recursion");
     }
 
     #[test]
     fn says_as_much_as_fits() {
         let mut zone = zone();
-        let bytes = zone.answer(&mut query("WeB", TYPE_A), (0, ip(2)), UDP_LIMIT).unwrap();
+        let bytes = zone.answer(&mut query("WeB", TYPE_A), (0, ip(2)), UDP_LIMIT).here().unwrap();
         assert!((UDP_LIMIT - 16..=UDP_LIMIT).contains(&bytes.len()), "{}", bytes.len());
         let packet = Packet::parse(&bytes).unwrap();
         assert!(packet.has_flags(PacketFlag::TRUNCATION));
         assert_eq!((packet.answers.len(), packet.rcode()), (30, RCODE::NoError));
         assert_eq!(packet.questions[0].qname.to_string(), "WeB");
-        let bytes = zone.answer(&mut query("web", TYPE_A), (0, ip(2)), 65535).unwrap();
+        let bytes = zone.answer(&mut query("web", TYPE_A), (0, ip(2)), 65535).here().unwrap();
         assert_eq!(Packet::parse(&bytes).unwrap().answers.len(), 99);
     }
 
@@ -387,7 +488,7 @@ mod tests {
         let mut zone = zone();
         let good = query("my-db", TYPE_A);
         let rcode = |zone: &mut Zone, bytes: &[u8], from| {
-            zone.answer(&mut bytes.to_vec(), (0, from), UDP_LIMIT).map(|answer| {
+            zone.answer(&mut bytes.to_vec(), (0, from), UDP_LIMIT).here().map(|answer| {
                 assert_eq!((&answer[..2], answer[2] & 0x80), (&bytes[..2], 0x80));
                 answer[3] & 0xf
             })
@@ -400,7 +501,7 @@ mod tests {
         assert_eq!(rcode(&mut zone, &good, ip(2)), Some(0));
         assert_eq!(rcode(&mut zone, &good, ip(9)), Some(5), "from somebody else");
         for length in 0..12 {
-            assert_eq!(zone.answer(&mut good[..length].to_vec(), (0, ip(2)), 512), None);
+            assert_eq!(zone.answer(&mut good[..length].to_vec(), (0, ip(2)), 512), Answer::None);
         }
         for length in 12..good.len() {
             assert_eq!(rcode(&mut zone, &good[..length], ip(2)), Some(1), "{length}");
@@ -425,7 +526,7 @@ mod tests {
         for (at, to) in [(6, 0xff), (8, 0xff), (10, 0xff), (3, 0x70)] {
             assert_eq!(rcode(&mut zone, &changed(at, to), ip(2)), Some(0), "{at}");
         }
-        let odd = zone.answer(&mut query("my-db", 65_399), (0, ip(2)), 512).unwrap();
+        let odd = zone.answer(&mut query("my-db", 65_399), (0, ip(2)), 512).here().unwrap();
         assert_eq!((odd[3] & 0xf, &odd[odd.len() - 4..]), (0, &[0xff, 0x77, 0, 1][..]));
         let class = good.len() - 1;
         assert_eq!(rcode(&mut zone, &changed(class, 3), ip(2)), Some(5), "another class");
@@ -452,7 +553,7 @@ mod tests {
                     _ => bytes.insert(at, random() as u8),
                 }
             }
-            let answer = zone.answer(&mut bytes.clone(), (0, ip(2)), UDP_LIMIT);
+            let answer = zone.answer(&mut bytes.clone(), (0, ip(2)), UDP_LIMIT).here();
             assert!(answer.is_none_or(|answer| answer.len() <= UDP_LIMIT && answer[..2] == bytes[..2]));
         }
     }

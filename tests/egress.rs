@@ -1,0 +1,186 @@
+//! What leaves a project, and what does not, with a world of its own around the host.
+#![forbid(unsafe_code)]
+
+use std::process::Command;
+
+use containust_tests::{Caller, Project, World, eventually, finish};
+
+const KEEP: &str = r#"image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve", "80"]"#;
+
+/// What comes of a connection: `reached`, `refused`, or `silent`, whatever says so.
+fn reach(project: &Project, from: &str, address: &str, interface: Option<&str>) -> String {
+    let mut args = vec!["exec", from, "/bin/ctst-probe", "reach", address];
+    args.extend(interface);
+    let said = project.ctst(args).ok().stdout;
+    said.split([':', '\n']).next().unwrap_or_default().to_owned()
+}
+
+fn fetch(project: &Project, from: &str, host: &str) -> String {
+    let url = format!("http://{host}/");
+    project.ctst(["exec", from, "timeout", "10", "wget", "-q", "-O-", &url]).stdout.trim().to_owned()
+}
+
+/// The pids of this project's processes with this word as an argument, or as the name.
+fn pids(project: &Project, word: &str) -> Vec<i32> {
+    let is_it = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).take(2).any(|part| part.ends_with(word.as_bytes()))
+    };
+    let mut all: Vec<i32> = project.processes().into_keys().map(|(pid, _)| pid).collect();
+    all.retain(is_it);
+    all
+}
+
+fn kill(pid: i32) {
+    finish(Command::new("kill").args(["-9", &pid.to_string()])).ok();
+}
+
+fn callers() -> Vec<Caller> {
+    if Caller::root().is_none() {
+        return Vec::new();
+    }
+    Caller::all().into_iter().chain(Caller::strict()).collect()
+}
+
+const STACK: &str = r#"
+NETWORK out { internal = false }
+NETWORK away { internal = false, subnet = "10.77.9.0/24" }
+NETWORK back
+COMPONENT web { KEEP network = "out" }
+COMPONENT other { KEEP networks { away { address = "10.77.9.9" } } }
+COMPONENT both { KEEP networks = ["back", "out"] }
+COMPONENT inner { KEEP network = "back" }
+COMPONENT plain { KEEP }
+"#;
+
+fn stack() -> String {
+    STACK.replace("KEEP", KEEP)
+}
+
+#[test]
+fn who_has_a_way_out_takes_it_and_nobody_else() {
+    for caller in callers() {
+        let world = World::new();
+        let project = Project::within(&caller, &stack(), &world);
+        let there = World::THERE.to_string();
+        let plan = project.ctst(["plan"]).ok().stdout;
+        assert!(plan.contains("web: a way out by the network out"), "{plan}");
+        project.ctst(["run", "-d"]).fails(125, &["a way out by the network out", "--yes"]);
+        project.up();
+        for from in ["web", "both", "other"] {
+            eventually("it gets out", || fetch(&project, from, &there) == format!("seen from {}", World::HOME));
+            assert_eq!(fetch(&project, from, World::NAME), format!("seen from {}", World::HOME), "{from} by name");
+            let unknown = project.ctst(["exec", from, "nslookup", "nobody.example"]);
+            assert!(unknown.stdout.contains("NXDOMAIN"), "{unknown:?}");
+        }
+        // Names of the project are still its own.
+        assert_eq!(fetch(&project, "web", "both"), "hello from both");
+        for from in ["inner", "plain"] {
+            assert_eq!(reach(&project, from, &format!("{there}:80"), None), "silent", "{from}");
+            assert_eq!(reach(&project, from, &format!("{there}:80"), Some("eth0")), "silent", "{from}");
+            let unknown = project.ctst(["exec", from, "nslookup", World::NAME]);
+            assert!(unknown.stdout.contains("NXDOMAIN"), "{unknown:?}");
+        }
+        // Not the way to other networks, be they with a way out or without, nor what is the host's alone.
+        let address = |component: &str, network: &str| {
+            let row = project.status(component);
+            let pairs = row["addresses"].as_array().cloned().unwrap_or_default();
+            let pair = pairs.iter().find(|pair| pair[0] == network).expect("it is on it");
+            format!("{}:80", pair[1].as_str().expect("an address"))
+        };
+        assert_eq!(reach(&project, "web", &address("both", "out"), None), "reached");
+        let loopback = world.on_loopback();
+        for target in [
+            "10.77.9.9:80".to_owned(),
+            address("inner", "back"),
+            address("plain", "bridge"),
+            format!("{}:80", World::METADATA),
+            format!("169.254.89.2:{loopback}"),
+            format!("169.254.89.100:{loopback}"),
+            format!("127.0.0.1:{loopback}"),
+        ] {
+            for interface in [None, Some("eth0")] {
+                let result = reach(&project, "web", &target, interface);
+                assert!(["silent", "refused"].contains(&&*result), "{target} over {interface:?}: {result}");
+            }
+        }
+        project.stop();
+        assert_eq!(project.ctst(["plan"]).ok().stdout.matches("a way out").count(), 0, "it was agreed to");
+    }
+}
+
+/// Kills what carries the project's packets, from the outside in.
+#[test]
+fn a_way_that_breaks_is_mended() {
+    for caller in callers() {
+        let world = World::new();
+        let project = Project::within(&caller, &stack(), &world);
+        project.up();
+        let there = World::THERE.to_string();
+        let gets_out = || fetch(&project, "web", &there) == format!("seen from {}", World::HOME);
+        eventually("it gets out", gets_out);
+        let [passt] = pids(&project, "/passt")[..].try_into().unwrap_or([0]);
+        kill(passt);
+        eventually("another takes its place", || pids(&project, "/passt").iter().any(|pid| *pid != passt));
+        eventually("it gets out again", gets_out);
+        let log =
+            || std::fs::read_to_string(project.folder().join(".containust/supervisor.log")).expect("read the log");
+        assert!(log().contains("nothing leaves the project: passt") && log().contains("signal: 9"), "{}", log());
+
+        let [keeper] = pids(&project, "egress")[..].try_into().unwrap_or([0]);
+        kill(keeper);
+        eventually("passt ends with it", || pids(&project, "/passt").is_empty());
+        eventually("it is told", || log().contains("the process for it was killed"));
+        let started = project.status("web")["started"].clone();
+        project.up();
+        eventually("the next run mends it", gets_out);
+        assert_eq!(project.status("web")["started"], started, "nothing was started anew");
+
+        // With the supervisor goes everything.
+        let supervisor = project.parts().into_iter().find(|(_, part)| *part == "supervisor").expect("it runs").0;
+        project.note();
+        kill(supervisor);
+        project.assert_nothing_left();
+    }
+}
+
+#[test]
+fn offline_there_is_none() {
+    for caller in callers() {
+        let world = World::new();
+        let project = Project::within(&caller, &stack(), &world);
+        let up = project.ctst(["run", "-d", "--wait", "--offline"]).ok();
+        assert!(up.stderr.contains("--offline: no way out by away, out"), "{up:?}");
+        assert!(pids(&project, "egress").is_empty(), "nothing is there that could carry it");
+        for from in ["web", "both", "other"] {
+            assert_eq!(reach(&project, from, &format!("{}:80", World::THERE), Some("eth0")), "silent", "{from}");
+            let unknown = project.ctst(["exec", from, "nslookup", World::NAME]);
+            assert!(unknown.stdout.contains("NXDOMAIN"), "{unknown:?}");
+        }
+        assert_eq!(fetch(&project, "web", "both"), "hello from both");
+        // Back on the network they are others.
+        project.ctst(["run", "-d", "--wait", "--yes"]).ok();
+        eventually("it gets out", || fetch(&project, "web", World::NAME) == format!("seen from {}", World::HOME));
+        project.stop();
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    for caller in callers() {
+        let world = World::new();
+        let mut project = Project::within(&caller, &stack(), &world);
+        for command in [&["plan"][..], &["run", "-d", "--yes"]] {
+            "PATH=/nonexistent".clone_into(&mut project.prelude);
+            project.ctst(command).fails(125, &["S0411", "passt is not installed", "apt install passt"]);
+        }
+        "mount --bind /dev/null /dev/net/tun".clone_into(&mut project.prelude);
+        let done = project.ctst(["run", "-d", "--wait", "--yes"]);
+        assert!(done.code != 0, "{done:?}");
+        for words in ["give the project a way out", "/dev/net/tun"] {
+            assert!(done.stderr.contains(words), "{done:?}");
+        }
+        project.ctst(["stop"]);
+        project.assert_nothing_left();
+    }
+}
