@@ -150,7 +150,7 @@ fn offline_there_is_none() {
         let world = World::new();
         let project = Project::within(&caller, &stack(), &world);
         let up = project.ctst(["run", "-d", "--wait", "--offline"]).ok();
-        assert!(up.stderr.contains("--offline: no way out by away, out"), "{up:?}");
+        assert!(up.stderr.contains("offline: no way out by away, out\n"), "{up:?}");
         assert!(pids(&project, "egress").is_empty(), "nothing is there that could carry it");
         for from in ["web", "both", "other"] {
             assert_eq!(reach(&project, from, &format!("{}:80", World::THERE), Some("eth0")), "silent", "{from}");

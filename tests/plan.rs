@@ -786,3 +786,28 @@ fn a_plan_does_not_wait_for_the_reader_of_a_fifo() {
     assert!(made.success());
     project.start(["plan", "-o", "fifo"]).wait(Duration::from_secs(10)).fails(125, &["open fifo"]);
 }
+
+#[test]
+fn what_is_wrong_with_others_stops_nobody() {
+    for caller in Caller::all() {
+        let project = Project::new(
+            &caller,
+            "SECRET token FROM FILE \"nothing\"\n\
+             COMPONENT fine { image = \"file://ROOTFS\" command = [\"/bin/ctst-probe\", \"hold\"] }\n\
+             COMPONENT user { image = \"file://ROOTFS\" command = [\"/bin/ctst-probe\", \"hold\"] }\n\
+             COMPONENT lacking { image = \"host:///nowhere/at/all\" env { TOKEN = \"${secret.token}\" } }\n\
+             CONNECT user -> fine",
+        );
+        for words in [&["plan"][..], &["run", "-d"], &["plan", "lacking"]] {
+            project.ctst(words).fails(125, &["2 problems", "S0210", "/nowhere/at/all"]);
+        }
+        assert!(project.ctst(["plan", "user"]).ok().stdout.contains("2 to create"));
+        project.ctst(["run", "-d", "user"]).ok();
+        assert_eq!(project.ps().len(), 2);
+        // Nor are they surplus for that.
+        project.ctst(["plan", "fine"]).ok();
+        assert_eq!(project.ctst(["run", "-d", "fine"]).ok().stderr.matches("remove").count(), 0);
+        assert_eq!(project.ps().len(), 2);
+        project.stop();
+    }
+}

@@ -48,7 +48,8 @@ impl Network {
             // MAX_NETWORKS for each; the kernel refuses one that is too high.
             let own = id.saturating_mul(16).saturating_add(port).saturating_add(VETHS);
             let peer = (ETH0.saturating_add(port), &*format!("eth{port}"));
-            links.add_veth((own, &name), index, peer, pid).step("create the veth pair", &name)?;
+            let mtu = bridge.egress.then_some(egress::MTU);
+            links.add_veth((own, &name), index, peer, pid, mtu).step("create the veth pair", &name)?;
         }
         Ok(())
     }

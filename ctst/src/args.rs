@@ -172,7 +172,8 @@ pub(crate) struct Run {
     /// Give up waiting after this many seconds; what was started goes on
     #[arg(long, value_name = "SECONDS", requires = "wait")]
     pub(crate) wait_timeout: Option<u64>,
-    /// Agree to what the composition is given of the host: writable host paths and ports that others can reach
+    /// Agree to what the composition is given of the host: writable host paths, ports that others can reach, ways out, capabilities, a
+    /// looser filter, and commands that secrets come from
     #[arg(short, long)]
     pub(crate) yes: bool,
     /// Replace or remove containers although what was written into them is lost

@@ -211,8 +211,9 @@ pub mod egress {
     pub const ROUTER: [u8; 4] = [169, 254, 89, 1];
     /// The program's, as a name server, which asks the host's.
     pub const RESOLVER: [u8; 4] = [169, 254, 89, 3];
-    /// Longest packet, in bytes: what fits in an Ethernet frame of 65535 bytes, for few and large ones.
-    pub const MTU: u32 = 65520;
+    /// Longest packet on the device, and on networks that lead there, in bytes: each costs a way through two processes. Longer ones, which the
+    /// kernel allows, are more than passt's windows hold at times, and slower by far.
+    pub const MTU: u32 = 9000;
 }
 
 /// Requests to S.

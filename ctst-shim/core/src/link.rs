@@ -96,7 +96,7 @@ impl Links {
     }
 
     /// Creates a veth pair: one end `name` here as a port of the link `master`, the other `peer_name` with index
-    /// `peer_index` born in the network namespace of the process `pid` (moving it there later takes 30 ms) and left down.
+    /// `peer_index` born in the network namespace of the process `pid` (moving it there later takes 30 ms) and left down. `mtu`: the longest packet in bytes; none: the kernel's usual one.
     ///
     /// # Errors
     /// EOPNOTSUPP where the kernel has no veth module, EEXIST, ESRCH when `pid` is gone, and others.
@@ -106,10 +106,14 @@ impl Links {
         master: u32,
         (peer_index, peer_name): (u32, &str),
         pid: i32,
+        mtu: Option<u32>,
     ) -> io::Result<()> {
         let mut message = link(REQUEST_ACK | CREATE_EXCL, index);
         message.string(IFLA_IFNAME, name);
         message.attribute(IFLA_MASTER, &master.to_ne_bytes());
+        if let Some(mtu) = mtu {
+            message.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        }
         message.nest(IFLA_LINKINFO, |info| {
             info.string(IFLA_INFO_KIND, "veth");
             info.nest(IFLA_INFO_DATA, |data| {
@@ -117,6 +121,9 @@ impl Links {
                     // Not up: the kernel makes it before it has a peer to be connected to (ENOTCONN).
                     interface(peer, peer_index, 0);
                     peer.string(IFLA_IFNAME, peer_name);
+                    if let Some(mtu) = mtu {
+                        peer.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+                    }
                     peer.attribute(IFLA_NET_NS_PID, &pid.to_ne_bytes());
                 });
             });

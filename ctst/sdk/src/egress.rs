@@ -12,7 +12,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use containust_shared::exit;
-use containust_shared::protocol::egress::{ADDRESS, MTU, RESOLVER, ROUTER};
+use containust_shared::protocol::egress::{ADDRESS, RESOLVER, ROUTER};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, SocketType, recv, send};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -204,7 +204,6 @@ fn arguments() -> Vec<String> {
         ("--netmask", ADDRESS.prefix.to_string()),
         ("--gateway", ip(ROUTER)),
         ("--dns-forward", ip(RESOLVER)),
-        ("--mtu", MTU.to_string()),
     ] {
         words.extend([option.to_owned(), value]);
     }
@@ -248,8 +247,8 @@ fn watch(supervisor: &mut Connection, child: &mut Child) -> Result<Option<String
     }
 }
 
-/// Header and payload of an Ethernet frame, in bytes.
-const MAX_FRAME: usize = 14 + MTU as usize;
+/// Header and payload of an Ethernet frame, in bytes: the program's frames are as long as IP allows, whatever the device's MTU.
+const MAX_FRAME: usize = 14 + 65_535;
 /// Before each frame on the program's socket: its length, big-endian.
 const PREFIX: usize = 4;
 /// Frames of one direction that are carried at once, in bytes.

@@ -167,7 +167,7 @@ pub enum Error {
     #[error("{0}")]
     Store(Box<containust_image::Error>),
     /// Several components cannot be had.
-    #[error("plan {} components:\n{}", .0.len(), .0.iter().map(told).collect::<Vec<_>>().join("\n"))]
+    #[error("make a plan: {} problems:\n{}", .0.len(), .0.iter().map(told).collect::<Vec<_>>().join("\n"))]
     Several(Vec<Error>),
     /// A run would remove writable layers that hold files, and nobody allowed it.
     #[error("run: {} would lose what was written into {}", components.join(", "), if components.len() == 1 { "it" } else { "them" })]

@@ -48,7 +48,7 @@ fn read(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Pro
     let loaded = project.load_fetching(&parameters(inputs)?, &inputs.profile, fetching, inputs.offline)?;
     show_diagnostics(&loaded);
     if !loaded.closed.is_empty() {
-        talk(&format!("--offline: no way out by {}", loaded.closed.join(", ")));
+        talk!("offline: no way out by {}", loaded.closed.join(", "));
     }
     if loaded.outcome.composition.is_some() { Ok((project, loaded)) } else { Err(Failure::Told(TOOL)) }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anstyle::Style;
-use containust_sdk::lang::model::{Composition, SecretSource};
+use containust_sdk::lang::model::SecretSource;
 use containust_sdk::logs::escape;
 use containust_sdk::{Action, Cause, Drift, Fetching, Grant, ImageState, Plan, Step};
 use rustix::fs::OFlags;
@@ -68,7 +68,8 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
         }
         None => {
             let composition = loaded.outcome.composition.as_ref().ok_or(Failure::Told(TOOL))?;
-            of(project.plan(composition)?, composition, only)?
+            let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
+            project.plan_some(composition, &with_needs(composition, &only)?)?
         }
     };
     match args.format {
@@ -80,18 +81,6 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
         talk!("kept; to carry it out: {}", command_line(["run", &path].into_iter()));
     }
     Ok(plan.changes())
-}
-
-/// What of a plan `ctst run` does for these components and what they need; all if none is named.
-fn of(mut plan: Plan, composition: &Composition, only: Vec<String>) -> Result<Plan, Failure> {
-    if !only.is_empty() {
-        let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
-        let chosen = with_needs(composition, &only)?;
-        plan.steps.retain(|step| chosen.contains(&step.component));
-        plan.grants.retain(|grant| chosen.contains(grant.component()));
-        plan.drift.retain(|drift| chosen.contains(&drift.component));
-    }
-    Ok(plan)
 }
 
 /// A file for the caller alone: the environment of every component stands in it.

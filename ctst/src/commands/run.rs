@@ -39,13 +39,13 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
     let (file, only) =
         args::split(&args.targets, file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
     let (project, composition) = load(file.as_deref(), &args.inputs, Fetching::Known)?;
-    let plan = project.plan(&composition)?;
+    let only: Vec<String> = only.into_iter().flat_map(|name| replicas(&composition, name)).collect();
+    let plan = project.plan_some(&composition, &with_needs(&composition, &only)?)?;
     carry_out(args, &project, &composition, &plan, only)
 }
 
 /// Does what the plan says, for these components and what they need, or for all.
 fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Plan, only: Vec<String>) -> Outcome {
-    let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
     let chosen = with_needs(composition, &only)?;
     let mut progress = Progress::new(project.folder());
     let settled = project.settle(composition, plan, &chosen, &mut |step| progress.show(&step));

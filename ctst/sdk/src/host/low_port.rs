@@ -79,7 +79,10 @@ fn startable(path: &Path) -> Result<(), Lack> {
     let shown = path.display();
     if !strict::has_capabilities(path) {
         let problem = format!("{shown} has no file capabilities");
-        return Err(Lack { problem, fix: format!("give it its one: sudo setcap cap_net_bind_service+p {shown}") });
+        return Err(Lack {
+            problem,
+            fix: format!("give it the one that it needs: sudo setcap cap_net_bind_service+p {shown}"),
+        });
     }
     match rustix::fs::access(path, Access::EXEC_OK) {
         Ok(()) => Ok(()),

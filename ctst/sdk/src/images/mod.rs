@@ -194,7 +194,7 @@ impl Project {
         }
         let components = composition.components.iter().filter(|component| unknown.contains(component.name.as_str()));
         self.import_of(&components.collect::<Vec<_>>(), progress)?;
-        self.plan(composition).map(Some)
+        self.plan_some(composition, chosen).map(Some)
     }
 
     fn import_of(

@@ -105,7 +105,14 @@ pub(crate) fn differences(new: &ContainerSpec, old: &ContainerSpec) -> Vec<Cause
 /// What a component has on networks, one by one.
 fn attachments(network: &Value) -> Value {
     let network = Network::deserialize(network).unwrap_or_default();
-    serde_json::to_value(network.attachments()).unwrap_or_default()
+    let mut list = serde_json::to_value(network.attachments()).unwrap_or_default();
+    for one in list.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        // As authors say it.
+        if one.remove("egress").is_some() {
+            one.insert("internal".to_owned(), Value::from(false));
+        }
+    }
+    list
 }
 
 /// An object by one of its fields, and the rest.

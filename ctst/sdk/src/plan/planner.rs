@@ -64,6 +64,23 @@ impl Project {
         self.plan_with(composition, false)
     }
 
+    /// The same of these components alone, among which is all that they need: what is wrong with others is not theirs.
+    ///
+    /// # Errors
+    /// As [`Project::plan`].
+    pub fn plan_some(&self, composition: &Composition, chosen: &HashSet<String>) -> Result<Plan> {
+        let mut part = composition.clone();
+        part.components.retain(|component| chosen.contains(&component.name));
+        if part.components.len() == composition.components.len() {
+            return self.plan(composition);
+        }
+        part.exposures.retain(|exposure| chosen.contains(&exposure.component));
+        let mut plan = self.plan(&part)?;
+        // The others are not surplus.
+        plan.steps.retain(|step| chosen.contains(&step.component));
+        Ok(plan)
+    }
+
     /// The same; `kept`: with what it takes to see later whether it still holds.
     pub(crate) fn plan_with(&self, composition: &Composition, kept: bool) -> Result<Plan> {
         let graph = GraphResolver::new(composition)?;
