@@ -1,9 +1,16 @@
 //! What leaves a project, and what does not, with a world of its own around the host.
 #![forbid(unsafe_code)]
 
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsFd;
 use std::process::Command;
+use std::thread;
 
 use containust_tests::{Caller, Project, World, eventually, finish};
+use rustix::net::{
+    AddressFamily, Protocol, RawProtocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const KEEP: &str = r#"image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve", "80"]"#;
 
@@ -96,7 +103,7 @@ fn who_has_a_way_out_takes_it_and_nobody_else() {
             address("plain", "bridge"),
             format!("{}:80", World::METADATA),
             format!("169.254.89.2:{loopback}"),
-            format!("169.254.89.100:{loopback}"),
+            format!("169.254.89.1:{loopback}"),
             format!("127.0.0.1:{loopback}"),
         ] {
             for interface in [None, Some("eth0")] {
@@ -182,5 +189,102 @@ fn what_is_missing_is_named() {
         }
         project.ctst(["stop"]);
         project.assert_nothing_left();
+    }
+}
+
+/// Runs in the network namespace of a process.
+fn inside<T: Send>(pid: i32, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).expect("open a network namespace");
+    let enter = move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter it");
+        work()
+    };
+    thread::scope(|scope| scope.spawn(enter).join().expect("it works"))
+}
+
+/// TCP of no connection (SYN and FIN at once) from this address to [`World::THERE`].
+fn stray(from: Ipv4Addr) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
+    packet.extend(from.octets());
+    packet.extend(World::THERE.octets());
+    packet.extend([0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x03, 0x10, 0, 0, 0, 0, 0]);
+    packet
+}
+
+/// Conntrack does not translate what belongs to no connection, and passt sends answers to who sent last.
+#[test]
+fn nothing_leaves_in_the_name_of_a_container() {
+    for caller in callers() {
+        let world = World::new();
+        let project = Project::within(&caller, &stack(), &world);
+        project.up();
+        eventually("it gets out", || fetch(&project, "web", World::NAME) == format!("seen from {}", World::HOME));
+        let sandbox = project.parts().into_iter().find(|(_, part)| *part == "S").expect("S runs").0;
+        let all = Protocol::from_raw(RawProtocol::new(3_u32.to_be() >> 16).expect("not zero"));
+        let tap = inside(sandbox, || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(all)).expect("a packet socket")
+        });
+        let pid = i32::try_from(project.status("web")["pid"].as_i64().expect("a pid")).expect("a pid");
+        let own: Ipv4Addr =
+            project.status("web")["address"].as_str().expect("an address").parse().expect("one of IPv4");
+        let sent = inside(pid, || {
+            let raw = Protocol::from_raw(RawProtocol::new(255).expect("not zero"));
+            let socket = socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(raw));
+            let socket = socket.expect("a raw socket");
+            let to = SocketAddrV4::new(World::THERE, 0);
+            for _ in 0..10 {
+                sendto(&socket, &stray(own), SendFlags::empty(), &to).expect("send");
+            }
+            // What is not translated because it has the right sender already comes over the wrong link.
+            sendto(&socket, &stray(Ipv4Addr::new(169, 254, 89, 2)), SendFlags::empty(), &to).is_ok()
+        });
+        assert!(sent, "the packets were sent");
+        assert_eq!(fetch(&project, "web", &World::THERE.to_string()), format!("seen from {}", World::HOME));
+        let (mut own_name, mut translated, mut buffer) = (0, 0, [0; 65_536]);
+        while let Ok((length, _)) = recv(&tap, &mut buffer[..], RecvFlags::empty()) {
+            let frame = &buffer[..length];
+            // Bridges, and who is on them, have hardware addresses that begin so.
+            let leaves = length >= 34 && frame[12..14] == [8, 0] && frame[..2] != [0x02, 0x42] && frame[0] & 1 == 0;
+            if leaves && frame[30..34] == World::THERE.octets() {
+                let source = &frame[26..30];
+                own_name += usize::from(source == own.octets());
+                translated += usize::from(source == [169, 254, 89, 2]);
+            }
+        }
+        assert!(own_name == 0 && translated > 0, "{own_name} as the container, {translated} as the project");
+        project.stop();
+    }
+}
+
+/// One that does not notice that its socket is closed.
+#[test]
+fn a_hung_passt_goes_with_its_keeper() {
+    for caller in callers() {
+        let world = World::new();
+        let project = Project::within(&caller, &stack(), &world);
+        project.up();
+        eventually("it is there", || pids(&project, "/passt").len() == 1);
+        project.note();
+        let passt = pids(&project, "/passt")[0];
+        finish(Command::new("kill").args(["-STOP", &passt.to_string()])).ok();
+        kill(pids(&project, "egress")[0]);
+        eventually("it is ended", || pids(&project, "/passt").is_empty());
+        project.stop();
+    }
+}
+
+#[test]
+fn a_plan_with_a_way_out_is_not_run_offline() {
+    for caller in callers() {
+        let world = World::new();
+        let project = Project::within(&caller, &stack(), &world);
+        project.ctst(["plan", "-o", "plan.json"]).ok();
+        let words = ["run plan.json offline", "has a way out", "ctst plan --offline"];
+        project.ctst(["run", "plan.json", "-d", "--yes", "--offline"]).fails(125, &words);
+        project.ctst(["plan", "--offline", "-o", "plan.json"]).ok();
+        project.ctst(["run", "plan.json", "-d", "--wait", "--offline"]).ok();
+        assert!(pids(&project, "egress").is_empty());
+        project.stop();
     }
 }

@@ -9,6 +9,7 @@ use containust_core::link::{LOOPBACK, Links, MAIN_TABLE};
 use containust_core::{nat, sys};
 use containust_helper::failure::{Step, refusal};
 use containust_shared::protocol::{self, Address, Bridge, Failure, egress};
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -24,10 +25,12 @@ pub(crate) const ETH0: u32 = 10_000;
 /// a new namespace may inherit; it answers on a bridge for the address of that bridge only, not for its others; and it takes
 /// no packet from a bridge whose sender is not reached over it. In this order: the first resets others (ip-sysctl.rst). Of IPv6
 /// it has addresses of the links only, which nobody forwards.
-const APART: [(&str, &str); 3] = [
+const APART: [(&str, &str); 4] = [
     ("/proc/sys/net/ipv4/ip_forward", "0"),
     ("/proc/sys/net/ipv4/conf/all/arp_ignore", "1"),
     ("/proc/sys/net/ipv4/conf/all/rp_filter", "1"),
+    // The larger one of both counts, and 2 is looser.
+    ("/proc/sys/net/ipv4/conf/default/rp_filter", "1"),
 ];
 
 /// The project's network namespace, in which S lives.
@@ -113,6 +116,10 @@ impl Network {
         forward_from(egress::DEVICE, true)?;
         let names =
             rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, FLAGS, None).step("make a socket", "")?;
+        // Its connection alone does not keep out what bridges bring in the resolver's name: the kernel hands that over before it asks where
+        // it came from (early demultiplexing).
+        let device = egress::DEVICE.into();
+        setsockopt(&names, sockopt::BindToDevice, &device).step("bind a socket to", egress::DEVICE)?;
         rustix::net::connect(&names, &SocketAddrV4::new(egress::RESOLVER.into(), 53))
             .step("connect to the resolver", "")?;
         Ok(vec![tap, names])

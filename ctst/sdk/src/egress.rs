@@ -5,7 +5,7 @@
 //! runs the project starts this process and hands its socket over. It ends with that socket.
 
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -43,7 +43,7 @@ pub(crate) struct Carry;
 /// This process to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Told {
-    /// The program runs.
+    /// The program runs. One descriptor: its pidfd, for the case that this process cannot end it.
     Works,
     /// It ended, and is started again.
     Ended { problem: String },
@@ -130,6 +130,8 @@ fn carry(mut supervisor: Connection, program: &Path) -> Result<()> {
     let [device]: [OwnedFd; 1] = fds.try_into().map_err(|_| Error::protocol("not the device"))?;
     let mut pause = PAUSE;
     loop {
+        // What the last one did not take may be what it could not bear.
+        while rustix::io::read(&device, &mut [0; MAX_FRAME]).is_ok() {}
         let began = Instant::now();
         let problem = match serve(&mut supervisor, program, &device) {
             Ok(None) => return Ok(()),
@@ -218,7 +220,7 @@ fn watch(supervisor: &mut Connection, child: &mut Child) -> Result<Option<String
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).during(what)?;
     let mut stderr: Option<ChildStderr> = child.stderr.take();
     let mut words = Vec::new();
-    supervisor.send(&Told::Works, &[])?;
+    supervisor.send(&Told::Works, &[pidfd.as_fd()])?;
     loop {
         let mut fds = vec![PollFd::new(&*supervisor, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
         fds.extend(stderr.as_ref().map(|stderr| PollFd::new(stderr, PollFlags::IN)));

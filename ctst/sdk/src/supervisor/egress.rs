@@ -19,6 +19,8 @@ use crate::shim::describe;
 pub(super) struct Egress {
     /// The process, while it lives.
     keeper: Option<(Connection, Token)>,
+    /// The program that it has started last: its pidfd.
+    program: Option<OwnedFd>,
     /// The device, once it is there.
     device: Option<OwnedFd>,
     /// S was asked for it.
@@ -79,11 +81,15 @@ impl Supervisor {
             let Some((keeper, _)) = &mut self.egress.keeper else { return };
             let told = match keeper.flush().and_then(|()| keeper.poll::<Told>()) {
                 Ok(Incoming::Empty) => return,
-                Ok(Incoming::Frame(told, _)) => told,
+                Ok(Incoming::Frame(told, fds)) => {
+                    self.egress.program = fds.into_iter().next().or(self.egress.program.take());
+                    told
+                }
                 Ok(Incoming::End) | Err(_) => {
                     if let Some((keeper, token)) = self.egress.keeper.take() {
                         self.poller.remove(&keeper, token);
                     }
+                    self.end_program();
                     let problem = "the process for it was killed; the next ctst run starts another".to_owned();
                     return self.cut_off(problem);
                 }
@@ -112,6 +118,14 @@ impl Supervisor {
         self.egress.broken = Some(problem);
     }
 
+    /// Ends the program of a process that could not: one that hangs does not notice that its socket is closed.
+    fn end_program(&mut self) {
+        if let Some(program) = self.egress.program.take() {
+            // It may have ended, or be root's while we have given up the right.
+            rustix::process::pidfd_send_signal(program, rustix::process::Signal::KILL).ok();
+        }
+    }
+
     /// Ends the process, and waits for its end, so that nobody who looks afterwards finds any of the project.
     pub(super) fn end_egress(&mut self) {
         self.egress.device = None;
@@ -126,6 +140,7 @@ impl Supervisor {
         {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
+        self.end_program();
     }
 }
 

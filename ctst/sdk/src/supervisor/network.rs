@@ -214,6 +214,7 @@ pub(super) fn apart() -> Vec<Sysctl> {
         ("net.ipv4.ip_forward", "0"),
         ("net.ipv4.conf.all.arp_ignore", "1"),
         ("net.ipv4.conf.all.rp_filter", "1"),
+        ("net.ipv4.conf.default.rp_filter", "1"),
         ("net.ipv6.conf.all.forwarding", "0"),
     ];
     let known = |name: &str| !name.starts_with("net.ipv6.") || std::path::Path::new("/proc/sys/net/ipv6").exists();

@@ -1,7 +1,7 @@
 //! Questions about names that nobody in the project has, asked on: by one socket, to the resolver beyond the project's way out.
 //!
 //! A message is passed on as it is, but for its id: the answers to all come on one socket, and whoever guessed an id could answer for
-//! another. They come from the way out alone, because nobody else's packets with that sender get past S (rp_filter).
+//! another. They come from the way out alone: S bound the socket to its device.
 
 use std::collections::HashMap;
 use std::io;
