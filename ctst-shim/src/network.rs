@@ -9,7 +9,6 @@ use containust_core::link::{LOOPBACK, Links, MAIN_TABLE};
 use containust_core::{nat, sys};
 use containust_helper::failure::{Step, refusal};
 use containust_shared::protocol::{self, Address, Bridge, Failure, egress};
-use nix::sys::socket::{setsockopt, sockopt};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -118,8 +117,7 @@ impl Network {
             rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, FLAGS, None).step("make a socket", "")?;
         // Its connection alone does not keep out what bridges bring in the resolver's name: the kernel hands that over before it asks where
         // it came from (early demultiplexing).
-        let device = egress::DEVICE.into();
-        setsockopt(&names, sockopt::BindToDevice, &device).step("bind a socket to", egress::DEVICE)?;
+        sys::bind_to_device(names.as_fd(), egress::DEVICE).step("bind a socket to", egress::DEVICE)?;
         rustix::net::connect(&names, &SocketAddrV4::new(egress::RESOLVER.into(), 53))
             .step("connect to the resolver", "")?;
         Ok(vec![tap, names])

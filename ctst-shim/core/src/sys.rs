@@ -291,6 +291,18 @@ pub fn make_tap(file: BorrowedFd<'_>, index: u32, name: &str) -> io::Result<()> 
     Ok(())
 }
 
+/// Has a socket send and receive by the network device of this name only (SO_BINDTODEVICE, `socket(7)`).
+///
+/// # Errors
+/// ENODEV where there is no such device.
+pub fn bind_to_device(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let (name, length) = (name.as_bytes(), u32::try_from(name.len()).unwrap_or(u32::MAX));
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+    // SAFETY: the kernel reads `length` bytes of the name, which need not end with a zero.
+    result(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, name.as_ptr().cast(), length) }.into())
+        .map(drop)
+}
+
 /// A seccomp filter, laid out for the kernel so that a child can install it without allocating.
 #[derive(Debug)]
 pub struct Filter(Vec<libc::sock_filter>);
@@ -386,10 +398,11 @@ pub fn set_groups(groups: &[u32]) -> io::Result<()> {
 /// # Errors
 /// EINVAL for an id without a mapping, EPERM without CAP_SETUID or CAP_SETGID in the user namespace.
 pub fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
-    // SAFETY: plain integers.
-    result(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
-    // SAFETY: plain integers.
-    result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+    // SAFETY: plain integers, in both.
+    unsafe {
+        result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        result(libc::syscall(libc::SYS_setresuid, uid, uid, uid)).map(drop)
+    }
 }
 
 /// Pointers for execve(2), laid out before the fork so that the child allocates nothing.
