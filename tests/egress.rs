@@ -66,9 +66,9 @@ fn stack() -> String {
 
 #[test]
 fn who_has_a_way_out_takes_it_and_nobody_else() {
-    for caller in callers() {
+    Caller::at_once(callers(), |caller| {
         let world = World::new();
-        let project = Project::within(&caller, &stack(), &world);
+        let project = Project::within(caller, &stack(), &world);
         let there = World::THERE.to_string();
         let plan = project.ctst(["plan"]).ok().stdout;
         assert!(plan.contains("web: a way out by the network out"), "{plan}");
@@ -113,15 +113,15 @@ fn who_has_a_way_out_takes_it_and_nobody_else() {
         }
         project.stop();
         assert_eq!(project.ctst(["plan"]).ok().stdout.matches("a way out").count(), 0, "it was agreed to");
-    }
+    });
 }
 
 /// Kills what carries the project's packets, from the outside in.
 #[test]
 fn a_way_that_breaks_is_mended() {
-    for caller in callers() {
+    Caller::at_once(callers(), |caller| {
         let world = World::new();
-        let project = Project::within(&caller, &stack(), &world);
+        let project = Project::within(caller, &stack(), &world);
         project.up();
         let there = World::THERE.to_string();
         let gets_out = || fetch(&project, "web", &there) == format!("seen from {}", World::HOME);
@@ -148,14 +148,14 @@ fn a_way_that_breaks_is_mended() {
         project.note();
         kill(supervisor);
         project.assert_nothing_left();
-    }
+    });
 }
 
 #[test]
 fn offline_there_is_none() {
-    for caller in callers() {
+    Caller::at_once(callers(), |caller| {
         let world = World::new();
-        let project = Project::within(&caller, &stack(), &world);
+        let project = Project::within(caller, &stack(), &world);
         let up = project.ctst(["run", "-d", "--wait", "--offline"]).ok();
         assert!(up.stderr.contains("offline: no way out by away, out\n"), "{up:?}");
         assert!(pids(&project, "egress").is_empty(), "nothing is there that could carry it");
@@ -169,14 +169,14 @@ fn offline_there_is_none() {
         project.ctst(["run", "-d", "--wait", "--yes"]).ok();
         eventually("it gets out", || fetch(&project, "web", World::NAME) == format!("seen from {}", World::HOME));
         project.stop();
-    }
+    });
 }
 
 #[test]
 fn what_is_missing_is_named() {
-    for caller in callers() {
+    Caller::at_once(callers(), |caller| {
         let world = World::new();
-        let mut project = Project::within(&caller, &stack(), &world);
+        let mut project = Project::within(caller, &stack(), &world);
         for command in [&["plan"][..], &["run", "-d", "--yes"]] {
             "PATH=/nonexistent".clone_into(&mut project.prelude);
             project.ctst(command).fails(125, &["S0411", "passt is not installed", "apt install passt"]);
@@ -189,7 +189,7 @@ fn what_is_missing_is_named() {
         }
         project.ctst(["stop"]);
         project.assert_nothing_left();
-    }
+    });
 }
 
 /// Runs in the network namespace of a process.
@@ -214,9 +214,9 @@ fn stray(from: Ipv4Addr) -> Vec<u8> {
 /// Conntrack does not translate what belongs to no connection, and passt sends answers to who sent last.
 #[test]
 fn nothing_leaves_in_the_name_of_a_container() {
-    for caller in callers() {
+    Caller::at_once(callers(), |caller| {
         let world = World::new();
-        let project = Project::within(&caller, &stack(), &world);
+        let project = Project::within(caller, &stack(), &world);
         project.up();
         eventually("it gets out", || fetch(&project, "web", World::NAME) == format!("seen from {}", World::HOME));
         let sandbox = project.parts().into_iter().find(|(_, part)| *part == "S").expect("S runs").0;
@@ -254,15 +254,15 @@ fn nothing_leaves_in_the_name_of_a_container() {
         }
         assert!(own_name == 0 && translated > 0, "{own_name} as the container, {translated} as the project");
         project.stop();
-    }
+    });
 }
 
 /// One that does not notice that its socket is closed.
 #[test]
 fn a_hung_passt_goes_with_its_keeper() {
-    for caller in callers() {
+    Caller::at_once(callers(), |caller| {
         let world = World::new();
-        let project = Project::within(&caller, &stack(), &world);
+        let project = Project::within(caller, &stack(), &world);
         project.up();
         eventually("it is there", || pids(&project, "/passt").len() == 1);
         project.note();
@@ -271,14 +271,14 @@ fn a_hung_passt_goes_with_its_keeper() {
         kill(pids(&project, "egress")[0]);
         eventually("it is ended", || pids(&project, "/passt").is_empty());
         project.stop();
-    }
+    });
 }
 
 #[test]
 fn a_plan_with_a_way_out_is_not_run_offline() {
-    for caller in callers() {
+    Caller::at_once(callers(), |caller| {
         let world = World::new();
-        let project = Project::within(&caller, &stack(), &world);
+        let project = Project::within(caller, &stack(), &world);
         project.ctst(["plan", "-o", "plan.json"]).ok();
         let words = ["run plan.json offline", "has a way out", "ctst plan --offline"];
         project.ctst(["run", "plan.json", "-d", "--yes", "--offline"]).fails(125, &words);
@@ -286,5 +286,5 @@ fn a_plan_with_a_way_out_is_not_run_offline() {
         project.ctst(["run", "plan.json", "-d", "--wait", "--offline"]).ok();
         assert!(pids(&project, "egress").is_empty());
         project.stop();
-    }
+    });
 }

@@ -35,7 +35,7 @@ fn cat(project: &Project, component: &str, file: &str) -> String {
 
 #[test]
 fn only_those_on_a_common_network_reach_each_other() {
-    for caller in Caller::all().into_iter().chain(Caller::strict()) {
+    Caller::at_once(Caller::all().into_iter().chain(Caller::strict()).collect(), |caller| {
         let port = free_port();
         let text = format!(
             r#"
@@ -50,7 +50,7 @@ CONNECT both -> db
 EXPOSE 127.0.0.1:{port} -> db:80
 "#
         );
-        let project = Project::new(&caller, &text);
+        let project = Project::new(caller, &text);
         project.up();
         for name in ["both", "db", "web", "plain"] {
             eventually("it listens", || project.logs(name).contains("listening"));
@@ -124,7 +124,7 @@ EXPOSE 127.0.0.1:{port} -> db:80
         assert!(shown.contains(&format!("addresses: front {front}, back {back}")), "{shown}");
         assert!(project.ctst(["ps"]).ok().stdout.contains(&format!("{front}, {back}")), "{shown}");
         project.stop();
-    }
+    });
 }
 
 #[test]

@@ -81,6 +81,19 @@ impl Caller {
         [Self::ranges(), Some(Self::single()), Self::root()].into_iter().flatten().collect()
     }
 
+    /// Runs a test as each of these at once: for tests that wait more than they work.
+    ///
+    /// # Panics
+    /// If it does for any of them.
+    pub fn at_once(callers: Vec<Self>, test: impl Fn(&Self) + Sync) {
+        std::thread::scope(|scope| {
+            for caller in callers {
+                let test = &test;
+                scope.spawn(move || test(&caller));
+            }
+        });
+    }
+
     /// Makes `command` run as this user with an environment as after a login.
     pub fn login(&self, command: &mut Command) {
         self.environment(command);
