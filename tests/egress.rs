@@ -257,6 +257,64 @@ fn nothing_leaves_in_the_name_of_a_container() {
     });
 }
 
+/// As passt ends on a host without user namespaces, or without a route.
+#[test]
+fn a_passt_that_refuses_stops_the_start() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let mut project = Project::within(caller, &stack(), &world);
+        project.write("passt", "#!/bin/sh\necho no user namespace for you >&2\nexit 1\n");
+        let fake = project.folder().join("passt");
+        std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set a mode");
+        project.prelude = format!("PATH={}:$PATH", project.folder().display());
+        project.ctst(["run", "-d", "--yes"]).fails(125, &["S0411", "no user namespace for you", "ctst run --offline"]);
+        let why = "give the project a way out: passt: no user namespace for you";
+        for name in ["web", "other", "both"] {
+            eventually("it fails, and says why", || {
+                let row = project.status(name);
+                // Who was faster than passt has started, and is ended.
+                ["failed", "exited"].iter().any(|state| row["state"] == *state)
+                    && row["failure"]["message"].as_str().is_some_and(|text| text.contains(why))
+            });
+        }
+        assert_eq!(project.status("inner")["state"], "running", "who does not leave is not concerned");
+        project.prelude.clear();
+        project.ctst(["stop"]).ok();
+        project.up();
+        eventually("it gets out", || fetch(&project, "web", World::NAME) == format!("seen from {}", World::HOME));
+        project.stop();
+    });
+}
+
+/// What SECURITY.md says of them.
+#[test]
+fn who_carries_what_leaves_is_confined() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let project = Project::within(caller, &stack(), &world);
+        project.up();
+        eventually("it gets out", || fetch(&project, "web", World::NAME) == format!("seen from {}", World::HOME));
+        let says = |file: String, line: &str| {
+            let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("read {file}: {error}"));
+            let found = text.lines().find_map(|entry| entry.strip_prefix(line)).map(|value| value.trim().to_owned());
+            found.unwrap_or_else(|| panic!("no {line} in {file}"))
+        };
+        let none = "0000000000000000";
+        let (passt, keeper) = (pids(&project, "/passt")[0], pids(&project, "egress")[0]);
+        let status = |line: &str| says(format!("/proc/{passt}/status"), line);
+        assert_eq!((&*status("NoNewPrivs:"), &*status("Seccomp:"), &*status("CapEff:")), ("1", "2", none));
+        assert!(!status("Uid:").starts_with("0\t"), "passt is not root");
+        let root = std::fs::read_dir(format!("/proc/{passt}/root")).expect("read its root").count();
+        assert_eq!(root, 0, "its root is empty");
+        let threads = std::fs::read_dir(format!("/proc/{keeper}/task")).expect("read its threads");
+        let threads = threads.map(|thread| thread.expect("a thread").path().join("status").display().to_string());
+        let mut threads = threads.filter(|status| says(status.clone(), "Name:") == "egress");
+        let relay = threads.next().expect("it carries frames");
+        assert_eq!((&*says(relay.clone(), "NoNewPrivs:"), &*says(relay, "CapEff:")), ("1", none));
+        project.stop();
+    });
+}
+
 /// One that does not notice that its socket is closed.
 #[test]
 fn a_hung_passt_goes_with_its_keeper() {

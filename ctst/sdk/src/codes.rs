@@ -83,7 +83,11 @@ const PAGES: &[(&str, &str, &str)] = &[
         "the host's policy forbids something",
         "do without, or have the administrator add the line in the message",
     ),
-    ("S0411", "a network has a way out, and there is no passt to make it", "apt install passt, or internal = true"),
+    (
+        "S0411",
+        "a network has a way out, and passt is not there or does not work here",
+        "apt install passt, or --offline",
+    ),
     (
         "S0501",
         "a port cannot be published",

@@ -33,6 +33,8 @@ pub(crate) const PASST: &str = "passt";
 /// It is started again after this time, twice as long each time, and as before after it has worked for as long.
 const PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(15);
+/// Whoever lives as long has not refused to work: passt looks at the host, and for a user namespace of its own, first of all.
+const SETTLED: Duration = Duration::from_secs(1);
 /// What it said last, for the message.
 const WORDS: usize = 1024;
 
@@ -43,10 +45,12 @@ pub(crate) struct Carry;
 /// This process to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Told {
-    /// The program runs. One descriptor: its pidfd, for the case that this process cannot end it.
+    /// The program was started. One descriptor: its pidfd, for the case that this process cannot end it.
+    Started,
+    /// It has not ended at once, as it does where it cannot do its work.
     Works,
-    /// It ended, and is started again.
-    Ended { problem: String },
+    /// It ended, and is started again. `refused`: by itself, before it worked.
+    Ended { problem: String, refused: bool },
 }
 
 /// Where the program is.
@@ -66,9 +70,10 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
+    /// `file`: the project's, by which people tell such processes apart.
+    ///
     /// # Errors
     /// As of [`find`], and those of starting a program.
-    /// `file`: the project's, by which people tell such processes apart.
     pub(crate) fn start(file: &Path) -> Result<Self> {
         let program = find()?;
         let (ours, theirs) = fdpass::pair(SocketType::STREAM).during(|| "make a socket pair".to_owned())?;
@@ -88,6 +93,12 @@ impl Keeper {
             .during(|| "start the process for what leaves the project".to_owned())?;
         Ok(Self { child, socket: Some(ours) })
     }
+
+    /// Waits for its end, after that of the project.
+    pub(crate) fn reap(mut self) {
+        self.socket = None;
+        self.child.wait().ok();
+    }
 }
 
 impl Drop for Keeper {
@@ -99,14 +110,6 @@ impl Drop for Keeper {
         } else {
             self.child.try_wait().ok();
         }
-    }
-}
-
-impl Keeper {
-    /// Waits for its end, after that of the project.
-    pub(crate) fn reap(mut self) {
-        self.socket = None;
-        self.child.wait().ok();
     }
 }
 
@@ -133,12 +136,12 @@ fn carry(mut supervisor: Connection, program: &Path) -> Result<()> {
         // What the last one did not take may be what it could not bear.
         while rustix::io::read(&device, &mut [0; MAX_FRAME]).is_ok() {}
         let began = Instant::now();
-        let problem = match serve(&mut supervisor, program, &device) {
+        let (problem, refused) = match serve(&mut supervisor, program, &device) {
             Ok(None) => return Ok(()),
-            Ok(Some(problem)) => problem,
-            Err(error) => error.to_string(),
+            Ok(Some(ended)) => ended,
+            Err(error) => (error.to_string(), true),
         };
-        supervisor.send(&Told::Ended { problem }, &[])?;
+        supervisor.send(&Told::Ended { problem, refused }, &[])?;
         if began.elapsed() > pause {
             pause = PAUSE;
         }
@@ -156,8 +159,8 @@ fn ends_within(supervisor: &Connection, time: Duration) -> Result<bool> {
     Ok(told.during(|| "wait for the supervisor".to_owned())? > 0)
 }
 
-/// The program, one after the other's end: from its start to its end. Returns what it said last; none: the supervisor is gone.
-fn serve(supervisor: &mut Connection, program: &Path, device: &OwnedFd) -> Result<Option<String>> {
+/// The program from its start to its end. Returns what it said last, and whether it refused to work; none: the supervisor is gone.
+fn serve(supervisor: &mut Connection, program: &Path, device: &OwnedFd) -> Result<Option<(String, bool)>> {
     let what = || format!("start {}", program.display());
     let (ours, theirs) = fdpass::pair(SocketType::STREAM).during(what)?;
     let device = device.try_clone().during(what)?;
@@ -179,28 +182,27 @@ fn serve(supervisor: &mut Connection, program: &Path, device: &OwnedFd) -> Resul
     let status = child.wait().during(what)?;
     let (relay, words) = served?;
     relay.join().ok();
-    Ok(words.map(|words| {
+    Ok(words.map(|(words, worked)| {
         // Where nothing reads /dev/log it says so for each line that it says.
         let words: Vec<&str> = words.lines().filter(|line| !line.contains(" to syslog")).map(str::trim).collect();
         let words = words.join(" ");
         let words = words.trim();
-        if words.is_empty() {
+        let problem = if words.is_empty() {
             format!("{PASST} ended: {status}")
         } else {
             format!("{PASST}: {} ({status})", words.escape_debug())
-        }
+        };
+        // A signal is somebody else's will.
+        (problem, !worked && status.code().is_some())
     }))
 }
 
 /// One packet in each frame and nothing that is not for us: no address given out, nothing of this host's loopback, no port of it.
 fn arguments() -> Vec<String> {
     let ip = |ip: [u8; 4]| std::net::Ipv4Addr::from(ip).to_string();
-    let mut words: Vec<String> =
-        "--foreground --quiet --stderr --ipv4-only --no-map-gw --no-dhcp --no-dhcpv6 --no-ndp --no-ra \
-                                  --tcp-ports none --udp-ports none --fd 0"
-            .split_ascii_whitespace()
-            .map(str::to_owned)
-            .collect();
+    let plain = "--foreground --quiet --stderr --ipv4-only --no-map-gw --no-dhcp --no-dhcpv6 --no-ndp --no-ra --tcp-ports none \
+                 --udp-ports none --fd 0";
+    let mut words: Vec<String> = plain.split(' ').map(str::to_owned).collect();
     for (option, value) in [
         ("--address", ip(ADDRESS.ip)),
         ("--netmask", ADDRESS.prefix.to_string()),
@@ -212,20 +214,28 @@ fn arguments() -> Vec<String> {
     words
 }
 
-/// Waits for the end of the program, and returns what it said last; none: the supervisor is gone.
-fn watch(supervisor: &mut Connection, child: &mut Child) -> Result<Option<String>> {
+/// Waits for the end of the program, and returns what it said last, and whether it worked; none: the supervisor is gone.
+fn watch(supervisor: &mut Connection, child: &mut Child) -> Result<Option<(String, bool)>> {
     let what = || format!("watch {PASST}");
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Error::protocol("no pid"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).during(what)?;
     let mut stderr: Option<ChildStderr> = child.stderr.take();
     let mut words = Vec::new();
-    supervisor.send(&Told::Works, &[pidfd.as_fd()])?;
+    supervisor.send(&Told::Started, &[pidfd.as_fd()])?;
+    let (settled, mut worked) = (Instant::now() + SETTLED, false);
     loop {
         let mut fds = vec![PollFd::new(&*supervisor, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
         fds.extend(stderr.as_ref().map(|stderr| PollFd::new(stderr, PollFlags::IN)));
-        match poll(&mut fds, None) {
+        let left = settled.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut fds, (!worked).then_some(&left)) {
             Err(rustix::io::Errno::INTR) => continue,
+            Ok(0) => {
+                worked = true;
+                supervisor.send(&Told::Works, &[])?;
+                continue;
+            }
             told => told.during(what)?,
         };
         let [gone, ended, said] = [0, 1, 2].map(|at| fds.get(at).is_some_and(|fd| !fd.revents().is_empty()));
@@ -244,7 +254,7 @@ fn watch(supervisor: &mut Connection, child: &mut Child) -> Result<Option<String
             continue;
         }
         if ended {
-            return Ok(Some(String::from_utf8_lossy(&words).into_owned()));
+            return Ok(Some((String::from_utf8_lossy(&words).into_owned(), worked)));
         }
     }
 }

@@ -256,6 +256,12 @@ pub enum Error {
     /// A network has a way out of the project, and the program for it is not there.
     #[error("give the project a way out, which a network with `internal = false` has: passt is not installed")]
     NoEgress,
+    /// A network has a way out of the project, and the program for it does not work here.
+    #[error("give the project a way out: {problem}")]
+    Egress {
+        /// What it said.
+        problem: String,
+    },
     /// The host's policy cannot be read, or is not believed, so that no container starts.
     #[error("read {POLICY}: {problem}")]
     Policy {
@@ -327,7 +333,7 @@ impl Error {
             Self::NoSandbox { .. } => "S0406",
             Self::Limit { .. } => "S0407",
             Self::NoScope { .. } => "S0408",
-            Self::NoEgress => "S0411",
+            Self::NoEgress | Self::Egress { .. } => "S0411",
             Self::Policy { .. } => "S0409",
             Self::Denied { .. } => "S0410",
             Self::LowPort { .. } => "S0501",
@@ -373,6 +379,7 @@ impl Error {
                 Some(format!("remove them first: ctst stop {0} && ctst rm {0}", by.join(" ")))
             }
             Self::NoShim { .. } => Some("install ctst-shim beside ctst".to_owned()),
+            Self::Egress { .. } => Some("mend what it says, or go without: ctst run --offline".to_owned()),
             Self::NoEgress => Some("install it: apt install passt; or let the network have no way out: internal = true".to_owned()),
             Self::Sandbox(_) => Some("see what is missing: ctst doctor".to_owned()),
             Self::Reported(report) => report.help.clone(),

@@ -25,6 +25,8 @@ pub(super) struct Egress {
     device: Option<OwnedFd>,
     /// S was asked for it.
     asked: bool,
+    /// It has worked, so that what goes wrong may pass.
+    worked: bool,
     /// Why nothing gets through, as it was told last.
     broken: Option<String>,
 }
@@ -95,14 +97,22 @@ impl Supervisor {
                 }
             };
             match told {
+                Told::Started => {}
                 Told::Works => {
+                    self.egress.worked = true;
                     if self.egress.broken.take().is_some() {
                         for cid in self.leaving() {
                             self.event(cid, EventKind::EgressBack);
                         }
                     }
                 }
-                Told::Ended { problem } => self.cut_off(problem),
+                // Asked for, and not to be had.
+                Told::Ended { problem, refused: true } if !self.egress.worked => {
+                    let report = Error::Egress { problem }.report();
+                    say(&report.message);
+                    self.give_up_on(&report, leaves);
+                }
+                Told::Ended { problem, .. } => self.cut_off(problem),
             }
         }
     }
