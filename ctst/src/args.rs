@@ -19,6 +19,10 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 
+    /// The project of this folder instead of the current one; --file is looked for in it
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) project: Option<PathBuf>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -31,8 +35,25 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Start a composition, or bring a running one up to date
     Run(Run),
-    /// List the project's containers
+    /// Start a composition in the background, and return when it is healthy: `run --detach --wait`, word for word
+    Up(Up),
+    /// Stop a composition and remove what is left of it: `stop`, then `rm`, and with the last of the folder its run state
+    ///
+    /// That is: containers with their writable layers, logs and records. Images stay, and so do volumes without --volumes.
+    /// What would lose files that were written into a container with `readonly = false` is refused without
+    /// --allow-destroy.
+    Down(Down),
+    /// List the project's containers, or where no project is, those of all projects that run
     Ps(Ps),
+    /// Show which addresses of this host lead to which ports of components
+    Port(Port),
+    /// Show the processes in containers
+    Top(Top),
+    /// Show what happened to components: started, healthy, ended and the like
+    ///
+    /// The project's supervisor remembers the last thousand events since it was started. With the last container it is gone, and
+    /// so are they.
+    Events(Events),
     /// Show what containers use of memory, processors, processes and disks
     Stats(Stats),
     /// Show everything that is known of containers
@@ -179,6 +200,19 @@ pub(crate) struct Run {
     /// Replace or remove containers although what was written into them is lost
     #[arg(long)]
     pub(crate) allow_destroy: bool,
+    /// In the foreground: stop everything once a component has ended with another code than 0 and is not started again, or could not be
+    /// started, and exit with its code
+    #[arg(long, conflicts_with_all = ["detach", "wait"])]
+    pub(crate) abort_on_failure: bool,
+    /// In the foreground: stop everything once this component has ended, and exit with its code
+    #[arg(long, value_name = "COMPONENT", conflicts_with_all = ["detach", "wait"])]
+    pub(crate) exit_code_from: Option<String>,
+    /// In the foreground: show what is printed without the components' names before the lines
+    #[arg(long, conflicts_with_all = ["detach", "wait"])]
+    pub(crate) no_log_prefix: bool,
+    /// In the foreground: show when each line was printed
+    #[arg(long, conflicts_with_all = ["detach", "wait"])]
+    pub(crate) timestamps: bool,
 }
 
 impl Run {
@@ -195,6 +229,103 @@ impl Run {
         }
         Ok(Some(plan.into()))
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Up {
+    /// As of `run`
+    #[arg(value_name = "FILE|COMPONENT")]
+    pub(crate) targets: Vec<String>,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
+    /// Nothing else than without: `up` returns when everything is healthy (in the foreground: `ctst run`)
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Nothing else than without
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this many seconds; what was started goes on
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) wait_timeout: Option<u64>,
+    /// As of `run`
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// As of `run`
+    #[arg(long)]
+    pub(crate) allow_destroy: bool,
+}
+
+impl From<Up> for Run {
+    fn from(up: Up) -> Self {
+        let Up { targets, inputs, wait_timeout, yes, allow_destroy, detach: _, wait: _ } = up;
+        Self {
+            targets,
+            inputs,
+            detach: true,
+            wait: true,
+            wait_timeout,
+            yes,
+            allow_destroy,
+            abort_on_failure: false,
+            exit_code_from: None,
+            no_log_prefix: false,
+            timestamps: false,
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Down {
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
+    /// Remove the named volumes of the composition, too, with all that is in them
+    #[arg(short, long)]
+    pub(crate) volumes: bool,
+    /// Remove containers although what was written into them is lost
+    #[arg(long)]
+    pub(crate) allow_destroy: bool,
+    /// As of `stop`
+    #[arg(short, long, value_name = "SECONDS")]
+    pub(crate) time: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Port {
+    /// Only of this one
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) component: Option<String>,
+    /// Only of this port of it; then nothing but the addresses is shown, and none is an error
+    #[arg(value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Top {
+    /// Only these (all if none is named)
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) components: Vec<String>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Events {
+    /// Only of these (all if none is named)
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) components: Vec<String>,
+    /// Go on until the project ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only what happened within this time (10m, 1h30m) or since a moment (2026-11-23T16:33:29Z)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Form of the output; of JSON one object a line
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 /// The file and the components among these positional arguments; `file` is that of `-f`.
@@ -217,6 +348,9 @@ pub(crate) struct Ps {
     /// Show those that do not run, too
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Those of all your projects that run, wherever their folders are
+    #[arg(short = 'A', long)]
+    pub(crate) all_projects: bool,
     /// Only those with this label; given more than once: with all of them
     #[arg(long, value_name = "label=NAME[=VALUE]", value_parser = label)]
     pub(crate) filter: Vec<(String, Option<String>)>,
@@ -284,6 +418,9 @@ pub(crate) struct Logs {
     /// Show when each line was printed
     #[arg(short, long)]
     pub(crate) timestamps: bool,
+    /// Show the lines without the components' names before them
+    #[arg(long)]
+    pub(crate) no_log_prefix: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -608,16 +745,21 @@ mod tests {
         }
         assert_eq!(
             found,
-            "ctst -f/--file\n\
+            "ctst -f/--file -p/--project\n\
              check FILE --set --params --profile --offline --format\n\
              plan FILE|COMPONENT --set --params --profile --offline -a/--all -o/--out --detailed-exitcode --format\n\
-             run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
-             ps -a/--all --filter --format\n\
+             run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy --abort-on-failure --exit-code-from --no-log-prefix --timestamps\n\
+             up FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
+             down --set --params --profile --offline -v/--volumes --allow-destroy -t/--time\n\
+             ps -a/--all -A/--all-projects --filter --format\n\
+             port COMPONENT PORT --format\n\
+             top COMPONENT --format\n\
+             events COMPONENT -f/--follow --since --format\n\
              stats COMPONENT -w/--watch --format\n\
              inspect COMPONENT --format\n\
              exec -i/--interactive -t/--tty -e/--env -u/--user -w/--workdir COMPONENT COMMAND\n\
              cp SOURCE TARGET\n\
-             logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps\n\
+             logs COMPONENT -f/--follow -n/--tail --since -t/--timestamps --no-log-prefix\n\
              pause COMPONENT\n\
              unpause COMPONENT\n\
              wait COMPONENT\n\

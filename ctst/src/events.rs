@@ -9,8 +9,17 @@ use crate::output::{BAD, BOLD, DIM, GOOD, WARN, size};
 
 /// Tells of one event.
 pub(crate) fn show(event: &Event) {
+    match &event.kind {
+        EventKind::Failed(report) | EventKind::Unchanged(report) => failure::tell(report, &event.component),
+        _ => talk!("{}", line(event)),
+    }
+}
+
+/// One event on one line.
+pub(crate) fn line(event: &Event) -> String {
     let (style, text) = match &event.kind {
-        EventKind::Failed(report) | EventKind::Unchanged(report) => return failure::tell(report, &event.component),
+        EventKind::Failed(report) => (BAD, format!("failed: {}", report.message)),
+        EventKind::Unchanged(report) => (BAD, format!("runs on as it was: {}", report.message)),
         EventKind::Waiting { on } => (DIM, format!("waits for {}", on.join(", "))),
         EventKind::Starting => (DIM, "starting".to_owned()),
         EventKind::Without { on, why } => (WARN, format!("starts without {on}: {}", why.message)),
@@ -37,7 +46,7 @@ pub(crate) fn show(event: &Event) {
         EventKind::Updated { fields } => (Style::new(), format!("changed while it runs: {}", fields.join(", "))),
         EventKind::Removed => (DIM, "removed".to_owned()),
     };
-    talk!("{BOLD}{}{BOLD:#} {style}{}{style:#}", event.component, escape(text.as_bytes()));
+    format!("{BOLD}{}{BOLD:#} {style}{}{style:#}", event.component, escape(text.as_bytes()))
 }
 
 fn first_line(text: &str) -> &str {

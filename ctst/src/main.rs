@@ -46,16 +46,26 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Outcome {
-    let file = args.file.as_deref();
+    let named = match (args.project, args.file) {
+        (Some(project), None) => Some(project),
+        (Some(project), Some(file)) => Some(project.join(file)),
+        (None, file) => file,
+    };
+    let file = named.as_deref();
     match args.command {
         Command::Check(args) => commands::check::run(&args, file),
         Command::Plan(args) => commands::plan::run(&args, file),
-        Command::Run(run) => commands::run::run(&run, args.file),
+        Command::Run(run) => commands::run::run(&run, named),
+        Command::Up(up) => commands::run::run(&up.into(), named),
+        Command::Down(args) => commands::down::run(&args, file),
         Command::Ps(args) => commands::ps::run(&args, file),
         Command::Inspect(args) => commands::inspect::run(&args, file),
         Command::Cp(args) => commands::cp::run(&args, file),
         Command::Exec(args) => commands::exec::run(args, file),
         Command::Logs(args) => commands::logs::run(&args, file),
+        Command::Port(args) => commands::port::run(&args, file),
+        Command::Top(args) => commands::top::run(&args, file),
+        Command::Events(args) => commands::events::run(&args, file),
         Command::Stats(args) => commands::stats::run(&args, file),
         Command::Pause(args) => commands::pause::run(&args, file, true),
         Command::Unpause(args) => commands::pause::run(&args, file, false),

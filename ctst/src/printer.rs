@@ -57,10 +57,10 @@ struct Form {
 }
 
 impl Printer {
-    /// For `shown` of `all` components of a project.
-    pub(crate) fn new(all: Vec<String>, shown: &[String], timestamps: bool) -> Self {
+    /// For `shown` of `all` components of a project. `named`: with the components' names before the lines, where there are several.
+    pub(crate) fn new(all: Vec<String>, shown: &[String], timestamps: bool, named: bool) -> Self {
         let width = shown.iter().map(String::len).max().unwrap_or(0);
-        let names = (shown.len() > 1).then_some(width);
+        let names = (named && shown.len() > 1).then_some(width);
         let err = (!one_output()).then(|| Sink::new(&io::stderr(), timestamps, names));
         Self { all, sources: Vec::new(), out: Sink::new(&io::stdout(), timestamps, names), err }
     }

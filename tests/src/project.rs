@@ -473,6 +473,12 @@ impl Project {
         self.write_bytes(name, text.replace("ROOTFS", &root.display().to_string()).as_bytes());
     }
 
+    /// Where its supervisors listen.
+    #[must_use]
+    pub fn sockets(&self) -> PathBuf {
+        self.runtime.path().join("ctst")
+    }
+
     /// Writes a file of the caller's into the project.
     ///
     /// # Panics

@@ -88,6 +88,7 @@ const PAGES: &[(&str, &str, &str)] = &[
         "a network has a way out, and passt is not there or does not work here",
         "apt install passt, or --offline",
     ),
+    ("S0412", "this host hides the processes of containers", "mount /proc without hidepid"),
     (
         "S0501",
         "a port cannot be published",

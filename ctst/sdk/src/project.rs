@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{During, Error, Result};
 use crate::host::cgroup;
 use crate::images::imports::{Fetching, Imports};
+use crate::record;
 
 /// A composition longer than this is a mistake: ten thousand components take 4.4 MB.
 const MAX_FILE: u64 = 64 << 20;
@@ -29,6 +30,11 @@ pub struct Identity {
     pub dev: u64,
     /// `st_ino`.
     pub ino: u64,
+}
+
+impl Identity {
+    /// No project's: no file has the inode 0.
+    pub(crate) const ANY: Self = Self { dev: 0, ino: 0 };
 }
 
 /// A project on disk.
@@ -99,13 +105,14 @@ pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
 }
 
 impl Project {
-    /// Finds the project of `file`, or that of the current folder: `stack.ctst`, `containust.ctst`, or the only file
-    /// that ends in `.ctst`. Does not read it.
+    /// Finds the project of `file`, which may be a folder, or that of the current folder. In a folder it is `stack.ctst`,
+    /// `containust.ctst`, or the only file that ends in `.ctst`. Does not read it.
     ///
     /// # Errors
     /// [`Error::NoFile`], [`Error::ManyFiles`], and [`Error::Io`] for a file that is not there.
     pub fn locate(file: Option<&Path>) -> Result<Self> {
         let file = match file {
+            Some(folder) if folder.is_dir() => default_file(folder)?,
             Some(file) => file.to_owned(),
             None => default_file(&std::env::current_dir().during(|| "find the current folder".to_owned())?)?,
         };
@@ -124,7 +131,8 @@ impl Project {
     }
 
     /// The file's name within the folder.
-    pub(crate) fn file_name(&self) -> String {
+    #[must_use]
+    pub fn file_name(&self) -> String {
         self.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
@@ -161,6 +169,37 @@ impl Project {
     /// Removes what supervisors that were killed left of cgroups.
     pub fn tidy(&self) {
         cgroup::sweep();
+    }
+
+    /// Where no container is left and no supervisor runs: removes what supervisors left beside the containers' folders. The
+    /// lock stays, because another could just be opening it.
+    pub(crate) fn clear_away(&self) -> Result<()> {
+        if !record::list(&self.containers_dir())?.is_empty() {
+            return Ok(());
+        }
+        let lock = match std::fs::File::options().write(true).open(self.lock_file()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.during(|| format!("open {}", self.lock_file().display()))?,
+        };
+        // Who holds it serves the project, and is not done yet.
+        if lock.try_lock().is_err() {
+            return Ok(());
+        }
+        cgroup::sweep();
+        let sockets = self.sockets().into_iter().filter(|path| path.parent().is_some_and(|d| check_private(d).is_ok()));
+        for path in sockets.chain([self.supervisor_log()]) {
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(e).during(|| format!("remove {}", path.display()));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        for dir in [self.containers_dir(), self.volumes_dir()] {
+            // What is still in one of them is somebody's.
+            std::fs::remove_dir(dir).ok();
+        }
+        Ok(())
     }
 
     /// Reads and checks the file. A file with errors is a success here: see the outcome's diagnostics.
@@ -250,9 +289,7 @@ impl Project {
 
     /// Sixteen digits that stand for the project and its user.
     pub(crate) fn short_name(&self) -> String {
-        let Identity { dev, ino } = self.identity;
-        let hash = Sha256::digest(format!("{dev}:{ino}:{}", getuid().as_raw()));
-        hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        short_name(self.identity)
     }
 
     /// Where a supervisor may listen, the preferred place first. A client looks in all of them, because a shell of cron
@@ -270,8 +307,15 @@ impl Project {
     }
 }
 
+/// [`Project::short_name`] of the project in this folder.
+pub(crate) fn short_name(folder: Identity) -> String {
+    let Identity { dev, ino } = folder;
+    let hash = Sha256::digest(format!("{dev}:{ino}:{}", getuid().as_raw()));
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Where supervisors of this user may listen, whatever their project.
-fn socket_dirs() -> Vec<PathBuf> {
+pub(crate) fn socket_dirs() -> Vec<PathBuf> {
     let uid = getuid().as_raw();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
     let mut dirs: Vec<_> = runtime.into_iter().map(|dir| dir.join("ctst")).collect();

@@ -27,11 +27,17 @@ const MAX_RECORD: u64 = 16 << 20;
 pub(crate) struct Record {
     pub(crate) schema: u64,
     pub(crate) project: Identity,
-    /// Name of the file in the project's folder that it comes from.
+    /// Name of the file in the project's folder whose run wanted it last.
     pub(crate) file: String,
+    /// Other files of the folder whose runs wanted it before, and did not give it up.
+    #[serde(default)]
+    pub(crate) also: Vec<String>,
     pub(crate) hash: String,
     pub(crate) spec: ContainerSpec,
     pub(crate) published: Vec<Published>,
+    /// What the last run had published for it, whether it runs or not.
+    #[serde(default)]
+    pub(crate) granted: Vec<Published>,
     pub(crate) state: State,
     pub(crate) health: Option<Health>,
     pub(crate) last_probe: Option<String>,
@@ -98,9 +104,11 @@ impl Record {
             schema: SCHEMA,
             project,
             file,
+            also: Vec::new(),
             hash: spec.hash(),
             spec,
             published: Vec::new(),
+            granted: Vec::new(),
             state: State::Waiting,
             health: None,
             last_probe: None,
@@ -134,6 +142,31 @@ impl Record {
             .and_then(|mut file| file.write_all(&json))
             .and_then(|()| std::fs::rename(&temporary, &place))
             .during(|| format!("write {}", place.display()))
+    }
+
+    /// Whether this file of the folder declares it, as far as runs told.
+    pub(crate) fn is_of(&self, file: &str) -> bool {
+        self.file == file || self.also.iter().any(|also| also == file)
+    }
+
+    /// A run of this file wants it.
+    pub(crate) fn belong(&mut self, file: String) {
+        if self.file != file {
+            self.also.retain(|also| *also != file);
+            let before = std::mem::replace(&mut self.file, file);
+            self.also.push(before);
+        }
+    }
+
+    /// A run of this file does not want it any more. `false`: nor does any other file.
+    pub(crate) fn leave(&mut self, file: &str) -> bool {
+        self.also.retain(|also| also != file);
+        if self.file != file {
+            return true;
+        }
+        let Some(next) = self.also.pop() else { return false };
+        self.file = next;
+        true
     }
 
     /// Where it is reached.

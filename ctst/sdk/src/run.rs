@@ -69,9 +69,9 @@ pub enum Notice {
         /// What is not up, and why.
         failed: Vec<(String, Report)>,
     },
-    /// The last container is gone. Nothing follows.
+    /// The last container that the run is about is gone. Nothing follows.
     Over {
-        /// The exit code of the first component in the file's order whose program or start failed by itself; else 0.
+        /// The exit code of the first of them in the file's order whose program or start failed by itself; else 0.
         code: i32,
     },
 }
@@ -91,8 +91,6 @@ pub enum Polled {
 #[derive(Debug)]
 pub struct Session {
     link: Connection,
-    /// What it is about, and what it stops; empty: everything.
-    own: Vec<String>,
     over: bool,
     /// Reaped when the session ends, where it was we who started it.
     supervisor: Option<std::process::Child>,
@@ -142,7 +140,9 @@ pub fn up(
         wanted.push(Wanted { spec, published, secrets, file: project.file_name() });
     }
     let mut own = options.only.clone();
-    if !own.is_empty() {
+    if own.is_empty() {
+        own = names.iter().map(|name| (*name).to_owned()).collect();
+    } else {
         let started = plan.steps.iter().filter(|step| step.action != Action::Unchanged).map(|step| &step.component);
         own.extend(started.filter(|name| names.contains(&name.as_str()) && !options.only.contains(name)).cloned());
     }
@@ -151,7 +151,7 @@ pub fn up(
     let prune = options.only.is_empty().then(|| project.file_name());
     let (volumes, destroy, wait) = (composition.volumes.clone(), options.allow_destroy, options.wait);
     let low = low_port::kept(&wanted);
-    let request = Request::Run { wanted, volumes, prune, own: own.clone(), destroy, wait, keeper: leaves };
+    let request = Request::Run { wanted, volumes, prune, own, destroy, wait, keeper: leaves };
     let socket = keeper.as_ref().and_then(|keeper| keeper.socket.as_ref()).map(AsFd::as_fd);
     for _ in 0..ATTEMPTS {
         match hand_over(link, &request, socket.as_slice(), &low) {
@@ -163,7 +163,6 @@ pub fn up(
                 return Ok(Session {
                     keeper,
                     link: link.connection,
-                    own,
                     over: false,
                     supervisor: link.child,
                     log: project.supervisor_log(),
@@ -238,7 +237,7 @@ impl AsFd for Session {
 
 impl Session {
     pub(crate) fn attached(link: Connection, log: std::path::PathBuf) -> Self {
-        Self { link, own: Vec::new(), over: false, supervisor: None, keeper: None, log }
+        Self { link, over: false, supervisor: None, keeper: None, log }
     }
 
     /// Waits for the next notice; `None` after [`Notice::Over`].
@@ -294,13 +293,14 @@ impl Session {
         }
     }
 
-    /// Asks to stop everything, dependents first: the stop signal of each, and SIGKILL after its own grace, or after
-    /// `grace`. Returns at once. A session of some components stops those and what it started for them.
+    /// Asks to stop what the run is about, dependents first: the stop signal of each, and SIGKILL after its own grace, or
+    /// after `grace`. Returns at once. That is all components of its composition, or those of [`Options::only`] and what was started
+    /// for them; a session that only watches stops the whole project.
     ///
     /// # Errors
     /// [`Error::Io`] where the supervisor is gone.
     pub fn stop(&mut self, grace: Option<Duration>) -> Result<()> {
-        self.link.send(&Request::Stop { names: self.own.clone(), file: None, grace }, &[])
+        self.link.send(&Request::Stop { names: Vec::new(), file: None, grace }, &[])
     }
 
     /// The same without grace.

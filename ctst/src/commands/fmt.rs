@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use containust_sdk::lang::{format, render};
 use containust_sdk::logs::escape;
@@ -17,9 +17,12 @@ use crate::output;
 const DIFFERS: i32 = 1;
 
 pub(crate) fn run(args: &Fmt, file: Option<&Path>) -> Outcome {
-    let mut files: Vec<PathBuf> = file.into_iter().map(Path::to_owned).chain(args.files.iter().cloned()).collect();
-    if files.is_empty() {
-        files.push(Project::locate(None)?.file().to_owned());
+    let mut files = args.files.clone();
+    // A folder stands for its composition.
+    if file.map_or(files.is_empty(), Path::is_dir) {
+        files.insert(0, Project::locate(file)?.file().to_owned());
+    } else {
+        files.splice(0..0, file.map(Path::to_owned));
     }
     let (mut refused, mut changed) = (false, false);
     for file in &files {

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &Logs, file: Option<&Path>) -> Outcome {
     let status = project.status()?;
     let shown = select(&project, file, &args.components, &status)?;
     let all = status.into_iter().map(|s| s.component).collect();
-    let mut printer = Printer::new(all, &shown, args.timestamps);
+    let mut printer = Printer::new(all, &shown, args.timestamps, !args.no_log_prefix);
     for name in &shown {
         printer.add(name, open(&project, name, args.tail, args.since.as_deref())?);
     }

@@ -5,13 +5,13 @@ use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use containust_sdk::lang::model::{Component, Composition};
+use containust_sdk::lang::model::{Component, Composition, Restart};
 use containust_sdk::logs::POLL;
 use containust_sdk::logs::escape;
 use containust_sdk::run::{self, Options};
 use containust_sdk::{
-    Action, Drift, Error, Event, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled, Project, Report,
-    SavedPlan, Session, Step,
+    Action, ContainerStatus, Drift, Error, Event, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled,
+    Project, Report, SavedPlan, Session, Step,
 };
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -24,6 +24,9 @@ use crate::output::{BOLD, DIM, WARN, talk};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::signals::Signals;
+
+/// How a program ends that did not end by itself.
+const KILLED: i32 = 128 + 9;
 
 pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
     let alone = "name nothing but the plan; ctst plan -o takes files and parameters".to_owned();
@@ -52,6 +55,7 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
 /// Does what the plan says, for these components and what they need, or for all.
 fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Plan, only: Vec<String>) -> Outcome {
     let chosen = with_needs(composition, &only)?;
+    let mut end = End::new(args, composition, &chosen)?;
     let mut progress = Progress::new(project.folder());
     let settled = project.settle(composition, plan, &chosen, &mut |step| progress.show(&step));
     progress.clear();
@@ -65,14 +69,14 @@ fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Pl
     let shown: Vec<String> =
         composition.components.iter().map(|c| c.name.clone()).filter(|name| chosen.contains(name)).collect();
     // Opened before anything starts, so that nothing is missed and nothing old is shown.
-    let mut printer = if detached { None } else { Some(printer(project, composition, &shown)?) };
+    let mut printer = if detached { None } else { Some(printer(project, composition, &shown, args)?) };
     let options = Options { wait: args.wait, only, allow_destroy: args.allow_destroy };
     let session = run::up(project, composition, plan, &options, &mut |step| progress.show(&step));
     progress.clear();
     let mut session = session?;
     match &mut printer {
         None => detach(&mut session, args.wait_timeout.map(Duration::from_secs), &plan.notes),
-        Some(printer) => foreground(&mut session, printer, &plan.notes),
+        Some(printer) => foreground(project, &mut session, printer, &plan.notes, &mut end),
     }
 }
 
@@ -153,9 +157,71 @@ fn consent(plan: &Plan, chosen: &HashSet<String>, yes: bool) -> Result<(), Failu
     Err(Failure::new(message, format!("allow it: {}", again_with("--yes"))))
 }
 
-fn printer(project: &Project, composition: &Composition, shown: &[String]) -> Result<Printer, Failure> {
+/// What ends a run in the foreground beside Ctrl-C and the end of all: `--abort-on-failure` and `--exit-code-from`.
+struct End<'a> {
+    composition: &'a Composition,
+    on_failure: bool,
+    /// The component of `--exit-code-from`, or its replicas.
+    from: Vec<String>,
+    /// The exit code, once it is known.
+    code: Option<i32>,
+}
+
+impl<'a> End<'a> {
+    fn new(args: &Run, composition: &'a Composition, chosen: &HashSet<String>) -> Result<Self, Failure> {
+        let from = args.exit_code_from.iter().flat_map(|name| replicas(composition, name.clone()));
+        let from: Vec<String> = from.collect();
+        if let Some(name) = from.iter().find(|name| !chosen.contains(*name)) {
+            let problem = format!("take the exit code from {name}: this run does not start it");
+            let mut known: Vec<&str> = chosen.iter().map(String::as_str).collect();
+            known.sort_unstable();
+            return Err(Failure::new(problem, format!("name one of {}", known.join(", "))));
+        }
+        Ok(Self { composition, on_failure: args.abort_on_failure, from, code: None })
+    }
+
+    /// Takes note of an event. `true`: everything is to be stopped now.
+    fn is_reached(&mut self, event: &Event) -> bool {
+        let name = &event.component;
+        let code = match &event.kind {
+            EventKind::Exited { code } if !self.starts_again(name, *code) => *code,
+            EventKind::Failed(report) => if_failed(report),
+            // By us, or by somebody else.
+            EventKind::Stopped { code } if self.from.contains(name) => code.unwrap_or(KILLED),
+            _ => return false,
+        };
+        self.take(name, code)
+    }
+
+    /// Takes note of what ended before this run, such as a job that is not run again.
+    fn look(&mut self, status: &[ContainerStatus]) -> bool {
+        let ended = status.iter().find(|status| self.from.contains(&status.component) && !status.state.is_live());
+        ended.is_some_and(|status| self.take(&status.component, super::wait::code(Some(status))))
+    }
+
+    fn take(&mut self, name: &String, code: i32) -> bool {
+        let counts = self.from.contains(name) || (self.on_failure && code != 0);
+        if !counts || self.code.is_some() {
+            return false;
+        }
+        self.code = Some(code);
+        true
+    }
+
+    /// As its supervisor decides it.
+    fn starts_again(&self, name: &str, code: i32) -> bool {
+        let component = self.composition.components.iter().find(|component| component.name == name);
+        component.is_some_and(|component| match component.restart {
+            Restart::Never => false,
+            Restart::OnFailure => code != 0,
+            Restart::Always | Restart::UnlessStopped => code != 0 || !component.job,
+        })
+    }
+}
+
+fn printer(project: &Project, composition: &Composition, shown: &[String], args: &Run) -> Result<Printer, Failure> {
     let all = composition.components.iter().map(|c| c.name.clone()).collect();
-    let mut printer = Printer::new(all, shown, false);
+    let mut printer = Printer::new(all, shown, args.timestamps, !args.no_log_prefix);
     for name in shown {
         printer.add(name, printer::open(project, name, Some(0), None)?);
     }
@@ -202,18 +268,29 @@ fn is_noted(event: &Event, notes: &[String]) -> bool {
     notes.iter().any(named)
 }
 
+/// The exit code for an error, which is never that of success.
+fn if_failed(report: &Report) -> i32 {
+    if report.exit == 0 { TOOL } else { report.exit }
+}
+
 /// Tells of what was not told by an event, and gives the exit code.
 fn settled(failed: &[(String, Report)], told: &HashSet<String>) -> i32 {
     for (component, report) in failed.iter().filter(|(component, _)| !told.contains(component)) {
         failure::tell(report, component);
     }
-    failed.first().map_or(0, |(_, report)| if report.exit == 0 { TOOL } else { report.exit })
+    failed.first().map_or(0, |(_, report)| if_failed(report))
 }
 
 /// Shows logs and events until everything is over. Ctrl-C stops, a second one kills.
 ///
 /// Containers that run in our foreground are not to be left alone by us: what cannot be shown stops them, too.
-fn foreground(session: &mut Session, printer: &mut Printer, notes: &[String]) -> Outcome {
+fn foreground(
+    project: &Project,
+    session: &mut Session,
+    printer: &mut Printer,
+    notes: &[String],
+    end: &mut End<'_>,
+) -> Outcome {
     let signals = Signals::take(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     let (mut stopping, mut hung_up) = (false, false);
     let mut shown = Ok(());
@@ -226,9 +303,17 @@ fn foreground(session: &mut Session, printer: &mut Printer, notes: &[String]) ->
                 // What it printed before belongs before, and an unfinished line must not be gone on with by ours.
                 shown = shown.and_then(|()| printer.drain()).and_then(|()| printer.finish());
                 events::show(&event);
+                if end.is_reached(&event) && !std::mem::replace(&mut stopping, true) {
+                    session.stop(None).ok();
+                }
                 continue;
             }
-            Polled::Notice(Notice::Settled { .. }) => continue,
+            Polled::Notice(Notice::Settled { .. }) => {
+                if end.look(&project.status()?) && !std::mem::replace(&mut stopping, true) {
+                    session.stop(None).ok();
+                }
+                continue;
+            }
             Polled::Empty => {}
         }
         // Before anything is printed: the terminal may be what is gone. A supervisor that cannot be told is at its end,
@@ -253,7 +338,7 @@ fn foreground(session: &mut Session, printer: &mut Printer, notes: &[String]) ->
     match shown.and_then(|()| printer.drain()).and_then(|()| printer.finish()) {
         // Where a terminal hung up, it takes no text any more.
         Err(failure) if !hung_up => Err(failure),
-        _ => Ok(code),
+        _ => Ok(end.code.unwrap_or(code)),
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Wait, file: Option<&Path>) -> Outcome {
 }
 
 /// How a container ended, as `run` would say.
-fn code(status: Option<&ContainerStatus>) -> i32 {
+pub(super) fn code(status: Option<&ContainerStatus>) -> i32 {
     let Some(status) = status else { return TOOL };
     match (status.state, status.exit_code, &status.failure) {
         (State::Failed, _, Some(report)) => report.exit,

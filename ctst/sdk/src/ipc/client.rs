@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -42,18 +43,24 @@ pub(crate) fn dial(project: &Project) -> Result<Option<(OwnedFd, u32)>> {
         if path.parent().is_none_or(|dir| check_private(dir).is_err()) {
             continue;
         }
-        let what = || format!("connect to {}", path.display());
-        let address = SocketAddrUnix::new(&path).during(what)?;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(what)?;
-        // Whatever refuses (nobody there, not listening, not ours to enter): there is no supervisor of ours. Nor is who
-        // listens inside a container.
-        if connect(&socket, &address).is_ok()
-            && let Ok(pid) = peer::trusted(&socket)
-        {
-            return Ok(Some((socket, pid.as_raw_nonzero().get().unsigned_abs())));
+        if let Some(found) = dial_at(&path)? {
+            return Ok(Some(found));
         }
     }
     Ok(None)
+}
+
+/// The same of one place.
+pub(crate) fn dial_at(path: &Path) -> Result<Option<(OwnedFd, u32)>> {
+    let what = || format!("connect to {}", path.display());
+    let address = SocketAddrUnix::new(path).during(what)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(what)?;
+    // Whatever refuses (nobody there, not listening, not ours to enter): there is no supervisor of ours. Nor is who
+    // listens inside a container.
+    if connect(&socket, &address).is_err() {
+        return Ok(None);
+    }
+    Ok(peer::trusted(&socket).ok().map(|pid| (socket, pid.as_raw_nonzero().get().unsigned_abs())))
 }
 
 /// A greeted or about-to-be-greeted connection.
@@ -195,7 +202,8 @@ fn spawn(project: &Project, channel: OwnedFd, hidden: &[&str], scoped: bool) -> 
         .during(|| "start the project's supervisor".to_owned())
 }
 
-fn readable(socket: &impl AsFd, within: Duration) -> Result<bool> {
+/// Whether there is something to read within this time.
+pub(crate) fn readable(socket: &impl AsFd, within: Duration) -> Result<bool> {
     let timeout = within.try_into().ok();
     loop {
         match poll(&mut [PollFd::new(socket, PollFlags::IN)], timeout.as_ref()) {
@@ -283,7 +291,8 @@ impl Client {
     /// # Errors
     /// [`Error::Reported`] for a name that is unknown or runs, and for what could not be removed.
     pub fn remove(project: &Project, names: &[String], on_event: &mut dyn FnMut(&Event)) -> Result<()> {
-        Self::remove_by(project, &Request::Remove { names: names.to_vec(), file: project.file_name() }, on_event)
+        let file = project.file_name();
+        Self::remove_by(project, &Request::Remove { names: names.to_vec(), file, destroy: true }, on_event)
     }
 
     /// Removes named volumes and all that is in them, whoever owns it inside. Starts a supervisor for it where there is
@@ -295,7 +304,7 @@ impl Client {
         Self::remove_by(project, &Request::RemoveVolumes { names: names.to_vec() }, &mut |_| {})
     }
 
-    fn remove_by(project: &Project, request: &Request, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+    pub(crate) fn remove_by(project: &Project, request: &Request, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let mut link = Link::open(project, Some(0), &[], false)?;
             if !link.greet()? || link.connection.send(request, &[]).is_err() {
@@ -387,6 +396,11 @@ impl Client {
         }
     }
 
+    /// Its pid, as the kernel says it.
+    pub(crate) fn supervisor(&self) -> Option<u32> {
+        self.pid
+    }
+
     /// Watches what runs.
     ///
     /// # Errors
@@ -394,6 +408,25 @@ impl Client {
     pub fn attach(self) -> Result<Session> {
         self.connection.send(&Request::Attach, &[])?;
         Ok(Session::attached(self.connection, self.project.supervisor_log()))
+    }
+
+    /// What happened since then, in milliseconds since 1970, and a session that goes on from there. The supervisor remembers the last
+    /// thousand events, and nobody does once it is gone with the last container.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn events(mut self, since: u64) -> Result<(Vec<Event>, Session)> {
+        self.connection.send(&Request::Events { since }, &[])?;
+        let mut past = Vec::new();
+        loop {
+            match self.connection.wait::<Reply>()? {
+                Some((Reply::Event(event), _)) => past.push(event),
+                Some((Reply::Done, _)) => break,
+                Some((Reply::Over { .. }, _)) | None => return Err(lost(&self.project)),
+                Some((other, _)) => return Err(Error::protocol(format!("unexpected {other:?}"))),
+            }
+        }
+        Ok((past, Session::attached(self.connection, self.project.supervisor_log())))
     }
 
     /// Waits until the process is gone, so that a look at the process table after a stop finds nothing.

@@ -21,13 +21,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::{During, Error, Report, Result};
 use crate::event::Event;
 use crate::project::Identity;
+use crate::projects::Served;
 use crate::run::ExecRequest;
 use crate::spec::Wanted;
 use crate::status::{ContainerStatus, Stats};
 
 /// Version of these messages. [`Hello`] and [`Reply::Hello`] never change their shape, so that another version can be
 /// told so.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// The largest body. A composition of ten thousand components takes about a third.
 pub(crate) const MAX_BODY: usize = 16 << 20;
 /// What a peer that does not read may leave in our memory before it is dropped.
@@ -56,7 +57,7 @@ pub(crate) enum Request {
         volumes: Vec<NamedVolume>,
         /// Stop and remove the components of this file that are not wanted.
         prune: Option<String>,
-        /// Say `Ended` when these have, whatever else runs. Empty: only the end of all is told.
+        /// What the run is about: `Ended` is said when these have, where something else runs on.
         own: Vec<String>,
         /// Whether writable layers that hold data may go.
         destroy: bool,
@@ -72,7 +73,12 @@ pub(crate) enum Request {
     Port(IpAddr, u16),
     /// Send events from now on, and `Over` at the end.
     Attach,
-    /// Empty: all, or all of this file. Answered by `Done`, or by `Over` where nothing is left.
+    /// Send the events since then, in milliseconds since 1970, as far as they are remembered, then `Done`, and go on as for `Attach`.
+    Events {
+        since: u64,
+    },
+    /// Empty: all of this file, or what this connection's run is about, or all. Answered by `Done`, or by `Over` where nothing is
+    /// left.
     Stop {
         names: Vec<String>,
         file: Option<String>,
@@ -92,6 +98,8 @@ pub(crate) enum Request {
     Remove {
         names: Vec<String>,
         file: String,
+        /// Whether writable layers that hold data may go. Without, all stays where one does.
+        destroy: bool,
     },
     /// Remove volumes that no container has. Answered as `Remove`.
     RemoveVolumes {
@@ -103,6 +111,8 @@ pub(crate) enum Request {
     Signal(i32),
     Stats,
     Status,
+    /// Which project this is, for a client that greeted with [`Identity::ANY`].
+    Project,
     /// Freeze these, or let them go on. Answered by `Done` or `Refused`.
     Pause {
         names: Vec<String>,
@@ -144,6 +154,7 @@ pub(crate) enum Reply {
     },
     Stats(Vec<Stats>),
     Status(Vec<ContainerStatus>),
+    Project(Served),
 }
 
 /// What came in.

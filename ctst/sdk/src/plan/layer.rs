@@ -4,6 +4,9 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use crate::error::Result;
+use crate::project::Project;
+use crate::record::{self, Stored};
 use crate::spec::{ContainerSpec, ROOT};
 
 /// A layer with more folders and files than this, all empty, is taken for one with data.
@@ -61,6 +64,15 @@ pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
         }
     }
     false
+}
+
+/// The same of a component's container, by its record on disk.
+pub(crate) fn loses(project: &Project, name: &str) -> Result<bool> {
+    let dir = project.container_dir(name);
+    Ok(match record::read(&dir, project.identity())? {
+        Some(Stored::Record(record)) => holds_data(&dir, Some(&record.spec)),
+        Some(Stored::Unknown(_)) | None => holds_data(&dir, None),
+    })
 }
 
 /// Where a link in `folder` leads that says `to`, as the container sees it.

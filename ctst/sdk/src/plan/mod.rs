@@ -216,7 +216,7 @@ pub enum Grant {
         port: u16,
         /// Whether other machines may reach it: the address is not a loopback.
         public: bool,
-        /// Whether it is not published yet.
+        /// Whether no run has published it yet for the container that exists.
         new: bool,
     },
     /// A network with a way out of the project: connections of the caller's to whatever this host reaches.

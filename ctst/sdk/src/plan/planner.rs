@@ -185,7 +185,7 @@ impl Project {
     pub fn own_status(&self) -> Result<Vec<ContainerStatus>> {
         let (mut known, _) = self.known(&[])?;
         let file = self.file_name();
-        known.retain(|_, known| known.record().is_none_or(|record| record.file == file));
+        known.retain(|_, known| known.record().is_none_or(|record| record.is_of(&file)));
         Ok(known.into_iter().map(|(name, known)| known.status(name)).collect())
     }
 
@@ -332,7 +332,7 @@ impl Known {
         match &self.stored {
             Stored::Record(record) => {
                 let state = if self.live { "live" } else { record.state.name() };
-                format!("{} {state} {:?} {:?}", record.hash, record.published, record.file)
+                format!("{} {state} {:?} {:?} {:?}", record.hash, record.published, record.file, record.also)
             }
             Stored::Unknown(why) => why.clone(),
         }
@@ -455,7 +455,7 @@ impl Planner<'_> {
                 host_port: port.host_port,
                 port: port.port,
                 public: !port.address.is_loopback(),
-                new: !had.is_some_and(|record| record.published.contains(port)),
+                new: !had.is_some_and(|record| record.published.contains(port) || record.granted.contains(port)),
             });
         }
         for on in component.network.attachments().into_iter().filter(|on| on.egress) {
@@ -544,10 +544,11 @@ impl Planner<'_> {
 
     /// A container that the file does not name.
     fn surplus(&mut self, component: String, known: &Known) {
+        let own = self.project.file_name();
         if let Some(record) = known.record()
-            && record.file != self.project.file_name()
+            && let Some(other) = std::iter::once(&record.file).chain(&record.also).find(|file| **file != own)
         {
-            let file = escape(record.file.as_bytes());
+            let file = escape(other.as_bytes());
             self.plan
                 .notes
                 .push(format!("{component} is left alone: it belongs to {file}, another file of this folder"));

@@ -18,7 +18,6 @@ use crate::host::kernel;
 use crate::host::low_port;
 use crate::host::places::Places;
 use crate::host::policy::Policy;
-use crate::ipc::Reply;
 use crate::plan::compare::{self, Verdict};
 use crate::plan::layer;
 use crate::project::now;
@@ -97,26 +96,46 @@ impl Supervisor {
             self.want(cid, wanted, stored, task, again);
         }
         if let Some(file) = prune {
-            let of_file = |cid: &Cid| self.containers.get(cid).is_some_and(|c| c.record.file == file);
-            let surplus: Vec<Cid> =
+            let of_file = |cid: &Cid| self.containers.get(cid).is_some_and(|c| c.record.is_of(file));
+            let mut surplus: Vec<Cid> =
                 self.names.iter().filter(|(n, cid)| !keep.contains(*n) && of_file(cid)).map(|(_, cid)| *cid).collect();
+            // What another file deploys, too, is from now on only that one's.
+            surplus.retain(|cid| !self.leave(*cid, file));
+            let known: HashSet<String> = self.names.keys().cloned().collect();
             for &cid in &surplus {
                 self.request_stop(cid, None, Then::Remove);
             }
             // Who waits for what is wanted waits for the end of what is not: until then the run is not done.
             cids.extend(surplus);
             for name in on_disk {
-                if keep.contains(&name) || self.names.contains_key(&name) {
+                if keep.contains(&name) || known.contains(&name) {
                     continue;
                 }
-                let stored = record::read(&self.project.container_dir(&name), self.project.identity())?;
-                if !matches!(stored, Some(Stored::Record(record)) if record.file != file) {
-                    self.discard_folder(&name);
+                let dir = self.project.container_dir(&name);
+                match record::read(&dir, self.project.identity())? {
+                    Some(Stored::Record(record)) if !record.is_of(file) => {}
+                    Some(Stored::Record(mut record)) => {
+                        if record.leave(file) {
+                            record.write(&dir)?;
+                        } else {
+                            self.discard_folder(&name);
+                        }
+                    }
+                    Some(Stored::Unknown(_)) | None => self.discard_folder(&name),
                 }
             }
         }
         self.dirty = true;
         Ok(cids)
+    }
+
+    /// Lets go of a container that the file no longer deploys. `false`: no other file does either.
+    fn leave(&mut self, cid: Cid, file: &str) -> bool {
+        let left = self.containers.get_mut(&cid).is_some_and(|container| container.record.leave(file));
+        if left {
+            self.save(cid);
+        }
+        left
     }
 
     /// Refuses a network that another file of the project wants to be another one while that runs, and what has no room
@@ -242,7 +261,8 @@ impl Supervisor {
                     }
                 }
             };
-            if record.is_none_or(|record| Some(record.file.as_str()) == prune) {
+            // Another file may deploy it, too.
+            if record.is_none_or(|record| Some(record.file.as_str()) == prune && record.also.is_empty()) {
                 look(name, record);
             }
         }
@@ -265,7 +285,7 @@ impl Supervisor {
                     (None, Task::Keep) if !again => {
                         // Published ports are the container's by now.
                         if container.record.file != wanted.file || container.unsaved {
-                            container.record.file = wanted.file;
+                            container.record.belong(wanted.file);
                             self.save(cid);
                         }
                     }
@@ -279,15 +299,19 @@ impl Supervisor {
                 Ok(())
             }
             Some(_) => self.adopt(cid, wanted, matches!(task, Task::Anew)),
-            None => match stored {
-                Some(Stored::Record(record)) if record.state == State::Completed && kept => {
+            None => {
+                let completed = matches!(&stored, Some(Stored::Record(record)) if record.state == State::Completed);
+                if let Some(Stored::Record(record)) = stored {
                     let dir = self.project.container_dir(&record.spec.name);
                     self.containers.insert(cid, Container::new(*record, dir));
+                }
+                if completed && kept {
                     self.keep_completed(cid, wanted, task);
                     Ok(())
+                } else {
+                    self.adopt(cid, wanted, matches!(task, Task::Anew))
                 }
-                _ => self.adopt(cid, wanted, matches!(task, Task::Anew)),
-            },
+            }
         };
         if let Err(error) = result {
             self.fail(cid, error.report());
@@ -301,7 +325,7 @@ impl Supervisor {
         }
         let Some(container) = self.containers.get_mut(&cid) else { return };
         if container.record.file != wanted.file {
-            container.record.file = wanted.file;
+            container.record.belong(wanted.file);
             self.save(cid);
         }
     }
@@ -327,7 +351,8 @@ impl Supervisor {
         }
         let record = &mut container.record;
         record.hash = spec.hash();
-        (record.spec, record.file) = (spec, file);
+        record.spec = spec;
+        record.belong(file);
         self.event(cid, EventKind::Updated { fields });
         if checked_anew {
             self.check_anew(cid);
@@ -345,7 +370,10 @@ impl Supervisor {
         let (name, after, attachments) = (spec.name.clone(), spec.after.clone(), spec.network.attachments());
         let dir = self.project.container_dir(&name);
         let old = self.containers.remove(&cid);
-        let record = Record::new(self.project.identity(), file, spec, self.ids.to_string(), self.own);
+        let before = old.as_ref().map_or_else(|| file.clone(), |old| old.record.file.clone());
+        let mut record = Record::new(self.project.identity(), before, spec, self.ids.to_string(), self.own);
+        record.also = old.as_ref().map(|old| old.record.also.clone()).unwrap_or_default();
+        record.belong(file);
         let mut container = Container::new(record, dir.clone());
         container.secrets = secrets;
         let old = old.map(|old| old.places).unwrap_or_default();
@@ -415,6 +443,12 @@ impl Supervisor {
             && container.record.published != published
         {
             container.record.published = published.to_vec();
+            container.unsaved = true;
+        }
+        if let Some(container) = self.containers.get_mut(&cid)
+            && container.record.granted != published
+        {
+            container.record.granted = published.to_vec();
             container.unsaved = true;
         }
         self.retarget(cid);
@@ -487,7 +521,7 @@ impl Supervisor {
             }
         }
         if names.is_empty() {
-            let of_file = |container: &Container| file.is_none_or(|file| container.record.file == file);
+            let of_file = |container: &Container| file.is_none_or(|file| container.record.is_of(file));
             cids = self.containers.iter().filter(|(_, c)| of_file(c)).map(|(cid, _)| *cid).collect();
         }
         for &cid in &cids {
@@ -501,7 +535,7 @@ impl Supervisor {
         let mut cids: Vec<Cid> =
             self.containers.iter().filter(|(_, c)| c.live.is_some()).map(|(cid, _)| *cid).collect();
         if names.is_empty() {
-            cids.retain(|cid| self.containers.get(cid).is_some_and(|container| container.record.file == file));
+            cids.retain(|cid| self.containers.get(cid).is_some_and(|container| container.record.is_of(file)));
         } else {
             let live = std::mem::take(&mut cids);
             for name in names {
@@ -543,8 +577,8 @@ impl Supervisor {
     }
 
     /// Forgets the named containers, which must not run, or all of this file that do not. A record that cannot be read is
-    /// of every file.
-    pub(super) fn remove_named(&mut self, names: &[String], file: &str) -> Result<()> {
+    /// of every file. With what would lose data, unless `destroy` allows it, nothing is removed.
+    pub(super) fn remove_named(&mut self, names: &[String], file: &str, destroy: bool) -> Result<()> {
         self.sweep();
         let on_disk = record::list(&self.project.containers_dir())?;
         let active = |name: &str| {
@@ -560,16 +594,27 @@ impl Supervisor {
         }
         let of_file = |name: &str| -> Result<bool> {
             if let Some(container) = self.names.get(name).and_then(|cid| self.containers.get(cid)) {
-                return Ok(container.record.file == file);
+                return Ok(container.record.is_of(file));
             }
             let stored = record::read(&self.project.container_dir(name), self.project.identity())?;
-            Ok(!matches!(stored, Some(Stored::Record(record)) if record.file != file))
+            Ok(!matches!(stored, Some(Stored::Record(record)) if !record.is_of(file)))
         };
         let mut chosen = Vec::new();
         for name in on_disk {
             let wanted = if names.is_empty() { !active(&name) && of_file(&name)? } else { names.contains(&name) };
             if wanted {
                 chosen.push(name);
+            }
+        }
+        if !destroy {
+            let mut lost = Vec::new();
+            for name in &chosen {
+                if layer::loses(&self.project, name)? {
+                    lost.push(name.clone());
+                }
+            }
+            if !lost.is_empty() {
+                return Err(Error::DataLoss { components: lost });
             }
         }
         for name in chosen {
@@ -604,11 +649,7 @@ impl Supervisor {
         if let Err(error) = self.retire(&dir) {
             return super::say(&format!("{error}"));
         }
-        let reply = Reply::Event(Event { at: now(), component: name.to_owned(), kind: EventKind::Removed });
-        let ids: Vec<u64> = self.clients.iter().filter(|(_, c)| c.attached).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.tell(id, &reply, Vec::new());
-        }
+        self.spread(Event { at: now(), component: name.to_owned(), kind: EventKind::Removed });
     }
 
     /// Whether what a run wanted of a container is reached; if it failed, why.

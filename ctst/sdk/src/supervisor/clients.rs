@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use containust_shared::exit;
 use containust_shared::protocol::ToContainer;
@@ -10,12 +11,13 @@ use mio::Token;
 use rustix::fs::OFlags;
 use rustix::net::sockopt;
 
-use super::container::{Asked, Exec};
+use super::container::{Asked, Container, Exec, Then};
 use super::poller::{Cid, Source};
 use super::{Given, Supervisor, say};
 use crate::error::{During, Error, Report, Result};
 use crate::ipc::peer;
 use crate::ipc::{Connection, Hello, Incoming, Reply, Request};
+use crate::projects::Served;
 use crate::run::ExecRequest;
 use crate::spec::set;
 use crate::status::{State, Stats};
@@ -42,8 +44,10 @@ pub(super) struct Client {
     pub(super) attached: bool,
     /// What its run wanted, until that is reached.
     settling: Option<(Vec<Cid>, bool)>,
-    /// What its run is about, if not all: when they have ended, so has the run.
-    own: Vec<Cid>,
+    /// What its run is about: when they have ended, so has the run.
+    own: Option<Vec<Cid>>,
+    /// That was told.
+    ended: bool,
     /// The launches that its stop wanted gone, until they are, whatever others start meanwhile; and whether it named nothing.
     stopping: Option<(Vec<(Cid, u32)>, bool)>,
     /// Ports that it had bound for its run.
@@ -109,7 +113,8 @@ impl Supervisor {
             expected: first,
             attached: false,
             settling: None,
-            own: Vec::new(),
+            own: None,
+            ended: false,
             stopping: None,
             given: Given::new(),
             removing: false,
@@ -171,7 +176,7 @@ impl Supervisor {
                 match started {
                     Ok(cids) => {
                         let own = own.iter().filter_map(|name| self.names.get(name).copied()).collect();
-                        self.with(id, |client| (client.settling, client.own) = (Some((cids, wait)), own));
+                        self.with(id, |client| (client.settling, client.own) = (Some((cids, wait)), Some(own)));
                     }
                     Err(error) => self.refuse(id, &error),
                 }
@@ -192,7 +197,11 @@ impl Supervisor {
                 client.given.insert((address, port), socket);
             }
             Request::Attach => client.attached = true,
-            Request::Stop { names, file, grace } => match self.stop_named(&names, file.as_deref(), grace) {
+            Request::Events { since } => {
+                client.attached = true;
+                self.tell_history(id, since);
+            }
+            Request::Stop { names, file, grace } => match self.stop_for(id, &names, file.as_deref(), grace) {
                 Ok(cids) => {
                     let live = |cid: Cid| Some((cid, self.containers.get(&cid)?.live.as_ref()?.id));
                     let launches = cids.into_iter().filter_map(live).collect();
@@ -207,9 +216,9 @@ impl Supervisor {
                     Err(error) => self.refuse(id, &error),
                 }
             }
-            Request::Remove { names, file } => {
+            Request::Remove { names, file, destroy } => {
                 (client.expected, client.attached) = (false, true);
-                match self.remove_named(&names, &file) {
+                match self.remove_named(&names, &file, destroy) {
                     Ok(()) => self.with(id, |client| client.removing = true),
                     Err(error) => self.refuse(id, &error),
                 }
@@ -239,12 +248,32 @@ impl Supervisor {
                 Ok(()) => self.tell(id, &Reply::Done, Vec::new()),
                 Err(error) => self.refuse(id, &error),
             },
+            Request::Project => {
+                let (identity, folder) = (self.project.identity(), self.project.folder().to_owned());
+                let served = Served { identity, folder, file: self.project.file_name() };
+                self.tell(id, &Reply::Project(served), Vec::new());
+            }
             Request::Status => {
                 let status = self.containers.values().map(|container| container.record.status()).collect();
                 self.tell(id, &Reply::Status(status), Vec::new());
             }
         }
         Ok(())
+    }
+
+    /// Stops what a client means. Where it names neither components nor a file, that is what its run is about, or all where it
+    /// only watches.
+    fn stop_for(&mut self, id: u64, names: &[String], file: Option<&str>, grace: Option<Duration>) -> Result<Vec<Cid>> {
+        let own = self.clients.get(&id).and_then(|client| client.own.clone());
+        match own.filter(|_| names.is_empty() && file.is_none()) {
+            None => self.stop_named(names, file, grace),
+            Some(own) => {
+                for &cid in &own {
+                    self.request_stop(cid, grace, Then::Rest);
+                }
+                Ok(own)
+            }
+        }
     }
 
     fn on_hello(&mut self, id: u64, hello: &Hello) -> Result<()> {
@@ -401,12 +430,24 @@ impl Supervisor {
         }
     }
 
+    /// What a client's run returns: of the containers that it is about, or of all.
+    pub(super) fn result_for(&self, client: &Client) -> i32 {
+        let failed = |container: &Container| Some(container.result).filter(|code| *code != 0);
+        let found = match &client.own {
+            Some(own) => own.iter().filter_map(|cid| self.containers.get(cid)).find_map(failed),
+            None => self.containers.values().find_map(failed),
+        };
+        found.unwrap_or(0)
+    }
+
     /// Tells clients whose run or stop has reached its end. When the supervisor ends, that is said instead of a stop's end.
     pub(super) fn answer_waiting(&mut self) {
         let ids: Vec<u64> = self
             .clients
             .iter()
-            .filter(|(_, c)| c.settling.is_some() || c.stopping.is_some() || c.removing || !c.own.is_empty())
+            .filter(|(_, c)| {
+                c.settling.is_some() || c.stopping.is_some() || c.removing || (c.own.is_some() && !c.ended)
+            })
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -427,10 +468,14 @@ impl Supervisor {
             }
             let Some(client) = self.clients.get(&id) else { continue };
             let ended = |cid: &Cid| self.containers.get(cid).is_none_or(|container| !container.is_active());
-            if client.settling.is_none() && !client.own.is_empty() && client.own.iter().all(ended) {
-                let results = client.own.iter().filter_map(|cid| self.containers.get(cid)).map(|c| c.result);
-                let code = results.into_iter().find(|code| *code != 0).unwrap_or(0);
-                self.with(id, |client| client.own = Vec::new());
+            // Where nothing else runs either the supervisor's end says it.
+            if !self.ending
+                && !client.ended
+                && client.settling.is_none()
+                && client.own.as_ref().is_some_and(|own| own.iter().all(ended))
+            {
+                let code = self.result_for(client);
+                self.with(id, |client| client.ended = true);
                 self.tell(id, &Reply::Ended { code }, Vec::new());
             }
             let Some(client) = self.clients.get(&id) else { continue };
@@ -452,7 +497,7 @@ impl Supervisor {
             if let Some((launches, all)) = &client.stopping
                 && !self.ending
                 // Where nothing is left the end is near, and who stops all wants to hear of that.
-                && (!all || self.containers.values().any(super::Container::is_active))
+                && (!all || self.containers.values().any(Container::is_active))
                 && !launches.iter().any(lives)
             {
                 self.with(id, |client| client.stopping = None);

@@ -23,7 +23,7 @@ mod sandbox;
 mod volume;
 mod zone;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{File, Metadata};
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -55,7 +55,7 @@ use crate::host::confine;
 use crate::host::ids::Ids;
 use crate::ipc::client;
 use crate::ipc::{Connection, Hello, Reply, Request, VERSION};
-use crate::project::{Project, check_private, now};
+use crate::project::{Identity, Project, check_private, now};
 use crate::record::Incarnation;
 use crate::secrets;
 use crate::shim;
@@ -66,6 +66,8 @@ pub(crate) const VERB: &str = "supervise";
 pub(crate) const SCOPED: &str = "scoped";
 /// How often the state folder is looked at.
 const GUARD: Duration = Duration::from_secs(5);
+/// How many events are remembered. The longest that come often, of health checks, have 4 KiB of output.
+const MAX_HISTORY: usize = 1000;
 /// The supervisor's own log starts over when it is longer.
 const MAX_LOG: u64 = 1 << 20;
 
@@ -178,6 +180,7 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         clients: HashMap::new(),
         next_client: 0,
         refused: false,
+        history: VecDeque::new(),
         workers: HashMap::new(),
         unfilled: HashMap::new(),
         division: None,
@@ -352,6 +355,8 @@ struct Supervisor {
     next_client: u64,
     /// Somebody was refused, and it was told.
     refused: bool,
+    /// What happened last, the oldest first.
+    history: VecDeque<Event>,
     workers: HashMap<u32, Worker>,
     /// Folders that could not be made, and why, until the next run tries again.
     unfilled: HashMap<PathBuf, String>,
@@ -569,9 +574,10 @@ impl Supervisor {
 
     /// The last words to the clients.
     fn farewell(&mut self) {
-        let code = self.containers.values().map(|c| c.result).find(|code| *code != 0).unwrap_or(0);
+        let codes: Vec<(u64, i32)> = self.clients.iter().map(|(id, client)| (*id, self.result_for(client))).collect();
         let end = Instant::now() + Duration::from_secs(1);
-        for client in self.clients.values_mut() {
+        for (id, code) in codes {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
             // A client that is gone, or does not read within a second, does without.
             if client.connection.post(&Reply::Over { code }, Vec::new()).is_ok() {
                 while !client.connection.is_flushed() && Instant::now() < end {
@@ -586,12 +592,29 @@ impl Supervisor {
 
     fn event(&mut self, cid: Cid, kind: EventKind) {
         let Some(container) = self.containers.get(&cid) else { return };
-        let event = Event { at: now(), component: container.name().to_owned(), kind };
+        self.spread(Event { at: now(), component: container.name().to_owned(), kind });
+    }
+
+    /// Tells of an event whoever wants to know, and remembers it for whoever will.
+    fn spread(&mut self, event: Event) {
+        if self.history.len() == MAX_HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(event.clone());
         let reply = Reply::Event(event);
         let ids: Vec<u64> = self.clients.iter().filter(|(_, c)| c.attached).map(|(id, _)| *id).collect();
         for id in ids {
             self.tell(id, &reply, Vec::new());
         }
+    }
+
+    /// Tells a client what happened since then, in milliseconds since 1970, as far as that is remembered.
+    fn tell_history(&mut self, client: u64, since: u64) {
+        let past: Vec<Event> = self.history.iter().filter(|event| event.at >= since).cloned().collect();
+        for event in past {
+            self.tell(client, &Reply::Event(event), Vec::new());
+        }
+        self.tell(client, &Reply::Done, Vec::new());
     }
 
     fn new_id(&mut self) -> u32 {
@@ -601,7 +624,9 @@ impl Supervisor {
 
     /// Answers a greeting.
     fn greet(&mut self, connection: &mut Connection, hello: &Hello) -> Result<()> {
-        if hello.project != self.project.identity() {
+        // Who lists all projects does not know which one this is.
+        let any = hello.project == Identity::ANY && hello.run.is_none();
+        if hello.project != self.project.identity() && !any {
             let error = Error::protocol("this supervisor serves another project; is its socket where it belongs?");
             connection.post(&Reply::Refused(error.report()), Vec::new())?;
             return Err(error);
