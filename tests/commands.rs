@@ -161,9 +161,9 @@ fn restart_keeps_what_there_is_and_the_order() {
 #[test]
 fn completions_are_scripts() {
     let project = Project::new(&Caller::ordinary(), "");
-    for (shell, word) in [("bash", "complete -F"), ("zsh", "#compdef ctst"), ("fish", "complete -c ctst")] {
+    for (shell, word) in [("bash", "complete -o"), ("zsh", "#compdef ctst"), ("fish", "complete --keep-order")] {
         let script = project.ctst(["completions", shell]).ok().stdout;
-        assert!(script.contains(word) && script.contains("restart"), "{shell}");
+        assert!(script.contains(word) && script.contains("CTST_COMPLETE"), "{shell}: {script}");
     }
     project.ctst(["completions", "tcsh"]).fails(125, &["bash"]);
     let script = project.ctst(["completions", "bash"]).ok().stdout;
@@ -212,4 +212,72 @@ fn without_names_only_the_components_of_the_file_are_meant() {
     std::fs::write(&record, "{").expect("damage a record");
     project.ctst(["rm"]).ok();
     assert_eq!(project.ps().len(), 0);
+}
+
+/// What bash offers for a line, the last word of which is begun, but for options.
+fn offered(project: &Project, words: &[&str]) -> Vec<String> {
+    let mut command = project.command([&["--"][..], words].concat());
+    command.env("CTST_COMPLETE", "bash").env("_CLAP_IFS", "\n");
+    let done = finish(command.env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string()));
+    assert!(done.code == 0 && done.stderr.is_empty(), "{words:?}: {done}");
+    done.stdout.lines().filter(|word| !word.starts_with("--")).map(str::to_owned).collect()
+}
+
+#[test]
+fn names_are_completed() {
+    let text = TWO.replace("image = ", "volume = \"data:/data\" image = ");
+    let project = with_secret(&Caller::ordinary(), &text);
+    project.write("b.ctst", "COMPONENT other { image = \"file://ROOTFS\" command = [\"/bin/true\"] }");
+    assert_eq!(offered(&project, &["ctst", "ru"]), ["run"]);
+    assert_eq!(offered(&project, &["ctst", "run", "a"]), ["app"]);
+    assert_eq!(offered(&project, &["ctst", "-f", "b.ctst", "run", "o"]), ["other"]);
+    assert_eq!(offered(&project, &["ctst", "run", "--exit-code-from", ""]), ["app", "db"]);
+    assert!(offered(&project, &["ctst", "-f", ""]).contains(&"b.ctst".to_owned()));
+    assert_eq!(offered(&project, &["ctst", "exec", ""]), [""; 0], "nothing runs");
+    project.up();
+    assert_eq!(offered(&project, &["ctst", "exec", ""]), ["app", "db"]);
+    assert_eq!(offered(&project, &["ctst", "exec", "app", "d"]), [""; 0]);
+    assert_eq!(offered(&project, &["ctst", "logs", "app", "d"]), ["db"]);
+    assert_eq!(offered(&project, &["ctst", "cp", "ap"]), ["app:"]);
+    assert_eq!(offered(&project, &["ctst", "volumes", "rm", ""]), ["data"]);
+    assert_eq!(offered(&project, &["ctst", "images", "rm", "file"]).len(), 1);
+    assert!(offered(&project, &["ctst", "explain", "E01"]).len() > 1);
+
+    // Whatever is wrong, nothing is said, and soon.
+    let (supervisor, _) = *project.parts().iter().find(|(_, part)| *part == "supervisor").expect("a supervisor");
+    let signal = |signal| {
+        rustix::process::kill_process(rustix::process::Pid::from_raw(supervisor).expect("a pid"), signal)
+            .expect("signal");
+    };
+    signal(rustix::process::Signal::STOP);
+    let start = std::time::Instant::now();
+    offered(&project, &["ctst", "exec", ""]);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    signal(rustix::process::Signal::CONT);
+    project.stop();
+    project.write("stack.ctst", "COMPONENT {");
+    for words in
+        [&["ctst", "run", ""][..], &["ctst", "-f", "none.ctst", "exec", ""], &["ctst", "-p", "/nowhere", "run", "x"]]
+    {
+        offered(&project, words);
+    }
+    project.write(".containust/containers/app/record.json", "{");
+    offered(&project, &["ctst", "rm", ""]);
+}
+
+/// The script, in the shell that it is for.
+#[test]
+fn bash_completes_names() {
+    let project = with_secret(&Caller::ordinary(), TWO);
+    let script = project.ctst(["completions", "bash"]).ok().stdout;
+    project.write("completions", &script);
+    let ctst = project.command([""; 0]);
+    let folder = std::path::Path::new(ctst.get_program()).parent().expect("a folder").display().to_string();
+    let words = "source ./completions; COMP_WORDS=(ctst run a); COMP_CWORD=2; COMP_TYPE=9; \
+        _clap_complete_ctst ctst a run; echo \"${COMPREPLY[@]}\"";
+    let mut bash = std::process::Command::new("bash");
+    project.caller.login(&mut bash);
+    let done =
+        finish(bash.args(["-c", words]).env("PATH", format!("{folder}:/usr/bin:/bin")).current_dir(project.folder()));
+    assert_eq!(done.ok().stdout, "app\n");
 }

@@ -27,6 +27,15 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+/// The file that these two options mean, or the folder of which it is that of the usual name.
+pub(crate) fn meant_file(project: Option<PathBuf>, file: Option<PathBuf>) -> Option<PathBuf> {
+    match (project, file) {
+        (Some(project), None) => Some(project),
+        (Some(project), Some(file)) => Some(project.join(file)),
+        (None, file) => file,
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Check a composition and show all its errors
@@ -98,7 +107,7 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Show the JSON Schema of a checked composition
     Schema(Schema),
-    /// Print a script for a shell that completes commands and options
+    /// Print a script for a shell that completes commands, options and names
     Completions(Completions),
     /// Examine what this host offers and say how to get what is missing
     Doctor(Doctor),

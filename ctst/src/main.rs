@@ -17,6 +17,7 @@ mod output;
 
 mod args;
 mod commands;
+mod complete;
 mod events;
 mod failure;
 mod printer;
@@ -27,6 +28,9 @@ mod terminal;
 fn main() -> ExitCode {
     // The supervisor and its workers are this program, too.
     if let Some(code) = containust_sdk::internal_main() {
+        return exit(code);
+    }
+    if let Some(code) = complete::answer() {
         return exit(code);
     }
     exit(match Args::try_parse() {
@@ -46,11 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Outcome {
-    let named = match (args.project, args.file) {
-        (Some(project), None) => Some(project),
-        (Some(project), Some(file)) => Some(project.join(file)),
-        (None, file) => file,
-    };
+    let named = args::meant_file(args.project, args.file);
     let file = named.as_deref();
     match args.command {
         Command::Check(args) => commands::check::run(&args, file),

@@ -1,16 +1,23 @@
 //! `ctst completions`
 
-use clap::CommandFactory as _;
-use clap_complete::Shell;
+use clap_complete::env::Shells;
 
-use crate::args::{Args, Completions};
+use crate::args::Completions;
+use crate::complete::VARIABLE;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 
+/// Where the script of zsh is found by its name in `$fpath`, it is read when somebody first wants a completion, and has to give it.
+const ZSH: &str = "\n[[ $funcstack[1] != _ctst ]] || _clap_dynamic_completer_ctst \"$@\"\n";
+
 pub(crate) fn run(args: &Completions) -> Outcome {
-    let shell: Shell = args.shell.parse().map_err(|problem: String| Failure::new(problem, None))?;
+    let shells = Shells::builtins();
+    let shell = shells.completer(&args.shell).ok_or_else(|| Failure::new("find the shell: it is not known", None))?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "ctst", &mut script);
+    shell.write_registration(VARIABLE, "ctst", "ctst", "ctst", &mut script)?;
+    if args.shell == "zsh" {
+        script.extend(ZSH.as_bytes());
+    }
     output::print(&String::from_utf8_lossy(&script))?;
     Ok(0)
 }
