@@ -80,6 +80,9 @@ fn who_has_a_way_out_takes_it_and_nobody_else() {
             let unknown = project.ctst(["exec", from, "nslookup", "nobody.example"]);
             assert!(unknown.stdout.contains("NXDOMAIN"), "{unknown:?}");
         }
+        let checks = project.ctst(["doctor", "net", "--format", "json"]).ok().json();
+        let about = |name: &str| checks.as_array().expect("a list").iter().filter(|c| c["component"] == name).count();
+        assert_eq!((about("web"), about("inner")), (2, 1), "names, and a way out where there is one: {checks:#}");
         // Names of the project are still its own.
         assert_eq!(fetch(&project, "web", "both"), "hello from both");
         for from in ["inner", "plain"] {

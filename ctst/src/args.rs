@@ -636,10 +636,28 @@ pub(crate) struct Schema {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Doctor {
+    #[command(subcommand)]
+    pub(crate) command: Option<DoctorCommand>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DoctorCommand {
+    /// Try the networks of the project that runs: names, the way out and published ports
+    ///
+    /// From inside each container, by TCP sockets in its network namespace, which its pid 1 makes: nothing of its image is run. Names are
+    /// those of components, asked of the project's name server. The way out is tried by asking this host's resolver for the name
+    /// servers of the root. Of a published port a connection is made and closed, inside and on this host. What a program's own
+    /// library does before it asks, and UDP, is not tried.
+    Net {
+        /// Form of the output
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
 }
 
 #[cfg(test)]
@@ -792,7 +810,8 @@ mod tests {
              explain CODE\n\
              schema --grammar --plan\n\
              completions SHELL\n\
-             doctor --format\n"
+             doctor --format\n\
+             doctor net --format\n"
         );
     }
 }

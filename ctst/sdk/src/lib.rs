@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod codes;
+pub mod doctor_net;
 pub mod error;
 pub mod event;
 pub mod logs;

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use rustix::process::{PidfdFlags, getuid, pidfd_open};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use crate::doctor_net::Outlook;
 use crate::error::{During, Error, Report, Result};
 use crate::event::Event;
 use crate::host::cgroup;
@@ -377,6 +378,21 @@ impl Client {
         self.connection.send(&Request::Status, &[])?;
         match self.connection.wait::<Reply>()? {
             Some((Reply::Status(status), _)) => Ok(status),
+            Some((other, _)) => Err(Error::protocol(format!("unexpected {other:?}"))),
+            None => Err(lost(&self.project)),
+        }
+    }
+
+    /// TCP sockets in a container's network namespace, non-blocking and not connected, and what it has of networks.
+    pub(crate) fn sockets(&mut self, component: &str, count: u8) -> Result<(Outlook, Vec<OwnedFd>)> {
+        self.connection.send(&Request::Sockets { component: component.to_owned(), count }, &[])?;
+        // The container's pid 1 is asked, which may have been frozen just now.
+        if !readable(&self.connection, GREETING)? {
+            return Err(Error::protocol(format!("the pid 1 of {component} does not answer")));
+        }
+        match self.connection.wait::<Reply>()? {
+            Some((Reply::Sockets(outlook), sockets)) => Ok((outlook, sockets)),
+            Some((Reply::Refused(report), _)) => Err(Error::Reported(report)),
             Some((other, _)) => Err(Error::protocol(format!("unexpected {other:?}"))),
             None => Err(lost(&self.project)),
         }

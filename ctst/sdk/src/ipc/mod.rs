@@ -18,6 +18,7 @@ use containust_shared::protocol::MAX_FDS;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::doctor_net::Outlook;
 use crate::error::{During, Error, Report, Result};
 use crate::event::Event;
 use crate::project::Identity;
@@ -111,6 +112,11 @@ pub(crate) enum Request {
     Signal(i32),
     Stats,
     Status,
+    /// Make as many TCP sockets in a container's network namespace, not connected. Answered by `Sockets` or `Refused`.
+    Sockets {
+        component: String,
+        count: u8,
+    },
     /// Which project this is, for a client that greeted with [`Identity::ANY`].
     Project,
     /// Freeze these, or let them go on. Answered by `Done` or `Refused`.
@@ -155,6 +161,8 @@ pub(crate) enum Reply {
     Stats(Vec<Stats>),
     Status(Vec<ContainerStatus>),
     Project(Served),
+    /// As many descriptors as sockets were asked for, non-blocking, and what they may be used for.
+    Sockets(Outlook),
 }
 
 /// What came in.

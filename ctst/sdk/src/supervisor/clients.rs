@@ -1,12 +1,12 @@
 //! Connections of `ctst` to the supervisor.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use containust_shared::exit;
-use containust_shared::protocol::ToContainer;
+use containust_shared::protocol::{MAX_FDS, ToContainer};
 use mio::Token;
 use rustix::fs::OFlags;
 use rustix::net::sockopt;
@@ -14,6 +14,7 @@ use rustix::net::sockopt;
 use super::container::{Asked, Container, Exec, Then};
 use super::poller::{Cid, Source};
 use super::{Given, Supervisor, say};
+use crate::doctor_net::Outlook;
 use crate::error::{During, Error, Report, Result};
 use crate::ipc::peer;
 use crate::ipc::{Connection, Hello, Incoming, Reply, Request};
@@ -248,6 +249,11 @@ impl Supervisor {
                 Ok(()) => self.tell(id, &Reply::Done, Vec::new()),
                 Err(error) => self.refuse(id, &error),
             },
+            Request::Sockets { component, count } => {
+                if let Err(error) = self.ask_sockets(id, &component, count) {
+                    self.refuse(id, &error);
+                }
+            }
             Request::Project => {
                 let (identity, folder) = (self.project.identity(), self.project.folder().to_owned());
                 let served = Served { identity, folder, file: self.project.file_name() };
@@ -405,6 +411,44 @@ impl Supervisor {
         let cids: Vec<Cid> = self.containers.keys().copied().collect();
         for cid in cids {
             self.check_stuck(cid);
+        }
+    }
+
+    /// Has the container's pid 1 make sockets in its network namespace for a client.
+    fn ask_sockets(&mut self, client: u64, component: &str, count: u8) -> Result<()> {
+        let invalid = |problem: &str| Error::Invalid { component: component.to_owned(), problem: problem.to_owned() };
+        let Some(&cid) = self.names.get(component) else {
+            let known = self.containers.values().map(|c| c.name().to_owned()).collect();
+            return Err(Error::UnknownComponent { name: component.to_owned(), known });
+        };
+        let running = self.containers.get_mut(&cid).filter(|container| container.is_running());
+        let live = running.and_then(|container| container.live.as_mut());
+        let Some((live, channel)) = live.and_then(|live| Some((&mut live.asked, &mut live.channel.as_mut()?.0))) else {
+            return Err(invalid("make sockets in it: it is not running"));
+        };
+        if !(1..=MAX_FDS).contains(&usize::from(count)) {
+            return Err(Error::protocol(format!("{count} sockets are not as many as can be made at once")));
+        }
+        channel.offer(&ToContainer::Dial { count }, Vec::new())?;
+        live.push_back(Asked::Sockets(client));
+        self.check_stuck(cid);
+        Ok(())
+    }
+
+    /// What came of it.
+    pub(super) fn on_sockets(&mut self, cid: Cid, client: u64, sockets: std::result::Result<Vec<OwnedFd>, String>) {
+        let Some(container) = self.containers.get(&cid) else { return };
+        match sockets {
+            Ok(sockets) => {
+                let (bridges, _) = self.networks.links(&container.places);
+                let resolvers = bridges.iter().take(3).map(|bridge| Ipv4Addr::from(bridge.address.ip)).collect();
+                let egress = bridges.iter().any(|bridge| bridge.egress);
+                self.tell(client, &Reply::Sockets(Outlook { resolvers, egress }), sockets);
+            }
+            Err(problem) => {
+                let component = container.name().to_owned();
+                self.refuse(client, &Error::Invalid { component, problem: format!("make sockets in it: {problem}") });
+            }
         }
     }
 

@@ -125,6 +125,8 @@ pub(super) enum Asked {
     Stat(u64),
     /// By the probe with this number.
     Dial(u64),
+    /// Sockets, by this client.
+    Sockets(u64),
 }
 
 /// A process started by EXEC.

@@ -379,14 +379,15 @@ impl Supervisor {
                     self.on_stat(cid, client, Some((processes, resident, cpu_ms)));
                 }
             }
-            FromContainer::Dialed => {
-                if let Some(Asked::Dial(number)) = live.asked.pop_front() {
-                    self.on_probe_dialed(cid, number, Ok(fds));
-                }
-            }
+            FromContainer::Dialed => match live.asked.pop_front() {
+                Some(Asked::Dial(number)) => self.on_probe_dialed(cid, number, Ok(fds)),
+                Some(Asked::Sockets(client)) => self.on_sockets(cid, client, Ok(fds)),
+                Some(Asked::Stat(_)) | None => {}
+            },
             FromContainer::Refused(failure) => match live.asked.pop_front() {
                 Some(Asked::Dial(number)) => self.on_probe_dialed(cid, number, Err(failure)),
                 Some(Asked::Stat(client)) => self.on_stat(cid, client, None),
+                Some(Asked::Sockets(client)) => self.on_sockets(cid, client, Err(describe(&failure))),
                 None => {}
             },
         }
@@ -495,8 +496,10 @@ impl Supervisor {
             }
         }
         for asked in asked {
-            if let Asked::Stat(client) = asked {
-                self.on_stat(cid, client, None);
+            match asked {
+                Asked::Stat(client) => self.on_stat(cid, client, None),
+                Asked::Sockets(client) => self.on_sockets(cid, client, Err("its container has ended".to_owned())),
+                Asked::Dial(_) => {}
             }
         }
     }
