@@ -166,3 +166,37 @@ CONNECT visitor -> patient
     assert_eq!(project.status("visitor")["state"], "running");
     project.stop();
 }
+
+#[test]
+fn a_wait_says_what_it_waits_for() {
+    let text = r#"
+COMPONENT db {
+  image   = "file://ROOTFS"
+  command = ["/bin/ctst-probe", "hold"]
+  healthcheck { command = ["/bin/sh", "-c", "echo not yet; exit 4"] interval = 1h }
+}
+COMPONENT app { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
+CONNECT app -> db
+JOB slow { image = "file://ROOTFS" command = ["/bin/sleep", "1000"] }
+"#;
+    let project = Project::new(&Caller::ordinary(), text);
+    let done = project.ctst(["up", "--wait-timeout", "5"]).fails(
+        125,
+        &[
+            "after 3 s: waits for db to be healthy; its last probe: exited with 4: not yet",
+            "after 3 s: waits for slow to complete",
+            "it is not after 5 s",
+            "it waited for db to be healthy; its last probe: exited with 4: not yet",
+            "it waited for slow to complete",
+        ],
+    );
+    assert!(!done.stderr.contains("waits for app"), "{done}");
+    // Without waiting for health there is nothing to wait for but who waits for it.
+    let waiting = project.start(["wait", "slow"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let done = project.ctst(["stop", "-t", "7"]).fails(0, &["db stopping, killed after 7s"]);
+    assert!(!done.stderr.contains("app stopping, killed after 10s"), "{done}");
+    let done = waiting.wait(std::time::Duration::from_secs(20));
+    assert!(done.stderr.contains("waits for slow to end"), "{done}");
+    project.assert_nothing_left();
+}

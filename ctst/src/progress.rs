@@ -12,6 +12,8 @@ use crate::output::{BOLD, DIM, WARN, short_reference, size, talk};
 
 /// A line that changes more often cannot be read, and slows the import.
 const PERIOD: Duration = Duration::from_millis(50);
+/// Where it is no terminal.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 pub(crate) struct Progress<'a> {
     /// The project's.
@@ -36,9 +38,13 @@ impl<'a> Progress<'a> {
                 let first = self.begun.as_ref() != Some(component);
                 if first {
                     self.begun = Some(component.clone());
+                    self.shown = Some(Instant::now());
                     if !self.terminal {
                         talk!("{what}");
                     }
+                } else if !self.terminal && self.shown.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+                    self.shown = Some(Instant::now());
+                    talk!("{what}, {}", progress(detail));
                 }
                 if self.terminal && (first || self.shown.is_none_or(|at| at.elapsed() >= PERIOD)) {
                     self.shown = Some(Instant::now());

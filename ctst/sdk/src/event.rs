@@ -96,7 +96,11 @@ pub enum EventKind {
     /// It could not be started, or will not be because what it needs is not up.
     Failed(Report),
     /// It is being stopped.
-    Stopping,
+    Stopping {
+        /// From asking it to end to SIGKILL. It is asked once those that need it are gone.
+        #[serde(rename = "grace_ms", with = "millis")]
+        grace: Duration,
+    },
     /// It was stopped by a person or because the file no longer has it.
     Stopped {
         /// Exit code of its program, where it ended by itself within the grace.

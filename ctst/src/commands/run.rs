@@ -10,8 +10,8 @@ use containust_sdk::logs::POLL;
 use containust_sdk::logs::escape;
 use containust_sdk::run::{self, Options};
 use containust_sdk::{
-    Action, ContainerStatus, Drift, Error, Event, EventKind, Fetching, Grant, GraphResolver, Notice, Plan, Polled,
-    Project, Report, SavedPlan, Session, Step,
+    Action, Client, ContainerStatus, Drift, Error, Event, EventKind, Fetching, Grant, GraphResolver, Health, Notice,
+    Plan, Polled, Project, Report, SavedPlan, Session, State, Step,
 };
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -75,7 +75,11 @@ fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Pl
     progress.clear();
     let mut session = session?;
     match &mut printer {
-        None => detach(&mut session, args.wait_timeout.map(Duration::from_secs), &plan.notes),
+        None => {
+            let wait = args.wait.then_some(composition);
+            let waiting = Waiting { project, chosen: &chosen, wait, began: Instant::now(), told: 0 };
+            detach(&mut session, args.wait_timeout.map(Duration::from_secs), &plan.notes, waiting)
+        }
         Some(printer) => foreground(project, &mut session, printer, &plan.notes, &mut end),
     }
 }
@@ -228,8 +232,65 @@ fn printer(project: &Project, composition: &Composition, shown: &[String], args:
     Ok(printer)
 }
 
+/// When a wait tells what it waits for, in seconds since it began; then every minute.
+const TELL_AT: [u64; 4] = [3, 10, 20, 40];
+
+/// What a run in the background waits for.
+struct Waiting<'a> {
+    project: &'a Project,
+    chosen: &'a HashSet<String>,
+    /// The composition, where all has to be healthy, and jobs completed.
+    wait: Option<&'a Composition>,
+    began: Instant,
+    /// How often it was told.
+    told: usize,
+}
+
+impl Waiting<'_> {
+    /// When to tell next.
+    fn due(&self) -> Instant {
+        let minutes = u64::try_from(self.told + 1).unwrap_or(u64::MAX).saturating_sub(TELL_AT.len() as u64);
+        let seconds = TELL_AT.get(self.told).copied().unwrap_or(minutes.saturating_mul(60));
+        self.began + Duration::from_secs(seconds)
+    }
+
+    fn tell(&mut self) {
+        self.told += 1;
+        for line in self.lines() {
+            talk!("{DIM}after {} s: waits for {line}{DIM:#}", self.began.elapsed().as_secs());
+        }
+    }
+
+    /// Who is not what is waited for, and what the last probe said. The supervisor itself is asked, because failures of one who
+    /// starts are in no record.
+    fn lines(&self) -> Vec<String> {
+        let status = Client::connect(self.project).ok().flatten().and_then(|mut client| client.status().ok());
+        let chosen = status.into_iter().flatten().filter(|status| self.chosen.contains(&status.component));
+        chosen.filter_map(|status| self.line(&status)).collect()
+    }
+
+    fn line(&self, status: &ContainerStatus) -> Option<String> {
+        let name = &status.component;
+        let job = || self.wait?.components.iter().find(|component| component.name == *name).map(|found| found.job);
+        Some(match (status.state, status.health) {
+            (State::Starting, _) => format!("{name} to start"),
+            (State::Stopping, _) => format!("{name} to stop"),
+            (State::Restarting, _) => {
+                format!("{name} to start again: it ended with {}", status.exit_code.unwrap_or_default())
+            }
+            (State::Running, Some(Health::Starting)) if self.wait.is_some() => match &status.last_probe {
+                Some(output) => format!("{name} to be healthy; its last probe: {}", escape(output.trim().as_bytes())),
+                None => format!("{name} to be healthy; no probe has ended yet"),
+            },
+            (State::Running, _) if job() == Some(true) => format!("{name} to complete"),
+            // Those that wait themselves wait for one of these.
+            _ => return None,
+        })
+    }
+}
+
 /// Until everything is started, or with `--wait` healthy; then everything goes on without us.
-fn detach(session: &mut Session, limit: Option<Duration>, notes: &[String]) -> Outcome {
+fn detach(session: &mut Session, limit: Option<Duration>, notes: &[String], mut waiting: Waiting<'_>) -> Outcome {
     let end = limit.map(|limit| Instant::now() + limit);
     let mut told = HashSet::new();
     loop {
@@ -249,10 +310,16 @@ fn detach(session: &mut Session, limit: Option<Duration>, notes: &[String]) -> O
                 let left = end.map(|end| end.saturating_duration_since(Instant::now()));
                 if left == Some(Duration::ZERO) {
                     let seconds = limit.unwrap_or_default().as_secs();
-                    let message = format!("wait until everything is healthy: it is not after {seconds} s");
+                    let lines: String = waiting.lines().iter().map(|line| format!("\nit waited for {line}")).collect();
+                    let message = format!("wait until everything is healthy: it is not after {seconds} s{lines}");
                     return Err(Failure::new(message, "what was started goes on: ctst ps, ctst logs".to_owned()));
                 }
-                wait(&[PollFd::new(session, PollFlags::IN)], left)?;
+                let next = waiting.due().saturating_duration_since(Instant::now());
+                if next.is_zero() {
+                    waiting.tell();
+                    continue;
+                }
+                wait(&[PollFd::new(session, PollFlags::IN)], Some(left.map_or(next, |left| left.min(next))))?;
             }
         }
     }

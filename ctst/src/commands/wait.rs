@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::select;
 use crate::args::Wait;
 use crate::failure::{Failure, Outcome, TOOL};
-use crate::output;
+use crate::output::{self, DIM};
 
 pub(crate) fn run(args: &Wait, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
@@ -17,10 +17,16 @@ pub(crate) fn run(args: &Wait, file: Option<&Path>) -> Outcome {
     // Before the next look, so that no end is missed between the two.
     if let Some(client) = Client::connect(&project)? {
         let mut session = client.attach()?;
+        let mut told = false;
         loop {
             status = project.status()?;
-            if !meant.iter().any(|name| status.iter().any(|s| s.component == *name && s.state.is_live())) {
+            let live = |name: &&String| status.iter().any(|s| s.component == **name && s.state.is_live());
+            let live: Vec<&str> = meant.iter().filter(live).map(String::as_str).collect();
+            if live.is_empty() {
                 break;
+            }
+            if !std::mem::replace(&mut told, true) {
+                talk!("{DIM}waits for {} to end{DIM:#}", live.join(", "));
             }
             match poll(&mut [PollFd::new(&session, PollFlags::IN)], None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -631,7 +631,7 @@ impl Supervisor {
         self.thaw(cid);
         let Some(container) = self.containers.get_mut(&cid) else { return };
         container.record.state = State::Stopping;
-        self.event(cid, EventKind::Stopping);
+        self.event(cid, EventKind::Stopping { grace });
         self.withdraw_but(cid, &published);
         self.save(cid);
     }
