@@ -28,7 +28,7 @@ fn find<'a>(checks: &'a Value, component: &str, about: &str) -> &'a Value {
 
 #[test]
 fn names_and_ports_are_tried_from_inside_images_that_have_nothing() {
-    for caller in Caller::all() {
+    for caller in Caller::all().into_iter().chain(Caller::strict()) {
         let port = free_port();
         let project = Project::new(&caller, "");
         bare(&project);

@@ -380,7 +380,7 @@ CONNECT two -> one
 
     project.write("root/new", "a file");
     assert_eq!(actions(&plan(&project)), open);
-    project.ctst(["run", "-d"]).fails(125, &["S0602", "one would lose"]);
+    project.ctst(["run", "-d"]).fails(125, &["S0602", "replace or remove one"]);
     assert_eq!((pids(), written()), (before, true));
     let now = plan(&project);
     assert_eq!(actions(&now), pairs(&[("one", "replace"), ("two", "restart")]), "{now}");

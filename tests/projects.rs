@@ -59,7 +59,7 @@ fn a_project_can_be_anywhere() {
 
 #[test]
 fn all_that_run_are_listed_and_nothing_else() {
-    for caller in Caller::all() {
+    for caller in Caller::all().into_iter().chain(Caller::strict()) {
         let project = two(&caller);
         let folder = project.folder().canonicalize().expect("find the folder").display().to_string();
         let all = || listed(&within(&project, Path::new("/"), &["ps", "-A", "--format", "json"]).ok());

@@ -169,8 +169,8 @@ pub enum Error {
     /// Several components cannot be had.
     #[error("make a plan: {} problems:\n{}", .0.len(), .0.iter().map(told).collect::<Vec<_>>().join("\n"))]
     Several(Vec<Error>),
-    /// A run would remove writable layers that hold files, and nobody allowed it.
-    #[error("run: {} would lose what was written into {}", components.join(", "), if components.len() == 1 { "it" } else { "them" })]
+    /// Writable layers that hold files would be removed, and nobody allowed it.
+    #[error("replace or remove {}: what was written into {} would be lost", components.join(", "), if components.len() == 1 { "it" } else { "them" })]
     DataLoss {
         /// Whose layers.
         components: Vec<String>,
