@@ -105,6 +105,27 @@ COMPONENT ill {
 }
 
 #[test]
+fn one_that_only_ever_ends_is_not_waited_for() {
+    let text = r#"
+COMPONENT ill {
+  image = "file://ROOTFS"
+  command = ["sh", "-c", "exit 3"]
+  restart = "always"
+  healthcheck { command = ["true"] }
+}
+COMPONENT visitor { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
+CONNECT visitor -> ill
+"#;
+    let project = Project::new(&Caller::ordinary(), text);
+    let told =
+        ["wait for ill", "ended 8 times in a row, the last time with 3", "ctst logs ill", "visitor: wait for ill"];
+    project.ctst(["run", "-d", "--wait", "--yes"]).fails(125, &told);
+    // It may come up still.
+    assert_ne!(project.status("ill")["state"], "exited");
+    project.stop();
+}
+
+#[test]
 fn one_that_is_ill_later_becomes_unhealthy_and_recovers() {
     let project = Project::new(
         &Caller::ordinary(),

@@ -684,6 +684,9 @@ impl Supervisor {
             },
             State::Running | State::Paused => Some(Ok(())),
             State::Restarting if !wait => Some(Ok(())),
+            State::Restarting if let Some(why) = container.hopeless() => {
+                Some(Err(failed(format!("wait for {name}: {why}"))))
+            }
             State::Waiting | State::Starting | State::Stopping | State::Restarting => None,
         }
     }

@@ -23,6 +23,8 @@ pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// From asking a program to end to SIGKILL, where nobody says otherwise.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
+/// Nobody goes on waiting for a container that has ended so often in a row: 13 seconds of pauses.
+const HOPELESS: u32 = 8;
 /// A container that ran this long starts over with [`BACKOFF_MIN`].
 pub(super) const BACKOFF_RESET: Duration = Duration::from_secs(10);
 
@@ -43,6 +45,8 @@ pub(super) struct Container {
     /// The only ids inside, where the caller has but one.
     pub(super) alone: Option<(u32, u32)>,
     pub(super) backoff: Duration,
+    /// Ends since it was last healthy or, without a check, since it last ran for [`BACKOFF_RESET`].
+    pub(super) in_vain: u32,
     /// When it was last begun to start.
     pub(super) began: Option<Instant>,
     /// Its program ran since the last `run` that wanted it.
@@ -139,6 +143,13 @@ pub(super) enum Exec {
 }
 
 impl Container {
+    /// Why nobody should wait any longer for it to come up, if so. It is started again all the same.
+    pub(super) fn hopeless(&self) -> Option<String> {
+        let code = self.record.exit_code.unwrap_or_default();
+        let times = self.in_vain;
+        (times >= HOPELESS).then(|| format!("it has ended {times} times in a row, the last time with {code}"))
+    }
+
     pub(super) fn new(record: Record, dir: PathBuf) -> Self {
         Self {
             record,
@@ -149,6 +160,7 @@ impl Container {
             places: Vec::new(),
             alone: None,
             backoff: BACKOFF_MIN,
+            in_vain: 0,
             began: None,
             was_up: false,
             without: Vec::new(),

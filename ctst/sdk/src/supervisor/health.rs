@@ -298,6 +298,7 @@ impl Supervisor {
         let told = match result {
             Ok(_) => {
                 container.check.failures = 0;
+                container.in_vain = 0;
                 container.record.health = Some(Health::Healthy);
                 // What failed before is no news of who is healthy.
                 container.record.last_probe = None;

@@ -150,6 +150,9 @@ impl Supervisor {
                 }
                 return Dependency::Pending(None);
             }
+            State::Restarting if let Some(why) = container.hopeless() => {
+                return failed(format!("wait for {on}: {why}{}", probe()), exit::TOOL);
+            }
             State::Waiting | State::Starting | State::Running | State::Paused | State::Restarting => {}
         }
         let deadline = container.began.and_then(|began| began.checked_add(timeout));
@@ -516,6 +519,7 @@ impl Supervisor {
         record.exit_code = code;
         if let Some(stop) = container.stop.take() {
             record.state = State::Stopped;
+            container.in_vain = 0;
             self.event(cid, EventKind::Stopped { code: ended });
             self.save(cid);
             return self.after_stop(cid, stop.then);
@@ -544,7 +548,11 @@ impl Supervisor {
         }
         if started.is_some_and(|started| started.elapsed() >= BACKOFF_RESET) {
             container.backoff = BACKOFF_MIN;
+            if container.record.spec.healthcheck.is_none() {
+                container.in_vain = 0;
+            }
         }
+        container.in_vain += 1;
         let pause = container.backoff;
         container.backoff = (pause * 2).min(BACKOFF_MAX);
         container.record.state = State::Restarting;
