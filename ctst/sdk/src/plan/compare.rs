@@ -216,7 +216,11 @@ fn shown(value: &Value) -> String {
             Some(duration) => format!("{duration:?}"),
             None => {
                 let fields = map.iter().filter(|(_, value)| !value.is_null());
-                fields.map(|(name, value)| format!("{name} {}", shown(value))).collect::<Vec<_>>().join(", ")
+                let field = |(name, value): (&String, &Value)| match value.as_u64() {
+                    Some(mode) if name == "mode" => format!("{name} {mode:04o}"),
+                    _ => format!("{name} {}", shown(value)),
+                };
+                fields.map(field).collect::<Vec<_>>().join(", ")
             }
         },
         other => other.to_string(),
@@ -229,7 +233,7 @@ fn shown(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use containust_lang::model::{ConfigFile, Filter, Healthcheck, Landlock, Part, Probe, Restart};
+    use containust_lang::model::{ConfigFile, Filter, Healthcheck, Landlock, Part, Probe, Restart, Tmpfs};
 
     use super::*;
     use crate::record::tests::spec;
@@ -266,6 +270,8 @@ mod tests {
         assert_eq!(told(|s| s.restart = Restart::Always), ["~restart: restart changed (never -> always)"]);
         assert_eq!(told(|s| s.limits.memory = Some(5 << 20)), ["limits.memory: limits memory added (- -> 5MiB)"]);
         assert_eq!(told(|s| s.limits.cpu_millis = Some(1500)), ["limits.cpus: limits cpus added (- -> 1.5)"]);
+        let tmpfs = Tmpfs { target: "/t".into(), size: None, mode: 0o1777 };
+        assert_eq!(told(|s| s.tmpfs = vec![tmpfs]), ["tmpfs./t: tmpfs /t added (- -> mode 1777)"]);
         let volume = |readonly| Bind { source: "cache".into(), target: "/cache".into(), readonly, named: true };
         assert_eq!(
             told(|s| s.volumes = vec![volume(true)]),
