@@ -64,6 +64,28 @@ fn no_process_of_root_serves_an_ordinary_user() {
 }
 
 #[test]
+fn who_has_one_id_is_told_before_what_wants_others_starts() {
+    let text = r#"
+COMPONENT db { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
+COMPONENT app { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] user = 1000 }
+"#;
+    let told = "a program that begins as root can neither go on as another user nor give a file to one (db);";
+    let project = Project::new(&Caller::single(), text);
+    let plan = project.ctst(["plan"]).ok();
+    assert!(plan.stdout.contains(told), "{plan}");
+    let run = project.ctst(["run", "-d", "--wait"]).ok();
+    assert!(run.stderr.contains(told), "{run}");
+    // Nothing starts any more.
+    let plan = project.ctst(["plan"]).ok();
+    assert!(!plan.stdout.contains(told), "{plan}");
+    project.stop();
+    if let Some(caller) = Caller::ranges() {
+        let plan = Project::new(&caller, text).ctst(["plan"]).ok();
+        assert!(!plan.stdout.contains("one id"), "{plan}");
+    }
+}
+
+#[test]
 fn running_again_does_nothing_and_a_change_touches_what_it_changes() {
     let caller = Caller::ordinary();
     let project = Project::new(&caller, TWO);

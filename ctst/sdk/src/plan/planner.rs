@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containust_image::model::Image;
-use containust_lang::model::{Component, Composition, Filter, SecretSource};
+use containust_lang::model::{Component, Composition, Filter, Image as Reference, SecretSource};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -139,6 +139,8 @@ impl Project {
         // Where nothing starts, it was said when it did.
         if planner.plan.changes() {
             planner.plan.notes.extend(unheld);
+            let note = planner.alone(composition);
+            planner.plan.notes.extend(note);
             if !planner.ids.has_overlay() {
                 let note =
                     "each container has a copy of its image: policy.conf of this host allows no overlay in strict mode";
@@ -540,6 +542,23 @@ impl Planner<'_> {
         let image = image.map(Arc::new);
         self.images.insert(key, (reference.clone(), image.clone()));
         Ok((reference, image))
+    }
+
+    /// Who is root of a whole image, and may find that there is nobody else to be.
+    fn alone(&self, composition: &Composition) -> Option<String> {
+        let Ids::Single(why) = &self.ids else { return None };
+        let root = |component: &&Component| {
+            let user = component.user.as_deref().unwrap_or_default();
+            matches!(component.image, Reference::File { .. }) && matches!(user, "" | "0" | "root")
+        };
+        let names: Vec<&str> = composition.components.iter().filter(root).map(|c| c.name.as_str()).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "only one id is mapped here, {why}: a program that begins as root can neither go on as another user nor give a file to \
+                 one ({}); `ctst doctor` says how to have more ids, or give it a number as `user`, which then stands for you",
+                names.join(", ")
+            )
+        })
     }
 
     /// A container that the file does not name.
