@@ -178,13 +178,14 @@ COMPONENT one {
     let fifo = project.folder().join(".containust/secrets/fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).expect("make a FIFO");
     std::os::unix::fs::chown(&fifo, Some(project.caller.uid), Some(project.caller.gid)).expect("give it away");
+    let filed = format!("filed: {} has mode 644", project.folder().join("open").display());
     for command in [&["plan"][..], &["run", "-d", "--yes"]] {
         ctst(&project, command).fails(
             125,
             &[
                 "S0210",
                 "told: the variable NOT_TOLD is not set",
-                "filed: ",
+                &filed,
                 "none: neither CONTAINUST_SECRET_NONE",
                 "bad: ",
                 "has mode 644",

@@ -157,7 +157,8 @@ fn places(project: &Project, components: &[&Component], declared: &[Secret]) -> 
             }
             Some(SecretSource::Env(variable)) => Err(format!("the variable {variable} is not set")),
             Some(SecretSource::File(path)) => {
-                let path = project.folder().join(path);
+                // Without the `./` that it is written with.
+                let path: PathBuf = project.folder().join(path).components().collect();
                 open(&path, false).and_then(|file| {
                     file.map(|file| Place::File(path.clone(), file))
                         .ok_or_else(|| format!("{} is not there", path.display()))
