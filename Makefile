@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .SILENT:
-.PHONY: demo test test-long test-vm matrix bench deb lint snapshots fuzz coverage reproducible
+.PHONY: demo services test test-long test-vm matrix bench deb lint snapshots fuzz coverage reproducible
 
 demo:
 	. tests/setup.sh
@@ -24,6 +24,29 @@ test:
 	kernel=$$(uname -r | cut -d. -f1,2)
 	# Who runs this in the background may have it ignore Ctrl-C and hang-ups, which ctst would respect.
 	env --default-signal cargo test --workspace --no-fail-fast 2>&1 | tee "target/escape/$$kernel.tests.log"
+
+# Real services: started, restarted, killed under load, asked for their data; 200 containers; 100,000 names. LONG=1 loads the
+# published ports for ten minutes each, PODMAN=1 starts the same by podman, too.
+services:
+	. tests/setup.sh
+	packages uidmap python3 wrk redis-tools dnsmasq-base
+	package_lists
+	rust release
+	cargo build --quiet --release --bins -p ctst -p ctst-shim
+	cargo build --quiet --release --bin ctst-probe -p containust-tests
+	ordinary_user ctst-services
+	folder=$$home/.cache/containust-services
+	services=$$folder/services
+	stage "$$folder" "$$built"/{ctst,ctst-shim,ctst-probe} tests/services/services tests/demo/stack/fetch
+	tar -C tests/services -c --exclude=stack/rootfs --exclude=stack/secrets --exclude=stack/.containust stack |
+	  "$${as[@]}" tar -C "$$folder" -x --no-same-owner
+	"$${as[@]}" "$$folder/stack/fetch"
+	"$${as[@]}" env CTST_IDS=single "$$services" single
+	"$${as[@]}" "$$services" run $${LONG:+600}
+	"$${as[@]}" "$$services" many
+	as_root "$$services" memory
+	"$${as[@]}" "$$services" fewer
+	[ -z "$${PODMAN-}" ] || with_podman "$$services" podman
 
 # The races and the mutations of the escape suite for minutes instead of seconds; then for hours every step of every command
 # struck (CTST_TEST_STEPS=10: ten of each process and command), and 2,000 random kills.

@@ -136,3 +136,19 @@ tun_device() {
   [ -c /dev/net/tun ] || as_root sh -c 'mkdir -p /dev/net && mknod /dev/net/tun c 10 200'
   [ "$(stat -c %a /dev/net/tun)" = 666 ] || as_root chmod 666 /dev/net/tun
 }
+
+# Runs a command that uses podman, as the ordinary user. Its crun refuses hosts on which both hierarchies of control groups
+# are mounted, so that there it sees, in a mount namespace of its own, the newer one only.
+with_podman() { # COMMAND...
+  packages podman crun netavark aardvark-dns slirp4netns iptables
+  local newer='mount -t tmpfs none /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"' runtime
+  runtime=$("${as[@]}" mktemp -d)
+  local command=("${as[@]}" env XDG_RUNTIME_DIR="$runtime" STORAGE_DRIVER=overlay "$@")
+  if [ ! -d /sys/fs/cgroup/unified ]; then
+    "${command[@]}"
+  elif [ "$(id -u)" = 0 ]; then
+    unshare --mount --propagation private sh -c "$newer" sh "${command[@]}"
+  else
+    fail "crun wants a host with control groups of version 2 only; or call this as root"
+  fi
+}
