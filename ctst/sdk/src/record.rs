@@ -388,6 +388,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn belongs_to_every_file_that_wants_it() {
+        let own = Incarnation { pid: 1, start: 0 };
+        let mut record = Record::new(PROJECT, "a".into(), spec("web"), String::new(), own);
+        record.belong("a".into());
+        assert_eq!((record.file.as_str(), record.also.len()), ("a", 0));
+        record.belong("b".into());
+        record.belong("a".into());
+        record.belong("b".into());
+        assert_eq!((record.file.as_str(), &record.also[..]), ("b", &["a".to_owned()][..]));
+        assert!(record.is_of("a") && record.is_of("b") && !record.is_of("c"));
+        assert!(record.leave("c") && record.leave("b") && record.is_of("a") && !record.is_of("b"));
+        assert!(!record.leave("a"));
+    }
+
+    #[test]
     fn knows_processes_apart() {
         let own = Incarnation::of(std::process::id()).unwrap();
         assert!(own.lives());
