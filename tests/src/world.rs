@@ -1,6 +1,6 @@
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +27,8 @@ impl World {
     pub const HOME: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
     /// That of everybody else.
     pub const THERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+    /// The host's address by IPv6.
+    pub const HOME6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     /// An address that clouds give to what describes a host, and answers here, too.
     pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
     /// The name of [`World::THERE`].
@@ -49,6 +51,8 @@ impl World {
             format!("-n {home} address add {}/24 dev uplink", Self::HOME),
             format!("-n {there} address add {gateway}/24 dev uplink"),
             format!("-n {there} address add {metadata}/32 dev uplink"),
+            format!("-n {home} address add {}/64 dev uplink nodad", Self::HOME6),
+            format!("-n {there} address add 2001:db8::2/64 dev uplink nodad"),
             format!("-n {home} link set lo up"),
             format!("-n {home} link set uplink up"),
             format!("-n {there} link set uplink up"),
@@ -72,6 +76,31 @@ impl World {
     /// `ip netns exec` mounts what is in here over `/etc`.
     fn settings(&self) -> PathBuf {
         Path::new("/etc/netns").join(&self.home)
+    }
+
+    /// Does something on the host.
+    ///
+    /// # Panics
+    /// If that does, or the host is not there.
+    pub fn at_home<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        Self::at(&self.home, work)
+    }
+
+    /// Does something elsewhere.
+    ///
+    /// # Panics
+    /// As [`World::at_home`].
+    pub fn elsewhere<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        Self::at(&self.there, work)
+    }
+
+    fn at<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+        let place = Path::new("/var/run/netns").join(name);
+        let there = move || {
+            enter(&place);
+            work()
+        };
+        thread::scope(|scope| scope.spawn(there).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
 
     /// A socket that listens on the host's loopback.
@@ -110,12 +139,17 @@ impl Drop for World {
 
 /// Binds and serves in another network namespace, which this thread does not leave.
 fn within<S>(place: &Path, bind: impl FnOnce() -> S, ready: &std::sync::mpsc::Sender<()>, serve: impl FnOnce(&S)) {
-    let namespace = fs::File::open(place).expect("open the network namespace");
-    move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Network))
-        .expect("enter it");
+    enter(place);
     let socket = bind();
     let _ = ready.send(());
     serve(&socket);
+}
+
+/// For this thread.
+fn enter(place: &Path) {
+    let namespace = fs::File::open(place).expect("open the network namespace");
+    move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Network))
+        .expect("enter it");
 }
 
 fn greet(listener: &TcpListener) {

@@ -1,6 +1,6 @@
 //! Runs inside test containers. `report` says as JSON what the process is and what the kernel answers when it tries to
-//! get out; `serve PORT` answers HTTP; `reach ADDRESS [INTERFACE]` connects, over that interface whatever the routes say; `dns`,
-//! `look-up` and `flood` talk to a name server; `lease FILE` makes whoever opens it for writing wait; `calls` makes system
+//! get out; `serve PORT` answers HTTP; `tell PROTOCOL:PORT…` tells who connects or sends how it sees him, and sends back what
+//! he sent; `reach ADDRESS [INTERFACE]` connects, over that interface whatever the routes say; `dns`, `look-up` and `flood` talk to a name server; `lease FILE` makes whoever opens it for writing wait; `calls` makes system
 //! calls, and `i386` one by that processor's table; `hold` waits without an end.
 #![deny(unsafe_code)]
 
@@ -23,6 +23,7 @@ fn main() {
             println!("{report}");
         }
         Some("serve") => serve(args[2].parse().expect("serve takes a port")),
+        Some("tell") => tell(&args[2..]),
         Some("reach") => reach(args[2].parse().expect("reach takes an address with a port"), args.get(3)),
         Some("lease") => lease(&args[2]),
         Some("dns") => dns(&args[2], &args[3], &args[4..]),
@@ -38,7 +39,7 @@ fn main() {
         },
         other => {
             eprintln!(
-                "ctst-probe: report, serve PORT, reach ADDRESS [INTERFACE], dns SERVER udp|tcp HEX…, look-up SERVER HEX COUNT THREADS, flood SERVER \
+                "ctst-probe: report, serve PORT, tell PROTOCOL:PORT…, reach ADDRESS [INTERFACE], dns SERVER udp|tcp HEX…, look-up SERVER HEX COUNT THREADS, flood SERVER \
                  SECONDS, lease FILE, calls NUMBER[:ARGUMENT…]…, i386 or hold, not {other:?}"
             );
             std::process::exit(64);
@@ -493,5 +494,63 @@ fn serve(port: u16) {
             let body = format!("hello from {host}");
             write!(stream, "HTTP/1.0 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         });
+    }
+}
+
+fn tell(places: &[String]) {
+    let serving: Vec<_> = places
+        .iter()
+        .map(|place| {
+            let (protocol, port) = place.split_once(':').expect("tell takes PROTOCOL:PORT");
+            let address = ("0.0.0.0", port.parse().expect("a port"));
+            match protocol {
+                "tcp" => {
+                    let listener = TcpListener::bind(address).expect("listen");
+                    let port = port.to_owned();
+                    std::thread::spawn(move || tell_connections(&listener, &port))
+                }
+                _ => {
+                    let socket = UdpSocket::bind(address).expect("bind");
+                    let port = port.to_owned();
+                    std::thread::spawn(move || tell_datagrams(&socket, &port))
+                }
+            }
+        })
+        .collect();
+    println!("telling");
+    for thread in serving {
+        thread.join().expect("it serves on");
+    }
+}
+
+fn tell_connections(listener: &TcpListener, port: &str) {
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        let port = port.to_owned();
+        // A small stack: there may be thousands.
+        let serve = move || -> std::io::Result<()> {
+            writeln!(stream, "{port}/tcp sees {}", stream.peer_addr()?)?;
+            let mut buffer = [0; 16 * 1024];
+            loop {
+                match stream.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    length => stream.write_all(&buffer[..length])?,
+                }
+            }
+        };
+        drop(std::thread::Builder::new().stack_size(64 * 1024).spawn(serve));
+    }
+}
+
+fn tell_datagrams(socket: &UdpSocket, port: &str) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let mut answer = format!("{port}/udp sees {from}\n").into_bytes();
+        answer.extend_from_slice(&buffer[..length]);
+        // What became too long goes back as it came.
+        if socket.send_to(&answer, from).is_err() {
+            drop(socket.send_to(&buffer[..length], from));
+        }
     }
 }

@@ -17,10 +17,9 @@ const MOST_PORTS: usize = 4096;
 /// Addresses in use on each port of the host.
 type Taken = HashMap<u16, Vec<(IpAddr, Span)>>;
 
-/// Whether binding one address keeps the other from being bound. `::` takes IPv4 along.
+/// Whether binding one address keeps the other from being bound. Published is IPv6 without IPv4 (`IPV6_V6ONLY`).
 fn overlap(a: IpAddr, b: IpAddr) -> bool {
-    let covers = |a: IpAddr, b: IpAddr| a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
-    a == b || covers(a, b) || covers(b, a)
+    a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
 }
 
 impl Checker<'_, '_> {
@@ -249,13 +248,14 @@ mod tests {
     use super::overlap;
 
     #[test]
-    fn wildcards_take_everything() {
+    fn wildcards_take_their_family() {
         let overlaps = |a: &str, b: &str| overlap(a.parse().expect("an address"), b.parse().expect("an address"));
         assert!(overlaps("127.0.0.1", "127.0.0.1"));
         assert!(!overlaps("127.0.0.1", "127.0.0.2"));
         assert!(overlaps("0.0.0.0", "127.0.0.2"));
-        assert!(overlaps("127.0.0.1", "::"));
+        assert!(overlaps("::1", "::"));
+        assert!(!overlaps("127.0.0.1", "::"));
         assert!(!overlaps("0.0.0.0", "::1"));
-        assert!(overlaps("0.0.0.0", "::"));
+        assert!(!overlaps("0.0.0.0", "::"));
     }
 }
