@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use containust_tests::{Caller, Project, World, eventually};
@@ -92,4 +92,98 @@ fn every_form_is_published_and_changed_in_place() {
         project.stop();
         assert_eq!(home((local.into(), 9000)), None);
     });
+}
+
+/// What a datagram to there is answered by the one who was asked; none: nothing comes.
+fn answered(place: impl Into<SocketAddr>) -> Option<String> {
+    let place = place.into();
+    let any = if place.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(place).ok()?;
+    socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+    socket.send(b"hello\n").ok()?;
+    let mut buffer = [0; 256];
+    let length = socket.recv(&mut buffer).ok()?;
+    String::from_utf8_lossy(&buffer[..length]).strip_suffix("hello\n").map(str::to_owned)
+}
+
+fn comes(place: impl Into<SocketAddr>) -> Option<String> {
+    Some(answered(place)?.split(' ').next()?.to_owned())
+}
+
+#[test]
+fn datagrams_are_published_beside_connections() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let text = |more: &str| {
+            telling(
+                "udp:53 tcp:53 udp:5000 udp:5001",
+                &format!(
+                    "EXPOSE 5353 -> web:53/udp\nEXPOSE 5353 -> web:53/tcp\nEXPOSE 6000-6001 -> web:5000-5001/udp PUBLIC\n\
+                     EXPOSE [::]:6000 -> web:53/udp\n{more}"
+                ),
+            )
+        };
+        let project = Project::within(caller, &text("EXPOSE 7000 -> web:53/udp"), &world);
+        let plan = project.ctst(["plan"]).ok().stdout;
+        assert!(plan.contains("port 127.0.0.1:5353 to 53/udp, for this host only"), "{plan}");
+        project.ctst(["run", "-d"]).fails(125, &["port 0.0.0.0:6000 to 5000/udp, for everyone", "--yes"]);
+        project.up();
+        let port = |number: u16| Some(format!("{number}/udp"));
+        let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+        eventually("it answers", || world.at_home(|| comes((local, 5353))) == port(53));
+        assert_eq!(world.at_home(|| leads((local, 5353))), Some("53/tcp".to_owned()));
+        assert_eq!(world.elsewhere(|| comes((World::HOME, 5353))), None, "for this host only");
+        // From whichever address was asked.
+        for address in [local, Ipv4Addr::new(127, 7, 7, 7).into(), World::HOME.into()] {
+            assert_eq!(world.at_home(|| comes((address, 6000))), port(5000), "{address}");
+        }
+        assert_eq!(world.elsewhere(|| comes((World::HOME, 6001))), port(5001));
+        assert_eq!(world.elsewhere(|| comes((World::HOME6, 6000))), port(53));
+        assert_eq!(world.at_home(|| comes((Ipv6Addr::LOCALHOST, 6000))), port(53));
+        let listed = project.ctst(["ps"]).ok().stdout;
+        for words in ["127.0.0.1:5353->53/udp", "127.0.0.1:5353->53,", "[::]:6000->53/udp"] {
+            assert!(listed.contains(words), "{listed}");
+        }
+
+        // Somebody else has one that is wanted now, and so nothing is changed.
+        let held = world.at_home(|| UdpSocket::bind((local, 7001)).expect("bind"));
+        project.write("stack.ctst", &text("EXPOSE 7001 -> web:53/udp"));
+        assert!(project.ctst(["plan"]).ok().stdout.contains("listens on 127.0.0.1:7001/udp"));
+        project.ctst(["run", "-d", "--yes"]).fails(125, &["S0501", "publish 127.0.0.1:7001/udp for web"]);
+        assert_eq!(world.at_home(|| comes((local, 7000))), port(53));
+        drop(held);
+        let started = project.status("web")["started"].clone();
+        let plan = project.ctst(["plan"]).ok().stdout;
+        assert!(plan.contains("127.0.0.1:7000/udp -> 53") && plan.contains("127.0.0.1:7001/udp -> 53"), "{plan}");
+        project.up();
+        assert_eq!(world.at_home(|| comes((local, 7001))), port(53));
+        assert_eq!(world.at_home(|| comes((local, 7000))), None);
+        assert_eq!(project.status("web")["started"], started, "it runs on");
+
+        // A client that goes on asking finds who comes next.
+        let client = world.at_home(|| UdpSocket::bind((local, 0)).expect("bind"));
+        client.connect((local, 5353)).expect("connect");
+        client.set_read_timeout(Some(Duration::from_millis(200))).expect("set a limit");
+        let asks = || {
+            while client.recv(&mut [0; 64]).is_ok() {}
+            client.send(b"?").is_ok() && client.recv(&mut [0; 64]).is_ok()
+        };
+        assert!(asks());
+        project.ctst(["restart"]).ok();
+        eventually("it is answered again", asks);
+        project.stop();
+        assert!(world.at_home(|| UdpSocket::bind((local, 5353))).is_ok(), "nothing holds the port");
+    });
+}
+
+#[test]
+fn a_low_port_of_datagrams_is_refused_with_the_way_to_it() {
+    let Some(caller) = Caller::root().and_then(|_| Caller::ranges()) else { return };
+    let world = World::new();
+    let project = Project::within(&caller, &telling("udp:53", "EXPOSE 53 -> web:53/udp"), &world);
+    for command in [&["plan"][..], &["run", "-d"]] {
+        project.ctst(command).fails(125, &["publish 127.0.0.1:53/udp for web", "ctst-port"]);
+    }
+    project.assert_nothing_left();
 }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, Permissions};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -275,7 +275,8 @@ impl Asked<'_> {
 }
 
 fn wanting(address: impl Into<IpAddr>, port: u16) -> Vec<u8> {
-    wire::encode(&ToPort::Bind { version: VERSION, address: address.into(), port }).expect("encode a request")
+    wire::encode(&ToPort::Bind { version: VERSION, address: address.into(), port, udp: false })
+        .expect("encode a request")
 }
 
 #[test]
@@ -287,7 +288,7 @@ fn a_socket_listens_where_it_was_asked_to_and_nowhere_else() {
     let asked = Asked { project: &project, installed: &installed };
     for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into()] {
         let (answer, mut fds, code) = asked.answer(&[], &wanting(address, port));
-        assert_eq!((answer, fds.len(), code), (Some(FromPort::Listening), 1, 0), "{address}");
+        assert_eq!((answer, fds.len(), code), (Some(FromPort::Bound), 1, 0), "{address}");
         let socket = TcpListener::from(fds.remove(0));
         assert_eq!(socket.local_addr().expect("an address"), SocketAddr::new(address, port));
         let waits = socket.accept().expect_err("nobody has connected");
@@ -298,6 +299,24 @@ fn a_socket_listens_where_it_was_asked_to_and_nowhere_else() {
         assert_eq!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(), address.is_ipv4(), "{address}");
         drop(socket);
         nobody_listens(port);
+    }
+    // Of UDP where a line says so.
+    let datagrams = |address: IpAddr| {
+        wire::encode(&ToPort::Bind { version: VERSION, address, port, udp: true }).expect("encode a request")
+    };
+    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+    asked.fails(&[], &datagrams(local), &format!("`publish = 127.0.0.1 {port}/udp`"));
+    project.set_policy(&format!("publish = any {port}/udp\n"));
+    asked.fails(&[], &wanting(local, port), &format!("says `publish = any {port}/udp`"));
+    for address in [local, Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()] {
+        let (answer, mut fds, code) = asked.answer(&[], &datagrams(address));
+        assert_eq!((answer, fds.len(), code), (Some(FromPort::Bound), 1, 0), "{address}");
+        let socket = UdpSocket::from(fds.remove(0));
+        assert_eq!(socket.local_addr().expect("an address"), SocketAddr::new(address, port));
+        assert!(UdpSocket::bind((address, port)).is_err(), "it is its alone");
+        let waits = socket.recv(&mut [0]).expect_err("nobody has sent anything");
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock, "it is non-blocking");
+        assert!(UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() == address.is_ipv6(), "IPv6 alone");
     }
     let check = wire::encode(&ToPort::Check { version: VERSION }).expect("encode a request");
     let (answer, fds, code) = asked.answer(&[], &check);
@@ -316,8 +335,12 @@ fn a_request_that_is_not_exactly_one_is_refused() {
     }
     asked.fails(&[], &[&good[..], &[0]].concat(), "read the request");
     asked.fails(&[], &[0xff; 14], "read the request");
+    // Neither TCP nor UDP.
+    let mut third = good.clone();
+    *third.last_mut().expect("it is not empty") = 2;
+    asked.fails(&[], &third, "read the request");
     asked.fails(&[], &vec![0; wire::MAX_MESSAGE], "read the request");
-    // Neither another request, nor another family, such as that of datagrams would be.
+    // Neither another request, nor another family.
     for at in [0, 8] {
         let mut other = good.clone();
         other[at] = 2;
@@ -338,7 +361,7 @@ fn a_request_that_is_not_exactly_one_is_refused() {
     assert!(matches!(absent.receive(), Some(FromPort::Failed(failure)) if failure.step.contains("the caller is gone")));
     assert_eq!(absent.wait(), 125);
     let surplus = asked.start(&[]);
-    let request = ToPort::Bind { version: VERSION, address: Ipv4Addr::LOCALHOST.into(), port };
+    let request = ToPort::Bind { version: VERSION, address: Ipv4Addr::LOCALHOST.into(), port, udp: false };
     surplus.send_with(&request, fs::File::open("/dev/null").expect("open").into());
     assert!(matches!(surplus.receive(), Some(FromPort::Failed(failure)) if failure.step.contains("descriptors")));
     nobody_listens(port);
@@ -368,7 +391,7 @@ fn other_ports_than_granted_low_ones_are_refused() {
     asked.fails(&[], &wanting(local, port), &format!("have containers as user {}", caller.uid));
     // Another user's groups do not help him, and his real ids are what counts.
     project.set_policy(&format!("publish = any {port}\nallow = user {}\n", caller.name));
-    assert_eq!(asked.answer(&[], &wanting(local, port)).0, Some(FromPort::Listening));
+    assert_eq!(asked.answer(&[], &wanting(local, port)).0, Some(FromPort::Bound));
 }
 
 #[test]
@@ -400,7 +423,7 @@ fn a_policy_that_others_could_have_written_grants_nothing() {
     project.set_policy("publish = everywhere 80\n");
     fails("line 1: `everywhere` is no address");
     project.set_policy(&format!("publish = any {port}\n"));
-    assert_eq!(asked.answer(&[], &wanting(Ipv4Addr::LOCALHOST, port)).0, Some(FromPort::Listening));
+    assert_eq!(asked.answer(&[], &wanting(Ipv4Addr::LOCALHOST, port)).0, Some(FromPort::Bound));
 }
 
 /// The kernel takes the capability away without a word in all of these.
@@ -420,11 +443,7 @@ fn a_lost_capability_is_named_with_its_cause() {
         fails(&["/usr/bin/unshare", "--user", "--map-root-user"], "root needs no file capabilities");
     }
     installed.set("cap_net_bind_service,cap_net_raw+p");
-    assert_eq!(
-        asked.answer(&[], &wanting(Ipv4Addr::LOCALHOST, port)).0,
-        Some(FromPort::Listening),
-        "it gives up the rest"
-    );
+    assert_eq!(asked.answer(&[], &wanting(Ipv4Addr::LOCALHOST, port)).0, Some(FromPort::Bound), "it gives up the rest");
     installed.set("-r");
     fails(&[], "setcap cap_net_bind_service+p ctst-port");
     nobody_listens(port);
@@ -457,7 +476,7 @@ fn what_its_caller_leaves_it_has_no_effect() {
     let asked = Asked { project: &project, installed: &installed };
     let granted = |words: &[&str]| {
         let (answer, fds, code) = asked.answer(words, &wanting(Ipv4Addr::LOCALHOST, port));
-        assert_eq!((answer, fds.len(), code), (Some(FromPort::Listening), 1, 0), "after {words:?}");
+        assert_eq!((answer, fds.len(), code), (Some(FromPort::Bound), 1, 0), "after {words:?}");
     };
     granted(&[
         "/usr/bin/env",
@@ -506,7 +525,7 @@ fn the_window_is_one_bind() {
         root.raw_as(&project.caller, &["/usr/bin/strace", "-D", "-u", &caller.name, "-o", &trace], &installed.port());
     raw.send_bytes(&wanting(Ipv4Addr::LOCALHOST, port));
     let (answer, fds) = raw.receive_all::<FromPort>().expect("an answer");
-    assert_eq!((answer, fds.len()), (FromPort::Listening, 1));
+    assert_eq!((answer, fds.len()), (FromPort::Bound, 1));
     drop(raw);
     let read = || fs::read_to_string(&trace).unwrap_or_default();
     containust_tests::eventually("the tracer has written all", || read().contains("+++ exited with 0"));

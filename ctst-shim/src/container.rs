@@ -23,6 +23,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::net::SocketType;
 use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
 use crate::network::{ETH0, hardware, sockets};
@@ -390,7 +391,7 @@ impl Container<'_> {
                 Ok(stat) => self.tell(&stat, &[]),
                 Err(failure) => self.tell(&FromContainer::Refused(failure), &[]),
             },
-            ToContainer::Dial { count } if fds.is_empty() => match sockets(count) {
+            ToContainer::Dial { count } if fds.is_empty() => match sockets(count, SocketType::STREAM) {
                 Ok(sockets) => {
                     let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
                     match send(self.channel, &FromContainer::Dialed, &fds) {

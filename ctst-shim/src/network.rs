@@ -175,14 +175,12 @@ fn keep_apart() -> Result<(), Failure> {
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
-/// TCP sockets born in this process's network namespace, for somebody outside to connect.
-pub(crate) fn sockets(count: u8) -> Result<Vec<OwnedFd>, Failure> {
+/// Sockets born in this process's network namespace, for somebody outside to connect.
+pub(crate) fn sockets(count: u8, kind: SocketType) -> Result<Vec<OwnedFd>, Failure> {
     if count == 0 || usize::from(count) > protocol::MAX_FDS {
         return Err(refusal("make none or too many sockets", ""));
     }
     (0..count)
-        .map(|_| {
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, FLAGS, None).step("make a socket", "")
-        })
+        .map(|_| rustix::net::socket_with(AddressFamily::INET, kind, FLAGS, None).step("make a socket", ""))
         .collect()
 }

@@ -14,6 +14,7 @@ use containust_helper::policy::Policy;
 use containust_shared::protocol::{Bridge, Failure, FromSandbox, FromShim, MAX_NETWORKS, ToSandbox};
 use containust_shared::{exit, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SocketType;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Signal};
 
@@ -88,8 +89,9 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, policy: &Policy, place: Opt
                     Err(failure) => send(channel.as_fd(), &FromSandbox::LaunchFailed { id, failure }, &[]),
                 }
             }
-            (ToSandbox::Dial { count }, []) => {
-                hand_over(channel, sockets(count), &FromSandbox::Dialed, FromSandbox::DialFailed)
+            (ToSandbox::Dial { count, udp }, []) => {
+                let kind = if udp { SocketType::DGRAM } else { SocketType::STREAM };
+                hand_over(channel, sockets(count, kind), &FromSandbox::Dialed, FromSandbox::DialFailed)
             }
             (ToSandbox::Listen { bridge }, []) => {
                 hand_over(channel, network.listen(&bridge), &FromSandbox::Listening, FromSandbox::ListenFailed)

@@ -117,7 +117,7 @@ fn anything_unexpected_ends_the_project() {
     let launch =
         |grouped| wire::encode(&ToSandbox::Launch { id: 1, networks: Vec::new(), grouped, alone: None }).unwrap();
     let (launch, grouped) = (launch(false), launch(true));
-    let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
+    let dial = wire::encode(&ToSandbox::Dial { count: 1, udp: false }).unwrap();
     // Outside of strict mode the supervisor makes groups himself.
     let group = wire::encode(&ToSandbox::Cgroup { id: 1, limits: Vec::new() }).unwrap();
     let freeze = wire::encode(&ToSandbox::Freeze { id: 1 }).unwrap();
@@ -153,13 +153,17 @@ fn anything_unexpected_ends_the_project() {
 fn dial_makes_as_many_sockets_as_asked_for() {
     let project = Project::new();
     for count in [1, 16] {
-        send(&project.channel, &ToSandbox::Dial { count }, &[]);
+        send(&project.channel, &ToSandbox::Dial { count, udp: false }, &[]);
         let (answer, fds) = receive::<FromSandbox>(&project.channel).unwrap();
         assert_eq!((answer, fds.len()), (FromSandbox::Dialed, usize::from(count)));
         assert!(fds.iter().all(|fd| rustix::net::sockopt::socket_type(fd) == Ok(rustix::net::SocketType::STREAM)));
+        send(&project.channel, &ToSandbox::Dial { count, udp: true }, &[]);
+        let (answer, fds) = receive::<FromSandbox>(&project.channel).unwrap();
+        assert_eq!((answer, fds.len()), (FromSandbox::Dialed, usize::from(count)));
+        assert!(fds.iter().all(|fd| rustix::net::sockopt::socket_type(fd) == Ok(rustix::net::SocketType::DGRAM)));
     }
     for count in [0, 17, 255] {
-        send(&project.channel, &ToSandbox::Dial { count }, &[]);
+        send(&project.channel, &ToSandbox::Dial { count, udp: false }, &[]);
         assert!(matches!(receive(&project.channel), Some((FromSandbox::DialFailed(_), fds)) if fds.is_empty()));
     }
 }
@@ -813,7 +817,7 @@ fn any_number_of_descriptors_but_the_right_one_is_refused_and_none_is_kept() {
         refused(shim);
 
         let project = Project::new();
-        let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
+        let dial = wire::encode(&ToSandbox::Dial { count: 1, udp: false }).unwrap();
         send_many(&project.channel, &dial, held.as_fd(), count);
         assert!(project.ends(), "S survived {count} descriptors");
 
@@ -920,7 +924,7 @@ fn mutated_messages_are_refused_or_mean_what_they_say() {
         let code = shim.wait().unwrap().code();
         assert!(matches!(code, Some(0 | exit::TOOL)), "{bytes:?}: created: {created}, {code:?}");
     }
-    let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
+    let dial = wire::encode(&ToSandbox::Dial { count: 1, udp: false }).unwrap();
     let launch = wire::encode(&ToSandbox::Launch { id: 1, networks: Vec::new(), grouped: false, alone: None }).unwrap();
     for round in 0..rounds {
         let project = Project::new();
@@ -946,7 +950,7 @@ fn mutated_messages_are_refused_or_mean_what_they_say() {
 fn a_caller_that_does_not_listen_harms_himself_only() {
     let deaf = Project::new();
     rustix::io::ioctl_fionbio(&deaf.channel, true).unwrap();
-    let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
+    let dial = wire::encode(&ToSandbox::Dial { count: 1, udp: false }).unwrap();
     while channel::send(&deaf.channel, &dial, &[]).is_ok() {}
     serves(&mut Project::new());
     rustix::net::shutdown(&deaf.channel, rustix::net::Shutdown::Both).unwrap();
@@ -962,7 +966,7 @@ fn many_projects_at_once_keep_apart() {
     }
     let last = projects.pop().unwrap();
     drop(projects);
-    send(&last.channel, &ToSandbox::Dial { count: 1 }, &[]);
+    send(&last.channel, &ToSandbox::Dial { count: 1, udp: false }, &[]);
     assert!(matches!(receive(&last.channel), Some((FromSandbox::Dialed, _))));
 }
 
@@ -975,7 +979,7 @@ fn credentials_and_descriptors_of_the_channel_itself_change_nothing() {
     let (pid, uid, gid) = (rustix::process::getpid(), rustix::process::getuid(), rustix::process::getgid());
     let credentials = rustix::net::UCred { pid, uid, gid };
     assert!(control.push(rustix::net::SendAncillaryMessage::ScmCredentials(credentials)));
-    let dial = wire::encode(&ToSandbox::Dial { count: 1 }).unwrap();
+    let dial = wire::encode(&ToSandbox::Dial { count: 1, udp: false }).unwrap();
     let flags = rustix::net::SendFlags::NOSIGNAL;
     rustix::net::sendmsg(&project.channel, &[std::io::IoSlice::new(&dial)], &mut control, flags).unwrap();
     assert!(matches!(receive(&project.channel), Some((FromSandbox::Dialed, _))));
@@ -1184,7 +1188,7 @@ fn descriptors_that_are_on_their_way_end_no_project() {
     for _ in 0..2 {
         send_many(&ours, b"x", null.as_fd(), 100);
     }
-    send(&project.channel, &ToSandbox::Dial { count: 1 }, &[]);
+    send(&project.channel, &ToSandbox::Dial { count: 1, udp: false }, &[]);
     let answer = receive(&project.channel);
     let errno = rustix::io::Errno::TOOMANYREFS.raw_os_error();
     assert!(matches!(&answer, Some((FromSandbox::DialFailed(failure), _)) if failure.errno == errno), "{answer:?}");

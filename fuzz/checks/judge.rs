@@ -1,11 +1,11 @@
 //! The verdict against a second opinion, made of rules and wishes that the input chooses: a container is refused exactly
 //! where some rule forbids what it asks for. The opinion is slow and plain, and shares no code with the verdict.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use containust_policy::capabilities;
 use containust_policy::conf::{Access, Filter, parse};
-use containust_policy::judge::{Caller, HostPath, Limits, Purpose, Spec, judge, tell};
+use containust_policy::judge::{Caller, HostPath, Limits, Port, Purpose, Spec, judge, tell};
 use containust_shared::protocol::{Plan, ToContainer};
 use containust_shared::wire::decode;
 
@@ -125,10 +125,10 @@ pub(crate) fn run(bytes: &[u8]) {
     };
     allowed &= !overlay || overlays;
 
-    let mut published: Vec<([u8; 4], u16, u16)> = (0..from.byte() % 3)
+    let mut published: Vec<([u8; 4], bool, u16, u16)> = (0..from.byte() % 3)
         .map(|_| {
             let (address, a, b) = (from.of(&ADDRESSES), from.of(&PORTS), from.of(&PORTS));
-            (address, a.min(b), a.max(b))
+            (address, from.is(), a.min(b), a.max(b))
         })
         .collect();
     published.sort_unstable();
@@ -137,14 +137,15 @@ pub(crate) fn run(bytes: &[u8]) {
     if nowhere {
         text += "publish = none\n";
     }
-    for (address, first, last) in &published {
+    for (address, udp, first, last) in &published {
         let at = if *address == [0; 4] { "any".to_owned() } else { Ipv4Addr::from(*address).to_string() };
-        text += &format!("publish = {at} {first}-{last}\n");
+        text += &format!("publish = {at} {first}-{last}{}\n", if *udp { "/udp" } else { "" });
     }
-    let ports: Vec<([u8; 4], u16)> = (0..from.byte() % 3).map(|_| (from.of(&ADDRESSES), from.of(&PORTS))).collect();
-    for (address, port) in &ports {
-        let fits = |(at, first, last): &([u8; 4], u16, u16)| {
-            (*at == [0; 4] || at == address) && (*first..=*last).contains(port)
+    let ports: Vec<([u8; 4], bool, u16)> =
+        (0..from.byte() % 3).map(|_| (from.of(&ADDRESSES), from.is(), from.of(&PORTS))).collect();
+    for (address, udp, port) in &ports {
+        let fits = |(at, of, first, last): &([u8; 4], bool, u16, u16)| {
+            (*at == [0; 4] || at == address) && of == udp && (*first..=*last).contains(port)
         };
         allowed &= published.iter().any(fits) || (published.is_empty() && !nowhere);
     }
@@ -180,7 +181,7 @@ pub(crate) fn run(bytes: &[u8]) {
         overlay,
         capabilities: asked,
         filter,
-        ports: ports.iter().map(|(address, port)| (IpAddr::from(*address), *port)).collect(),
+        ports: ports.iter().map(|&(address, udp, port)| Port { place: (address, port).into(), udp }).collect(),
         limits: limits.map(|[memory, cpu_millis, pids]| Limits { memory, cpu_millis, pids }),
     };
     let caller = Caller::new(uid, vec![group], b"", b"", strict);

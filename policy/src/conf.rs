@@ -128,6 +128,8 @@ impl Filter {
 pub struct Publish {
     /// One host address; none: each.
     pub address: Option<IpAddr>,
+    /// UDP instead of TCP.
+    pub udp: bool,
     /// The first port.
     pub first: u16,
     /// The last one.
@@ -140,7 +142,11 @@ impl fmt::Display for Publish {
             Some(address) => write!(f, "{address} ")?,
             None => f.write_str("any ")?,
         }
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        write!(f, "{}", self.first)?;
+        if self.first != self.last {
+            write!(f, "-{}", self.last)?;
+        }
+        f.write_str(if self.udp { "/udp" } else { "" })
     }
 }
 
@@ -500,9 +506,10 @@ fn publish(value: &str) -> Result<Publish, Wrong> {
         Err(_) if address == "any" => None,
         Err(_) => return wrong(format!("`{}` is no address", short(address)), FIX),
     };
-    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (numbers, udp) = ports.strip_suffix("/udp").map_or((ports, false), |numbers| (numbers, true));
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
     match (number::<u16>(first), number::<u16>(last)) {
-        (Some(first), Some(last)) if 0 < first && first <= last => Ok(Publish { address, first, last }),
+        (Some(first), Some(last)) if 0 < first && first <= last => Ok(Publish { address, udp, first, last }),
         _ => wrong(format!("`{}` are no ports", short(ports)), FIX),
     }
 }
@@ -582,7 +589,7 @@ mod tests {
     #[test]
     fn reads_every_key() {
         let text = "# a comment\n\n allow=group ctst\nallow = user 1000\n\tmount = ro /srv/a b\nmount = deny /\n\
-            capability = NET_RAW\nfilter = compat\npublish = 127.0.0.1 80\npublish = any 8000-8999\nmax_memory = 4 GiB\n\
+            capability = NET_RAW\nfilter = compat\npublish = 127.0.0.1 80\npublish = any 8000-8999/udp\nmax_memory = 4 GiB\n\
             max_cpus = 1.5\nmax_pids = 512\noverlay = no\nroot_range = 100000 65536\ncgroup_parent = /sys/fs/cgroup/ctst";
         let rules = parse(text.as_bytes()).unwrap();
         let line = |number, value| Line { number, value };
@@ -601,7 +608,7 @@ mod tests {
         assert_eq!(
             rules.summary(),
             "for group ctst, user 1000 only; mounts ro /srv/a b, deny /; capabilities NET_RAW; filter compat; publishes \
-             127.0.0.1 80, any 8000-8999; at most 4GiB of memory; at most 1.5 processors; at most 512 processes; \
+             127.0.0.1 80, any 8000-8999/udp; at most 4GiB of memory; at most 1.5 processors; at most 512 processes; \
              limits below /sys/fs/cgroup/ctst; no overlayfs; 65536 ids from 100000 for root"
         );
     }

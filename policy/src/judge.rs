@@ -2,13 +2,13 @@
 //! counts; `ctst plan` asks it to say beforehand what C would say, in the same words.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use containust_shared::port::LIMIT;
 use containust_shared::protocol::{self, Mount, Plan};
 
 use crate::capabilities;
-use crate::conf::{Access, Filter, Line, MountRule, PATH, Rules, Who, cpus, is_plain, short, size};
+use crate::conf::{Access, Filter, Line, MountRule, PATH, Publish, Rules, Who, cpus, is_plain, short, size};
 
 /// Control groups, which a container with limits sees its own part of.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -52,6 +52,21 @@ pub struct Limits {
     pub pids: Option<u64>,
 }
 
+/// A port of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Where.
+    pub place: SocketAddr,
+    /// UDP instead of TCP.
+    pub udp: bool,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.place, if self.udp { "/udp" } else { "" })
+    }
+}
+
 /// What a container asks for, as far as a policy has to do with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec<'a> {
@@ -63,8 +78,8 @@ pub struct Spec<'a> {
     pub capabilities: u64,
     /// Its system call filter.
     pub filter: Filter,
-    /// Host addresses and ports. Listening is not the shim's, who sees none.
-    pub ports: Vec<(IpAddr, u16)>,
+    /// What is published. Listening is not the shim's, who sees none.
+    pub ports: Vec<Port>,
     /// None where they are not known: C does not see them, and S asks [`limits`].
     pub limits: Option<Limits>,
 }
@@ -342,11 +357,12 @@ fn judge_filter(spec: &Spec<'_>, rules: &Rules, caller: &Caller, denials: &mut V
 
 fn judge_ports(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {
     let [first, others @ ..] = rules.publish.as_slice() else { return };
-    for (address, port) in &spec.ports {
-        let fits =
-            rules.publish.iter().filter_map(|line| line.value).any(|rule| {
-                rule.address.is_none_or(|own| own == *address) && rule.first <= *port && *port <= rule.last
-            });
+    for port in &spec.ports {
+        let fits = rules.publish.iter().filter_map(|line| line.value).any(|rule| {
+            rule.address.is_none_or(|own| own == port.place.ip())
+                && rule.udp == port.udp
+                && (rule.first..=rule.last).contains(&port.place.port())
+        });
         if fits {
             continue;
         }
@@ -357,7 +373,7 @@ fn judge_ports(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {
         if !others.is_empty() {
             why.push_str(&format!(", and {} more allow other places", others.len()));
         }
-        denials.push(unpublished(*address, *port, why));
+        denials.push(unpublished(*port, why));
     }
 }
 
@@ -366,20 +382,20 @@ fn judge_ports(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {
 ///
 /// # Errors
 /// Every reason why not.
-pub fn low_port(address: IpAddr, port: u16, rules: &Rules, caller: &Caller) -> Result<(), Vec<Denial>> {
+pub fn low_port(port: Port, rules: &Rules, caller: &Caller) -> Result<(), Vec<Denial>> {
     let mut denials: Vec<Denial> = admit(rules, caller).err().into_iter().collect();
     if rules.publish.is_empty() {
         let why = format!("it is below {LIMIT}, and no line of {PATH} allows it");
-        denials.push(unpublished(address, port, why));
+        denials.push(unpublished(port, why));
     }
-    judge_ports(&Spec { ports: vec![(address, port)], ..Spec::nothing() }, rules, &mut denials);
+    judge_ports(&Spec { ports: vec![port], ..Spec::nothing() }, rules, &mut denials);
     if denials.is_empty() { Ok(()) } else { Err(denials) }
 }
 
-fn unpublished(address: IpAddr, port: u16, why: String) -> Denial {
-    let at = if address.is_unspecified() { "any".to_owned() } else { address.to_string() };
-    let what = format!("publish {}", std::net::SocketAddr::new(address, port));
-    denial(what, why, format_args!("publish = {at} {port}"))
+fn unpublished(port: Port, why: String) -> Denial {
+    let (address, number) = (Some(port.place.ip()).filter(|address| !address.is_unspecified()), port.place.port());
+    let wanted = Publish { address, udp: port.udp, first: number, last: number };
+    denial(format_args!("publish {port}"), why, format_args!("publish = {wanted}"))
 }
 
 /// Whether a container may have these limits.
@@ -427,6 +443,10 @@ mod tests {
         parse(text.as_bytes()).unwrap()
     }
 
+    fn at(address: &str, port: u16) -> Port {
+        Port { place: SocketAddr::new(address.parse().unwrap(), port), udp: false }
+    }
+
     fn ann() -> Caller {
         let passwd = b"root:x:0:0::/:/bin/sh\nann:x:1000:1000:Ann:/home/ann:/bin/sh\nbad\nb:x:y:z\n";
         let group = b"root:x:0:\nctst:x:990:\nann:x:1000:\nother:x:991:ann\n";
@@ -452,7 +472,7 @@ mod tests {
             overlay: true,
             capabilities: capabilities::DEFAULT,
             filter: Filter::Default,
-            ports: vec![([0, 0, 0, 0].into(), 1), ([127, 0, 0, 1].into(), 65535)],
+            ports: vec![at("0.0.0.0", 1), Port { udp: true, ..at("127.0.0.1", 65535) }],
             limits: Some(Limits::default()),
         };
         assert_eq!(judge(&spec, &Rules::default(), &ann()), Ok(()));
@@ -608,7 +628,7 @@ mod tests {
     #[test]
     fn ports_are_where_a_line_says() {
         let judged = |address: &str, port, text: &str| {
-            let ports = vec![(address.parse().unwrap(), port)];
+            let ports = vec![at(address, port)];
             told(&Spec { ports, ..Spec::nothing() }, text, &ann())
         };
         let text = "publish = any 8000-8999\npublish = 127.0.0.1 80";
@@ -620,12 +640,17 @@ mod tests {
         }
         assert!(judged("0.0.0.0", 80, text).ends_with("`publish = any 80`"));
         assert!(judged("127.0.0.1", 80, "publish = none").contains("`publish = none`"));
+        // A line is about one of both.
+        let datagrams = Spec { ports: vec![Port { udp: true, ..at("127.0.0.1", 80) }], ..Spec::nothing() };
+        assert!(told(&datagrams, text, &ann()).ends_with("`publish = 127.0.0.1 80/udp`"));
+        assert_eq!(told(&datagrams, "publish = any 79-81/udp", &ann()), "");
+        assert!(judged("127.0.0.1", 80, "publish = any 79-81/udp").contains("says `publish = any 79-81/udp`"));
     }
 
     #[test]
     fn a_low_port_wants_a_line() {
         let judged = |address: &str, port, text: &str, caller: &Caller| {
-            let denied = low_port(address.parse().unwrap(), port, &rules(text), caller).err();
+            let denied = low_port(at(address, port), &rules(text), caller).err();
             denied.map(|denials| tell(&denials)).unwrap_or_default()
         };
         for text in

@@ -3,7 +3,7 @@
 
 use containust_policy::capabilities;
 use containust_policy::conf::{Access, Filter, Rules, parse};
-use containust_policy::judge::{Caller, HostPath, Limits, Purpose, Spec, judge, tell};
+use containust_policy::judge::{Caller, HostPath, Limits, Port, Purpose, Spec, judge, tell};
 use proptest::prelude::*;
 
 /// Every path of up to three parts, of two names each.
@@ -97,7 +97,7 @@ proptest! {
             let named = |part: &&[u8]| !matches!(*part, b"" | b"." | b"..");
             host.path == b"/" || (parts.len() > 1 && parts[0].is_empty() && parts[1..].iter().all(named))
         });
-        let spec = Spec { paths, overlay, capabilities, filter: Filter::Compat, ports: vec![([0; 4].into(), port)],
+        let spec = Spec { paths, overlay, capabilities, filter: Filter::Compat, ports: vec![Port { place: ([0; 4], port).into(), udp: false }],
             limits: Some(Limits { memory: None, cpu_millis: None, pids }) };
         let caller = Caller::new(uid, vec![uid], &names, &names, strict);
         match judge(&spec, &rules, &caller) {

@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -234,10 +234,12 @@ pub enum ToSandbox {
         /// None: the project's map.
         alone: Option<(u32, u32)>,
     },
-    /// DIAL: create TCP sockets in the project's network namespace, not connected. No descriptors.
+    /// DIAL: create sockets in the project's network namespace, not connected. No descriptors.
     Dial {
         /// How many, 1 to [`MAX_FDS`].
         count: u8,
+        /// Of UDP instead of TCP.
+        udp: bool,
     },
     /// LISTEN: make the sockets of a name server at port 53 of a bridge's address, for the supervisor. No descriptors.
     Listen {
@@ -295,7 +297,7 @@ pub enum FromSandbox {
         /// Why.
         failure: Failure,
     },
-    /// As many non-blocking TCP sockets as asked for.
+    /// As many non-blocking sockets as asked for.
     Dialed,
     /// The sockets could not be created.
     DialFailed(Failure),

@@ -2,10 +2,10 @@
 //! sure that only root can have written it. S and C inherit P's descriptor; C reads it and judges its plan before it touches
 //! anything.
 
-use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use containust_policy::conf::{self, MAX_SIZE, PATH, Range, Rules};
+pub use containust_policy::judge::Port;
 use containust_policy::judge::{self, Caller, Spec};
 use containust_policy::trust::{self, Seen};
 use containust_shared::protocol::{Failure, Limit, Plan};
@@ -80,10 +80,10 @@ impl Policy {
     ///
     /// # Errors
     /// As [`Policy::rules`].
-    pub fn judge_port(&self, address: IpAddr, port: u16) -> Result<Option<String>, Failure> {
+    pub fn judge_port(&self, port: Port) -> Result<Option<String>, Failure> {
         let rules = self.rules()?;
         let caller = self.caller(&rules)?;
-        Ok(judge::low_port(address, port, &rules, &caller).err().map(|denials| judge::tell(&denials)))
+        Ok(judge::low_port(port, &rules, &caller).err().map(|denials| judge::tell(&denials)))
     }
 
     /// What the policy asks every component to have, as limits of a group; empty where it asks for none.

@@ -1,9 +1,9 @@
-//! `ctst-port`: binds one TCP port below 1024 for a caller to whom the administrator's policy grants it, and hands him the socket,
-//! which listens. It is started by `ctst` as `ctst-shim` is, with one end of a socket pair as descriptor 3 and nothing else, and
+//! `ctst-port`: binds one port below 1024 for a caller to whom the administrator's policy grants it, and hands him the socket.
+//! It is started by `ctst` as `ctst-shim` is, with one end of a socket pair as descriptor 3 and nothing else, and
 //! serves one request. Its file has one capability, which is effective for one call.
 #![forbid(unsafe_code)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use containust_core::capability;
@@ -11,7 +11,7 @@ use containust_core::entry::{self, Entered};
 use containust_helper::failure::{Step, refusal};
 use containust_helper::loss::{self, Program};
 use containust_helper::message::{receive_one, send};
-use containust_helper::policy::Policy;
+use containust_helper::policy::{Policy, Port};
 use containust_shared::exit;
 use containust_shared::port::{FromPort, LIMIT, ToPort, VERSION};
 use containust_shared::protocol::{CHANNEL_FD, Failure};
@@ -41,7 +41,7 @@ fn main() {
     };
     let fds: Vec<BorrowedFd<'_>> = socket.iter().map(AsFd::as_fd).collect();
     let sent = send(entered.channel.as_fd(), &reply, &fds);
-    let done = sent.is_ok() && matches!(reply, FromPort::Listening | FromPort::Able);
+    let done = sent.is_ok() && matches!(reply, FromPort::Bound | FromPort::Able);
     std::process::exit(if done { 0 } else { exit::TOOL })
 }
 
@@ -66,17 +66,18 @@ fn serve(entered: &Entered) -> Result<(FromPort, Option<OwnedFd>), Failure> {
         return Err(refusal(&format!("bind a port below {LIMIT}: {cause}"), ""));
     }
     let policy = policy.map_err(abroad)?;
-    let ToPort::Bind { address, port, .. } = request else {
+    let ToPort::Bind { address, port, udp, .. } = request else {
         policy.rules()?;
         return Ok((FromPort::Able, None));
     };
     if port == 0 || port >= LIMIT {
         return Err(refusal("bind another port than one below 1024:", port.to_string()));
     }
-    if let Some(reasons) = policy.judge_port(address, port)? {
+    let wanted = Port { place: SocketAddr::new(address, port), udp };
+    if let Some(reasons) = policy.judge_port(wanted)? {
         return Ok((FromPort::Denied { reasons }, None));
     }
-    Ok((FromPort::Listening, Some(listen(address, port)?)))
+    Ok((FromPort::Bound, Some(bind(wanted)?)))
 }
 
 /// The cause of what fails in a user namespace that is not the network's and in which the host's files are nobody's.
@@ -89,21 +90,26 @@ fn abroad(failure: Failure) -> Failure {
     }
 }
 
-/// Nothing of it is the caller's choice but the address and the port.
-fn listen(address: IpAddr, port: u16) -> Result<OwnedFd, Failure> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+/// Nothing of it is the caller's choice but the address, the port and the protocol.
+fn bind(Port { place, udp }: Port) -> Result<OwnedFd, Failure> {
+    let family = if place.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let kind = if udp { SocketType::DGRAM } else { SocketType::STREAM };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).step("make a socket", "")?;
-    sockopt::set_socket_reuseaddr(&socket, true).step("set up a socket", "")?;
-    if address.is_ipv6() {
+    let socket = rustix::net::socket_with(family, kind, flags, None).step("make a socket", "")?;
+    if !udp {
+        // Of UDP it would let others of the caller's take what comes (socket(7)).
+        sockopt::set_socket_reuseaddr(&socket, true).step("set up a socket", "")?;
+    }
+    if place.is_ipv6() {
         // The policy judged an address of one family.
         sockopt::set_ipv6_v6only(&socket, true).step("set up a socket", "")?;
     }
-    let place = SocketAddr::new(address, port);
     let bound = window(&socket, place)?;
     let denied = bound == Err(Errno::ACCESS);
     bound.step("bind", place.to_string()).map_err(|failure| if denied { abroad(failure) } else { failure })?;
-    rustix::net::listen(&socket, BACKLOG).step("listen on", place.to_string())?;
+    if !udp {
+        rustix::net::listen(&socket, BACKLOG).step("listen on", place.to_string())?;
+    }
     Ok(socket)
 }
 

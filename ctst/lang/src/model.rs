@@ -655,7 +655,29 @@ pub enum When {
     Completed,
 }
 
-/// One published TCP port.
+/// Transport protocol of a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Connections.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// What stands behind a port: nothing for TCP, as in EXPOSE.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Tcp => "",
+            Self::Udp => "/udp",
+        }
+    }
+}
+
+/// One published port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exposure {
     /// Line in the file, from 1.
@@ -668,4 +690,6 @@ pub struct Exposure {
     pub component: String,
     /// Port of the container.
     pub port: u16,
+    /// What goes there.
+    pub protocol: Protocol,
 }

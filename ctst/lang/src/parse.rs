@@ -15,6 +15,7 @@ use nom::sequence::{delimited, pair, preceded};
 use crate::codes::Code;
 use crate::diagnostic::{Diagnostic, Report, Span, nearest, shown};
 use crate::lex;
+use crate::model::Protocol;
 use crate::syntax::*;
 
 /// How deep lists and blocks may be nested.
@@ -590,14 +591,14 @@ impl<'t> Parser<'_, 't, '_> {
         Ok(Ports { first: first_span, last })
     }
 
-    fn protocol(&mut self) -> Parsed<Option<(Span, Protocol)>> {
+    fn protocol(&mut self) -> Parsed<Protocol> {
         if self.next() != Some(b'/') || self.rest().starts_with("//") {
-            return Ok(None);
+            return Ok(Protocol::default());
         }
         self.mark("/");
         match self.take(lex::ident) {
-            Some((span, "tcp")) => Ok(Some((span, Protocol::Tcp))),
-            Some((span, "udp")) => Ok(Some((span, Protocol::Udp))),
+            Some((_, "tcp")) => Ok(Protocol::Tcp),
+            Some((_, "udp")) => Ok(Protocol::Udp),
             Some((span, _)) => {
                 self.at = span.start as usize;
                 Err(self.missing("`tcp` or `udp`"))

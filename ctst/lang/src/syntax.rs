@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use crate::diagnostic::Span;
+use crate::model::Protocol;
 use crate::text;
 
 /// What the nodes of a tree lie in.
@@ -189,8 +190,8 @@ pub struct Expose {
     pub component: Option<Name>,
     /// Ports of the container.
     pub inside: Option<Ports>,
-    /// `tcp` or `udp`.
-    pub protocol: Option<(Span, Protocol)>,
+    /// What goes there.
+    pub protocol: Protocol,
     /// Where `PUBLIC` stands.
     pub public: Option<Span>,
 }
@@ -210,15 +211,6 @@ impl Ports {
     pub fn span(&self) -> Span {
         self.last.map_or(self.first, |last| self.first.to(last))
     }
-}
-
-/// Transport protocol of an `EXPOSE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// `/tcp`
-    Tcp,
-    /// `/udp`
-    Udp,
 }
 
 /// Where a secret comes from.

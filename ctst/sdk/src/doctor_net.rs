@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use containust_lang::model::Protocol;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
@@ -92,7 +93,8 @@ fn examine_one(client: &mut Client, from: &ContainerStatus, all: &[ContainerStat
         let socket = client.sockets(&from.component, 1)?.1.into_iter().next();
         tell("way out", way_out(socket, &outlook));
     }
-    for published in &from.ports {
+    // What is behind a port of UDP answers only what it understands.
+    for published in from.ports.iter().filter(|published| published.protocol == Protocol::Tcp) {
         let host = SocketAddr::new(published.address, published.host_port);
         let mut sockets = client.sockets(&from.component, 2)?.1.into_iter();
         let finding = port(published, from, [sockets.next(), sockets.next()]);

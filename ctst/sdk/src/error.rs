@@ -1,12 +1,13 @@
 //! What can go wrong, as one enum with stable codes, a help line and an exit code.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use containust_policy::conf::PATH as POLICY;
 use containust_shared::exit;
 use serde::{Deserialize, Serialize};
+
+use crate::status::HostPort;
 
 /// An error as it crosses the supervisor's socket, and as `--format json` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -281,8 +282,8 @@ pub enum Error {
     LowPort {
         /// The component.
         component: String,
-        /// Address and port of the host.
-        place: SocketAddr,
+        /// Which.
+        place: HostPort,
         /// Why not.
         problem: String,
         /// What would give it.

@@ -1,7 +1,6 @@
 //! Bringing a composition up and watching it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use crate::plan::{Action, Plan};
 use crate::project::Project;
 use crate::secrets;
 use crate::spec::{self, Wanted};
-use crate::status::Published;
+use crate::status::{HostPort, Published};
 
 /// How often a run tries again when the supervisor that it reached was just ending, and how long it pauses then.
 const ATTEMPTS: u32 = 200;
@@ -183,7 +182,7 @@ fn hand_over(
     mut link: Link,
     request: &Request,
     fds: &[BorrowedFd<'_>],
-    low: &BTreeMap<(IpAddr, u16), String>,
+    low: &BTreeMap<HostPort, String>,
 ) -> Result<Option<Link>> {
     if !link.greet()? {
         return Ok(None);
@@ -223,6 +222,7 @@ pub(crate) fn published(composition: &Composition) -> Result<BTreeMap<&str, Vec<
             address: exposure.address,
             host_port: exposure.host_port,
             port: exposure.port,
+            protocol: exposure.protocol,
         });
     }
     Ok(by_component)

@@ -260,7 +260,7 @@ mod tests {
     fn holds_so_much_and_no_more_for_who_does_not_read() {
         let (a, b) = seqpacket().unwrap();
         let mut a = Channel::new(a);
-        while a.offer(&ToSandbox::Dial { count: 1 }, vec![]).is_ok() {
+        while a.offer(&ToSandbox::Dial { count: 1, udp: false }, vec![]).is_ok() {
             assert!(a.queue.len() <= MAX_QUEUE);
         }
         assert!(a.is_full() && !a.is_stuck());
@@ -268,7 +268,7 @@ mod tests {
         assert!(a.is_stuck());
         let b = Channel::new(b);
         let Ok(Received::Message(ToSandbox::Dial { .. }, _)) = b.wait() else { panic!("no message") };
-        a.offer(&ToSandbox::Dial { count: 1 }, vec![]).unwrap();
+        a.offer(&ToSandbox::Dial { count: 1, udp: false }, vec![]).unwrap();
         assert!(!a.is_stuck());
     }
 
@@ -282,7 +282,7 @@ mod tests {
         a.send(&long, vec![tempfile::tempfile().unwrap().into()]).unwrap();
         let Ok(Received::Message(got, fds)) = b.wait::<FromShim>() else { panic!("no message") };
         assert!(got == long && fds.len() == 1);
-        a.send(&ToSandbox::Dial { count: 1 }, vec![]).unwrap();
+        a.send(&ToSandbox::Dial { count: 1, udp: false }, vec![]).unwrap();
         assert!(b.receive::<FromShim>(&mut buffer).is_err());
         let too_long = FromShim::Failed(Failure { step: "x".repeat(MAX_MESSAGE), subject: vec![], errno: 0 });
         assert!(a.send(&too_long, vec![]).is_err());

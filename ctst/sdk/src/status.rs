@@ -1,8 +1,9 @@
 //! What a person wants to know of a container.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use containust_lang::model::Protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Report;
@@ -97,6 +98,42 @@ pub struct Published {
     pub host_port: u16,
     /// Port of the container.
     pub port: u16,
+    /// What goes there.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+impl Published {
+    /// The host's side of it.
+    #[must_use]
+    pub fn on_host(&self) -> HostPort {
+        HostPort { protocol: self.protocol, place: SocketAddr::new(self.address, self.host_port) }
+    }
+}
+
+/// A port of the host. Shown as people write it: `127.0.0.1:80`, `[::1]:53/udp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    /// What comes there.
+    pub protocol: Protocol,
+    /// Address and number.
+    pub place: SocketAddr,
+}
+
+impl HostPort {
+    /// What shows a person who has it.
+    pub(crate) fn shown_by(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Tcp => "ss -ltnp",
+            Protocol::Udp => "ss -lunp",
+        }
+    }
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.place, self.protocol.suffix())
+    }
 }
 
 /// One row of `ctst ps`.

@@ -187,10 +187,10 @@ pub(crate) fn grants<'a>(grants: impl Iterator<Item = &'a Grant>) -> String {
                 let how = if *readonly { "read-only" } else { "writable" };
                 format!("{component}: {} at {}, {how}", safe(&source.to_string_lossy()), safe(target))
             }
-            Grant::Publish { component, address, host_port, port, public, .. } => {
+            Grant::Publish { component, address, host_port, port, protocol, public, .. } => {
                 let who = if *public { "for everyone who can reach this host" } else { "for this host only" };
                 let address = std::net::SocketAddr::new(*address, *host_port);
-                format!("{component}: port {address} to {port}, {who}")
+                format!("{component}: port {address} to {port}{}, {who}", protocol.suffix())
             }
             Grant::Egress { component, network, .. } => {
                 format!("{component}: a way out by the network {}, to whatever this host reaches", safe(network))

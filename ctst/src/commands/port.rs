@@ -61,7 +61,12 @@ fn text(rows: &[Row<'_>], bare: bool) -> String {
     let mut lines: Vec<String> = Vec::with_capacity(rows.len());
     for Row { component, published } in rows {
         let address = SocketAddr::new(published.address, published.host_port);
-        let line = if bare { format!("{address}\n") } else { format!("{address} -> {component}:{}\n", published.port) };
+        let protocol = published.protocol.suffix();
+        let line = if bare {
+            format!("{address}{protocol}\n")
+        } else {
+            format!("{address} -> {component}:{}{protocol}\n", published.port)
+        };
         if lines.last() != Some(&line) {
             lines.push(line);
         }
@@ -75,7 +80,10 @@ mod tests {
 
     #[test]
     fn lines_are_as_the_file_has_them() {
-        let published = |address: &str, host_port| Published { address: address.parse().unwrap(), host_port, port: 80 };
+        let published = |address: &str, host_port| -> Published {
+            let text = format!(r#"{{ "address": "{address}", "host_port": {host_port}, "port": 80 }}"#);
+            serde_json::from_str(&text).unwrap()
+        };
         let row = |component, published| Row { component, published };
         let rows = [row("web", published("127.0.0.1", 8080)), row("web", published("::1", 8080))];
         assert_eq!(text(&rows, false), "127.0.0.1:8080 -> web:80\n[::1]:8080 -> web:80\n");

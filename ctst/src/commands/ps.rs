@@ -125,7 +125,9 @@ fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 8] {
     };
     // Those of the others are only what will be published when they run again.
     let published = if status.state.is_live() { &status.ports[..] } else { &[] };
-    let ports = published.iter().map(|p| format!("{}->{}", std::net::SocketAddr::new(p.address, p.host_port), p.port));
+    let ports = published
+        .iter()
+        .map(|p| format!("{}->{}{}", std::net::SocketAddr::new(p.address, p.host_port), p.port, p.protocol.suffix()));
     [
         Cell(status.component.clone(), BOLD),
         Cell(state, style),

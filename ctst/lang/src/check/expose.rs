@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 
 use crate::codes::Code;
 use crate::diagnostic::{Cursor, Span, shown};
-use crate::model::{Exposure, Network};
-use crate::syntax::{Expose, File, Ports, Protocol, StatementKind};
+use crate::model::{Exposure, Network, Protocol};
+use crate::syntax::{Expose, File, Ports, StatementKind};
 
 use super::{Checker, Role, some_of};
 
@@ -15,7 +15,7 @@ use super::{Checker, Role, some_of};
 const MOST_PORTS: usize = 4096;
 
 /// Addresses in use on each port of the host.
-type Taken = HashMap<u16, Vec<(IpAddr, Span)>>;
+type Taken = HashMap<(Protocol, u16), Vec<(IpAddr, Span)>>;
 
 /// Whether binding one address keeps the other from being bound. Published is IPv6 without IPv4 (`IPV6_V6ONLY`).
 fn overlap(a: IpAddr, b: IpAddr) -> bool {
@@ -57,11 +57,12 @@ impl Checker<'_, '_> {
                 .help("publish fewer ports");
                 break;
             }
-            self.conflicts(expose.host.span(), address, host.clone(), &mut taken);
+            let protocol = expose.protocol;
+            self.conflicts(expose.host.span(), address, (protocol, host.clone()), &mut taken);
             let Some(targets) = self.targets(expose, inside.clone(), &by_port) else { continue };
             for ((host_port, port), target) in host.zip(inside).zip(targets) {
                 for component in self.deployed_names(target) {
-                    exposures.push(Exposure { line, address, host_port, component, port });
+                    exposures.push(Exposure { line, address, host_port, component, port, protocol });
                 }
             }
         }
@@ -70,13 +71,6 @@ impl Checker<'_, '_> {
 
     /// Address and ports on the host, and ports inside.
     fn sides(&mut self, expose: &Expose) -> Option<(IpAddr, RangeInclusive<u16>, RangeInclusive<u16>)> {
-        let udp = match expose.protocol {
-            Some((span, Protocol::Udp)) => {
-                self.not_supported(span, "publishing UDP ports").help("only `/tcp`, the default, is");
-                true
-            }
-            _ => false,
-        };
         let address = match (expose.address, expose.public) {
             (Some((address, _)), Some(public)) => {
                 self.finding(Code::PublicAddress, public, "PUBLIC and an address exclude each other")
@@ -109,7 +103,7 @@ impl Checker<'_, '_> {
             .help("give both ranges the same length");
             return None;
         }
-        Some((address.filter(|_| !udp)?, host, inside))
+        Some((address?, host, inside))
     }
 
     fn range(&mut self, ports: Ports) -> Option<RangeInclusive<u16>> {
@@ -138,10 +132,16 @@ impl Checker<'_, '_> {
         port
     }
 
-    fn conflicts(&mut self, span: Span, address: IpAddr, ports: RangeInclusive<u16>, taken: &mut Taken) {
+    fn conflicts(
+        &mut self,
+        span: Span,
+        address: IpAddr,
+        (protocol, ports): (Protocol, RangeInclusive<u16>),
+        taken: &mut Taken,
+    ) {
         let mut conflict = None;
         for port in ports {
-            let taken = taken.entry(port).or_default();
+            let taken = taken.entry((protocol, port)).or_default();
             if let Some((_, first)) = taken.iter().find(|(other, _)| overlap(address, *other)) {
                 conflict.get_or_insert((port, *first));
             }

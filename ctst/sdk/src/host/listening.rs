@@ -1,25 +1,34 @@
-//! Which TCP ports of this host are taken, as `proc_net(5)` tells without a socket of ours.
+//! Which ports of this host are taken, as `proc_net(5)` tells without a socket of ours.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use containust_lang::model::Protocol;
+
 use crate::error::{Error, Result};
+use crate::status::HostPort;
 
-/// `TCP_LISTEN` of `include/net/tcp_states.h`, as the tables write it.
-const LISTEN: &str = "0A";
+/// The tables, and the state in them of a socket that is in the way: `TCP_LISTEN` of `include/net/tcp_states.h`; one of UDP
+/// that is connected has `TCP_ESTABLISHED`, and lets others be bound to no port of its own.
+const TABLES: [(Protocol, &str, &str); 4] = [
+    (Protocol::Tcp, "/proc/self/net/tcp", "0A"),
+    (Protocol::Tcp, "/proc/self/net/tcp6", "0A"),
+    (Protocol::Udp, "/proc/self/net/udp", "07"),
+    (Protocol::Udp, "/proc/self/net/udp6", "07"),
+];
 
-/// The sockets that listen, by port.
+/// The addresses that are taken, by port.
 #[derive(Debug, Default)]
-pub(crate) struct Listening(HashMap<u16, Vec<IpAddr>>);
+pub(crate) struct Listening(HashMap<(Protocol, u16), Vec<IpAddr>>);
 
 impl Listening {
     /// Those of this network namespace.
     pub(crate) fn read() -> Result<Self> {
         let mut found = Self::default();
-        for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        for (protocol, table, state) in TABLES {
             match std::fs::read_to_string(table) {
-                Ok(text) => found.add(&text),
+                Ok(text) => found.add(protocol, &text, state),
                 // A kernel without IPv6.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(Error::io(format!("read {table}"), e)),
@@ -28,21 +37,22 @@ impl Listening {
         Ok(found)
     }
 
-    fn add(&mut self, table: &str) {
+    fn add(&mut self, protocol: Protocol, table: &str, taken: &str) {
         for line in table.lines().skip(1) {
             let mut fields = line.split_whitespace().skip(1);
             let (local, state) = (fields.next(), fields.nth(1));
-            if state == Some(LISTEN)
+            if state == Some(taken)
                 && let Some((address, port)) = local.and_then(parse)
             {
-                self.0.entry(port).or_default().push(address);
+                self.0.entry((protocol, port)).or_default().push(address);
             }
         }
     }
 
-    /// Whether `bind(2)` to this address and port would be refused.
-    pub(crate) fn blocks(&self, address: IpAddr, port: u16) -> bool {
-        let holders = self.0.get(&port).map(Vec::as_slice).unwrap_or_default();
+    /// Whether `bind(2)` to this port would be refused.
+    pub(crate) fn blocks(&self, HostPort { protocol, place }: HostPort) -> bool {
+        let address = place.ip();
+        let holders = self.0.get(&(protocol, place.port())).map(Vec::as_slice).unwrap_or_default();
         let overlap = |holder: &IpAddr| match (holder, &address) {
             // `::` takes the port of IPv4 along unless IPV6_V6ONLY says otherwise, which the tables do not tell: nothing is
             // claimed that may be wrong.
@@ -71,23 +81,28 @@ fn parse(field: &str) -> Option<(IpAddr, u16)> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener, UdpSocket};
 
     use super::*;
 
     #[test]
     fn sees_who_listens() {
+        fn seen<S>(socket: S, protocol: Protocol, place: SocketAddr) {
+            let now = Listening::read().unwrap();
+            assert!(now.blocks(HostPort { protocol, place }), "{place}");
+            let any: IpAddr = if place.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let any = HostPort { protocol, place: SocketAddr::new(any, place.port()) };
+            assert!(now.blocks(any));
+            drop(socket);
+            assert!(!Listening::read().unwrap().blocks(HostPort { protocol, place }));
+        }
         for local in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(socket) = TcpListener::bind(local) else { continue };
-            let address = socket.local_addr().unwrap();
-            let now = Listening::read().unwrap();
-            assert!(now.blocks(address.ip(), address.port()), "{address}");
-            let any: IpAddr =
-                if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            assert!(now.blocks(any, address.port()));
-            drop(socket);
-            assert!(!Listening::read().unwrap().blocks(address.ip(), address.port()));
+            let place = socket.local_addr().unwrap();
+            seen(socket, Protocol::Tcp, place);
+            let socket = UdpSocket::bind(local).unwrap();
+            let place = socket.local_addr().unwrap();
+            seen(socket, Protocol::Udp, place);
         }
-        assert!(!Listening::default().blocks(Ipv4Addr::LOCALHOST.into(), 1));
     }
 }

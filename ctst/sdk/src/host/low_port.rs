@@ -2,12 +2,12 @@
 //! them that the policy of the host grants. It is the client that asks it: a supervisor has given up starting programs.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
+use containust_lang::model::Protocol;
 use containust_policy::conf::{PATH, Publish};
 use containust_shared::port::{FromPort, LIMIT, ToPort, VERSION};
 use containust_shared::protocol::CHANNEL_FD;
@@ -22,6 +22,7 @@ use crate::host::strict;
 use crate::ipc::{Connection, Reply, Request};
 use crate::shim::{self, Channel, Received, describe};
 use crate::spec::Wanted;
+use crate::status::HostPort;
 
 const INSTALLED: &str = "/usr/libexec/ctst/ctst-port";
 const SETTING: &str = "net.ipv4.ip_unprivileged_port_start";
@@ -54,8 +55,8 @@ fn find() -> Option<PathBuf> {
 }
 
 /// The program that would bind this port, as far as its file tells.
-fn binder(place: SocketAddr) -> Result<PathBuf, Lack> {
-    let (port, first) = (place.port(), first_open());
+fn binder(wanted: HostPort) -> Result<PathBuf, Lack> {
+    let (port, first) = (wanted.place.port(), first_open());
     let closed = format!("users may bind ports from {first} on only");
     let open = format!("sudo sysctl -w {SETTING}={port}");
     if port >= LIMIT {
@@ -63,7 +64,8 @@ fn binder(place: SocketAddr) -> Result<PathBuf, Lack> {
         return Err(Lack { problem: format!("{closed} ({SETTING})"), fix });
     }
     let Some(path) = find() else {
-        let wanted = Publish { address: Some(place.ip()).filter(|ip| !ip.is_unspecified()), first: port, last: port };
+        let address = Some(wanted.place.ip()).filter(|ip| !ip.is_unspecified());
+        let wanted = Publish { address, udp: wanted.protocol == Protocol::Udp, first: port, last: port };
         let fix = format!(
             "install the package containust-port, which binds what {PATH} allows by `publish = {wanted}`; or open the port to \
              every user: {open}"
@@ -93,19 +95,19 @@ fn startable(path: &Path) -> Result<(), Lack> {
     }
 }
 
-fn refused(component: &str, place: SocketAddr, Lack { problem, fix }: Lack) -> Error {
+fn refused(component: &str, place: HostPort, Lack { problem, fix }: Lack) -> Error {
     Error::LowPort { component: component.to_owned(), place, problem, help: fix }
 }
 
 /// Why a port that the kernel keeps cannot be published: what [`supply`] would say of it without asking `ctst-port`, and what
 /// the policy says.
-pub(crate) fn predict(policy: &Policy, component: &str, place: SocketAddr) -> Result<()> {
+pub(crate) fn predict(policy: &Policy, component: &str, place: HostPort) -> Result<()> {
     binder(place).map_err(|lack| refused(component, place, lack))?;
     policy.judge_low_port(component, place)
 }
 
 /// What to say of one that the kernel refused a supervisor nevertheless.
-pub(crate) fn not_given(component: &str, place: SocketAddr) -> Error {
+pub(crate) fn not_given(component: &str, place: HostPort) -> Error {
     let lack = binder(place).err().unwrap_or_else(|| Lack {
         problem: "the kernel refuses it, and no socket came from ctst-port".to_owned(),
         fix: "see what is missing: ctst doctor".to_owned(),
@@ -114,14 +116,14 @@ pub(crate) fn not_given(component: &str, place: SocketAddr) -> Error {
 }
 
 /// Ports that the kernel keeps from this user, each with a component that has it.
-pub(crate) fn kept(wanted: &[Wanted]) -> BTreeMap<(IpAddr, u16), String> {
+pub(crate) fn kept(wanted: &[Wanted]) -> BTreeMap<HostPort, String> {
     let all = wanted.iter().flat_map(|wanted| wanted.published.iter().map(|port| (&wanted.spec.name, port)));
     let kept = all.filter(|(_, port)| is_kept(port.host_port));
-    kept.map(|(name, port)| ((port.address, port.host_port), name.clone())).collect()
+    kept.map(|(name, port)| (port.on_host(), name.clone())).collect()
 }
 
 /// Gives the supervisor a socket for each of these ports that it does not hold. `false`: it was ending.
-pub(crate) fn supply(connection: &mut Connection, ports: &BTreeMap<(IpAddr, u16), String>) -> Result<bool> {
+pub(crate) fn supply(connection: &mut Connection, ports: &BTreeMap<HostPort, String>) -> Result<bool> {
     if connection.send(&Request::Unheld(ports.keys().copied().collect()), &[]).is_err() {
         return Ok(false);
     }
@@ -134,28 +136,31 @@ pub(crate) fn supply(connection: &mut Connection, ports: &BTreeMap<(IpAddr, u16)
     };
     for key in unheld {
         let component = ports.get(&key).ok_or_else(|| Error::protocol("a port that nobody named"))?;
-        let socket = bind(component, SocketAddr::from(key))?;
-        if connection.send(&Request::Port(key.0, key.1), &[socket.as_fd()]).is_err() {
+        let socket = bind(component, key)?;
+        if connection.send(&Request::Port(key), &[socket.as_fd()]).is_err() {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// A socket that listens there.
-fn bind(component: &str, place: SocketAddr) -> Result<OwnedFd> {
-    let path = binder(place).map_err(|lack| refused(component, place, lack))?;
+/// A socket for this port.
+fn bind(component: &str, wanted: HostPort) -> Result<OwnedFd> {
+    let path = binder(wanted).map_err(|lack| refused(component, wanted, lack))?;
     let failed = |problem: String| {
         let fix = "see what is missing: ctst doctor".to_owned();
-        refused(component, place, Lack { problem, fix })
+        refused(component, wanted, Lack { problem, fix })
     };
-    let (reply, mut fds) = ask(&path, ToPort::Bind { version: VERSION, address: place.ip(), port: place.port() })?;
+    let (HostPort { protocol, place }, version) = (wanted, VERSION);
+    let (address, port, udp) = (place.ip(), place.port(), protocol == Protocol::Udp);
+    let (reply, mut fds) = ask(&path, ToPort::Bind { version, address, port, udp })?;
     match (reply, fds.pop()) {
-        (FromPort::Listening, Some(socket)) if fds.is_empty() => Ok(socket),
+        (FromPort::Bound, Some(socket)) if fds.is_empty() => Ok(socket),
         (FromPort::Denied { reasons }, None) => Err(Error::Denied { component: Some(component.to_owned()), reasons }),
         (FromPort::Failed(failure), None) if failure.errno == rustix::io::Errno::ADDRINUSE.raw_os_error() => {
-            let fix = format!("stop what listens on {place} (ss -ltnp shows it), or publish another port");
-            Err(refused(component, place, Lack { problem: describe(&failure), fix }))
+            let shown = wanted.shown_by();
+            let fix = format!("stop what listens on {wanted} ({shown} shows it), or publish another port");
+            Err(refused(component, wanted, Lack { problem: describe(&failure), fix }))
         }
         (FromPort::Failed(failure), None) => Err(failed(describe(&failure))),
         (other, _) => Err(failed(format!("ctst-port answers {other:?}"))),

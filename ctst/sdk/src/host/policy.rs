@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use containust_lang::model::{self, Component, Limits};
+use containust_lang::model::{self, Component, Limits, Protocol};
 use containust_policy::conf::{self, Filter, MAX_SIZE, PATH, Rules};
 use containust_policy::judge::{self, Caller, HostPath, Purpose, Spec};
 use containust_policy::trust::{self, Seen};
@@ -21,7 +20,7 @@ use crate::error::{During, Error, Result};
 use crate::host::strict;
 use crate::rights;
 use crate::spec::{Bind, ROOT};
-use crate::status::Published;
+use crate::status::{HostPort, Published};
 
 /// The policy, and whom it is about.
 #[derive(Debug)]
@@ -81,8 +80,8 @@ impl Policy {
     }
 
     /// The verdict on a port that the kernel keeps from the caller, as `ctst-port` will give it.
-    pub(crate) fn judge_low_port(&self, component: &str, place: SocketAddr) -> Result<()> {
-        judge::low_port(place.ip(), place.port(), &self.rules, &self.caller)
+    pub(crate) fn judge_low_port(&self, component: &str, port: HostPort) -> Result<()> {
+        judge::low_port(judged(port), &self.rules, &self.caller)
             .map_err(|denials| Error::Denied { component: Some(component.to_owned()), reasons: judge::tell(&denials) })
     }
 
@@ -130,10 +129,14 @@ impl Policy {
 
     fn judge_spec(&self, component: &str, mut spec: Spec<'_>, limits: &Limits, ports: &[Published]) -> Result<()> {
         spec.limits = Some(judge::Limits { memory: limits.memory, cpu_millis: limits.cpu_millis, pids: limits.pids });
-        spec.ports = ports.iter().map(|port| (port.address, port.host_port)).collect();
+        spec.ports = ports.iter().map(|port| judged(port.on_host())).collect();
         judge::judge(&spec, &self.rules, &self.caller)
             .map_err(|denials| Error::Denied { component: Some(component.to_owned()), reasons: judge::tell(&denials) })
     }
+}
+
+fn judged(port: HostPort) -> judge::Port {
+    judge::Port { place: port.place, udp: port.protocol == Protocol::Udp }
 }
 
 /// Opens the file by way of folders that, like itself, are root's alone. None: there is none.

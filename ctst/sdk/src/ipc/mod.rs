@@ -9,7 +9,6 @@ pub(crate) mod peer;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use crate::project::Identity;
 use crate::projects::Served;
 use crate::run::ExecRequest;
 use crate::spec::Wanted;
-use crate::status::{ContainerStatus, Stats};
+use crate::status::{ContainerStatus, HostPort, Stats};
 
 /// Version of these messages. [`Hello`] and [`Reply::Hello`] never change their shape, so that another version can be
 /// told so.
@@ -69,9 +68,9 @@ pub(crate) enum Request {
         keeper: bool,
     },
     /// Which of these ports the supervisor holds no socket for. Answered by `Unheld`.
-    Unheld(Vec<(IpAddr, u16)>),
-    /// One descriptor: a socket that listens there, for the `Run` that follows. Not answered.
-    Port(IpAddr, u16),
+    Unheld(Vec<HostPort>),
+    /// One descriptor: a socket that is bound there, of TCP one that listens, for the `Run` that follows. Not answered.
+    Port(HostPort),
     /// Send events from now on, and `Over` at the end.
     Attach,
     /// Send the events since then, in milliseconds since 1970, as far as they are remembered, then `Done`, and go on as for `Attach`.
@@ -137,7 +136,7 @@ pub(crate) enum Reply {
     Busy {
         socket: String,
     },
-    Unheld(Vec<(IpAddr, u16)>),
+    Unheld(Vec<HostPort>),
     Accepted,
     Refused(Report),
     Event(Event),

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use containust_image::model::Image;
-use containust_lang::model::SecretSource;
+use containust_lang::model::{Protocol, SecretSource};
 use serde::{Deserialize, Serialize};
 
 /// A JSON Schema (draft 2020-12) of [`Plan`] as it is serialised.
@@ -214,6 +214,9 @@ pub enum Grant {
         host_port: u16,
         /// Port of the container.
         port: u16,
+        /// What goes there.
+        #[serde(default)]
+        protocol: Protocol,
         /// Whether other machines may reach it: the address is not a loopback.
         public: bool,
         /// Whether no run has published it yet for the container that exists.

@@ -1,7 +1,6 @@
 //! Making a plan: reading what is there, and writing nothing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,7 +32,7 @@ use crate::rights;
 use crate::run::{PAUSE, published};
 use crate::secrets::{self, Values};
 use crate::spec::{self, ContainerSpec};
-use crate::status::{ContainerStatus, Health, Published, State};
+use crate::status::{ContainerStatus, Health, HostPort, Published, State};
 
 /// Everything that is known of a container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -101,7 +100,7 @@ impl Project {
             state: BTreeMap::new(),
         };
         let held = known.values().filter(|known| known.live).filter_map(Known::record);
-        let held = held.flat_map(|record| record.published.iter().map(|port| (port.address, port.host_port))).collect();
+        let held = held.flat_map(|record| record.published.iter().map(Published::on_host)).collect();
         let mut planner = Planner {
             project: self,
             policy,
@@ -389,7 +388,7 @@ struct Planner<'a> {
     /// The supervisor that serves the project.
     serving: Option<u32>,
     /// Ports that the project itself publishes now.
-    held: HashSet<(IpAddr, u16)>,
+    held: HashSet<HostPort>,
     /// Sockets of this host that listen, once somebody wants to know.
     listening: Option<Listening>,
     /// By image as JSON: its reference, and the image if it is in the store.
@@ -456,6 +455,7 @@ impl Planner<'_> {
                 address: port.address,
                 host_port: port.host_port,
                 port: port.port,
+                protocol: port.protocol,
                 public: !port.address.is_loopback(),
                 new: !had.is_some_and(|record| record.published.contains(port) || record.granted.contains(port)),
             });
@@ -629,9 +629,8 @@ impl Planner<'_> {
 
     /// Ports that are wanted, that the project does not hold, and that the kernel keeps from this user.
     fn kept_ports(&mut self, name: &str, ports: &[Published]) -> Result<()> {
-        let new = ports.iter().filter(|port| !self.held.contains(&(port.address, port.host_port)));
-        for port in new.filter(|port| low_port::is_kept(port.host_port)) {
-            let place = SocketAddr::new(port.address, port.host_port);
+        let new = ports.iter().map(Published::on_host).filter(|port| !self.held.contains(port));
+        for place in new.filter(|port| low_port::is_kept(port.place.port())) {
             low_port::predict(&self.policy, name, place)?;
             self.plan.notes.push(format!("{name}: ctst-port binds {place}, because the policy of this host allows it"));
         }
@@ -640,14 +639,13 @@ impl Planner<'_> {
 
     /// Ports that are wanted and that somebody else holds.
     fn taken_ports(&mut self, name: &str, ports: &[Published]) -> Result<()> {
-        for port in ports.iter().filter(|port| !self.held.contains(&(port.address, port.host_port))) {
+        for port in ports.iter().map(Published::on_host).filter(|port| !self.held.contains(port)) {
             let listening = match &self.listening {
                 Some(listening) => listening,
                 None => self.listening.insert(Listening::read()?),
             };
-            if listening.blocks(port.address, port.host_port) {
-                let address = std::net::SocketAddr::new(port.address, port.host_port);
-                let message = format!("another process listens on {address}, which it publishes");
+            if listening.blocks(port) {
+                let message = format!("another process listens on {port}, which it publishes");
                 self.plan.drift.push(Drift { component: name.to_owned(), kind: DriftKind::Port, message });
             }
         }
@@ -689,8 +687,7 @@ fn decide(spec: Option<&ContainerSpec>, hash: &str, old: Option<&Known>, ports: 
         causes.insert(0, Cause::of("state", cause));
         return (Action::Start, causes);
     }
-    let text =
-        |port: &Published| format!("{} -> {}", std::net::SocketAddr::new(port.address, port.host_port), port.port);
+    let text = |port: &Published| format!("{} -> {}", port.on_host(), port.port);
     for port in record.published.iter().filter(|port| !ports.contains(port)) {
         causes.push(Cause { old: Some(text(port)), in_place: true, ..Cause::of("ports", "port withdrawn") });
     }
@@ -717,7 +714,12 @@ mod tests {
     #[test]
     fn decides() {
         let spec = spec("web");
-        let ports = [Published { address: [127, 0, 0, 1].into(), host_port: 80, port: 80 }];
+        let ports = [Published {
+            address: [127, 0, 0, 1].into(),
+            host_port: 80,
+            port: 80,
+            protocol: containust_lang::model::Protocol::Tcp,
+        }];
         let decide = |spec: Option<&ContainerSpec>, old: Option<Known>, ports: &[Published]| {
             let hash = spec.map(ContainerSpec::hash).unwrap_or_default();
             let (action, causes) = super::decide(spec, &hash, old.as_ref(), ports);

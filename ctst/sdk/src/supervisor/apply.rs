@@ -23,7 +23,7 @@ use crate::plan::layer;
 use crate::project::now;
 use crate::record::{self, Record, Stored};
 use crate::spec::Wanted;
-use crate::status::{Published, State};
+use crate::status::{HostPort, Published, State};
 
 /// What has to happen to a container to become what is wanted.
 #[derive(Debug)]
@@ -427,13 +427,13 @@ impl Supervisor {
     fn publish(&mut self, cid: Cid, name: &str, group: Option<&str>, published: &[Published]) -> Result<()> {
         self.listen(name, published, &mut Given::new())?;
         for wanted in published {
-            if let Some(port) = self.ports.get_mut(&(wanted.address, wanted.host_port)) {
+            if let Some(port) = self.ports.get_mut(&wanted.on_host()) {
                 port.owners.retain(|owner| owner.cid != cid && group.is_some() && owner.group.as_deref() == group);
                 port.owners.push(Owner { cid, group: group.map(str::to_owned), port: wanted.port });
                 port.owners.sort_by_key(|owner| owner.cid);
             }
         }
-        let wanted = |key: &(std::net::IpAddr, u16)| published.iter().any(|p| (p.address, p.host_port) == *key);
+        let wanted = |key: &HostPort| published.iter().any(|port| port.on_host() == *key);
         let surplus: Vec<_> =
             self.ports.iter().filter(|(key, port)| port.is_of(cid) && !wanted(key)).map(|(key, _)| *key).collect();
         for key in surplus {
@@ -458,26 +458,25 @@ impl Supervisor {
     /// Takes ports that are not taken for the project yet.
     fn listen(&mut self, name: &str, published: &[Published], given: &mut Given) -> Result<()> {
         for wanted in published {
-            let key = (wanted.address, wanted.host_port);
+            let key = wanted.on_host();
             if self.ports.contains_key(&key) {
                 continue;
             }
             let id = self.next_port;
             self.next_port += 1;
-            let address = SocketAddr::from(key);
             let forwarder = self.forwarder()?;
             let taken = match given.remove(&key) {
-                Some(socket) => forwarder.take(id, socket),
-                None => forwarder.listen(id, address).map(drop),
+                Some(socket) => forwarder.take(id, key.protocol, socket),
+                None => forwarder.listen(id, key).map(drop),
             };
-            taken.map_err(|error| unpublished(name, address, &error))?;
+            taken.map_err(|error| unpublished(name, key, &error))?;
             self.ports.insert(key, Port { id, owners: Vec::new() });
         }
         Ok(())
     }
 
     /// Ends publishing a port for a container, and for all where it was the last that had it.
-    pub(super) fn disown(&mut self, key: (std::net::IpAddr, u16), cid: Cid) {
+    pub(super) fn disown(&mut self, key: HostPort, cid: Cid) {
         let Some(port) = self.ports.get_mut(&key) else { return };
         port.owners.retain(|owner| owner.cid != cid);
         if port.owners.is_empty() {
@@ -487,7 +486,7 @@ impl Supervisor {
     }
 
     /// Points a published port to the containers of it that run.
-    pub(super) fn aim(&self, key: (std::net::IpAddr, u16)) {
+    pub(super) fn aim(&self, key: HostPort) {
         let (Some(port), Some(forwarder)) = (self.ports.get(&key), &self.forwarder) else { return };
         let target = |owner: &Owner| {
             let container = self.containers.get(&owner.cid).filter(|container| container.is_running())?;
@@ -496,7 +495,7 @@ impl Supervisor {
         forwarder.target(port.id, port.owners.iter().filter_map(target));
     }
 
-    fn unlisten(&mut self, key: (std::net::IpAddr, u16)) {
+    fn unlisten(&mut self, key: HostPort) {
         if let (Some(port), Some(forwarder)) = (self.ports.remove(&key), &self.forwarder) {
             forwarder.unlisten(port.id);
         }
@@ -692,19 +691,19 @@ impl Supervisor {
     }
 }
 
-fn unpublished(name: &str, address: SocketAddr, error: &io::Error) -> Error {
+fn unpublished(name: &str, port: HostPort, error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::PermissionDenied {
-        return low_port::not_given(name, address);
+        return low_port::not_given(name, port);
     }
     let help = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("stop what listens on {address} (ss -ltnp shows it), or publish another port")
+            format!("stop what listens on {port} ({} shows it), or publish another port", port.shown_by())
         }
         _ => "publish an address of this host".to_owned(),
     };
     Error::Reported(Report {
         code: "S0501".to_owned(),
-        message: format!("publish {address} for {name}: {error}"),
+        message: format!("publish {port} for {name}: {error}"),
         help: Some(help),
         exit: exit::TOOL,
     })

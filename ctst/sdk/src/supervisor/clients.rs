@@ -1,15 +1,16 @@
 //! Connections of `ctst` to the supervisor.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use containust_lang::model::Protocol;
 use containust_shared::exit;
 use containust_shared::protocol::{MAX_FDS, ToContainer};
 use mio::Token;
 use rustix::fs::OFlags;
-use rustix::net::sockopt;
+use rustix::net::{SocketType, sockopt};
 
 use super::container::{Asked, Container, Exec, Then};
 use super::poller::{Cid, Source};
@@ -21,7 +22,7 @@ use crate::ipc::{Connection, Hello, Incoming, Reply, Request};
 use crate::projects::Served;
 use crate::run::ExecRequest;
 use crate::spec::set;
-use crate::status::{State, Stats};
+use crate::status::{HostPort, State, Stats};
 
 /// Connections of one user at one time.
 const MAX_CLIENTS: usize = 1024;
@@ -61,16 +62,19 @@ pub(super) struct Client {
     stats: Option<(usize, Vec<(Cid, Stats)>)>,
 }
 
-/// A socket that a client had bound, made sure that it is one that listens there and that nobody waits for.
-fn listening(socket: OwnedFd, place: SocketAddr) -> Result<TcpListener> {
+/// A socket that a client had bound, made sure that it is what it is for and that nobody waits for it.
+fn bound(socket: OwnedFd, port: HostPort) -> Result<OwnedFd> {
     let what = || "look at a port's socket".to_owned();
     let bound = rustix::net::getsockname(&socket).during(what)?;
-    let listens = sockopt::socket_acceptconn(&socket).during(what)?;
-    if !listens || SocketAddr::try_from(bound).ok() != Some(place) {
-        return Err(Error::protocol(format!("not a socket that listens on {place}")));
+    let fits = match port.protocol {
+        Protocol::Tcp => sockopt::socket_acceptconn(&socket).during(what)?,
+        Protocol::Udp => sockopt::socket_type(&socket).during(what)? == SocketType::DGRAM,
+    };
+    if !fits || SocketAddr::try_from(bound).ok() != Some(port.place) {
+        return Err(Error::protocol(format!("not a socket for {port}")));
     }
     rustix::fs::fcntl_setfl(&socket, OFlags::NONBLOCK).during(what)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 impl Supervisor {
@@ -186,16 +190,16 @@ impl Supervisor {
                 ports.retain(|key| !self.ports.contains_key(key));
                 self.tell(id, &Reply::Unheld(ports), Vec::new());
             }
-            Request::Port(address, port) => {
+            Request::Port(port) => {
                 let mut fds = fds.into_iter();
                 let (Some(socket), None) = (fds.next(), fds.next()) else {
                     return Err(Error::protocol("a port comes with one socket"));
                 };
-                let socket = listening(socket, SocketAddr::new(address, port))?;
+                let socket = bound(socket, port)?;
                 if client.given.len() >= MAX_PORTS {
                     return Err(Error::protocol("more ports than there are"));
                 }
-                client.given.insert((address, port), socket);
+                client.given.insert(port, socket);
             }
             Request::Attach => client.attached = true,
             Request::Events { since } => {
@@ -553,23 +557,30 @@ impl Supervisor {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpStream, UdpSocket};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 
     #[test]
-    fn a_ports_socket_listens_there_or_is_refused() {
+    fn a_ports_socket_is_bound_there_or_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = listener.local_addr().unwrap();
         let other = SocketAddr::new([127, 0, 0, 2].into(), place.port());
         let stream: OwnedFd = TcpStream::connect(place).unwrap().into();
-        let datagrams: OwnedFd = UdpSocket::bind(place).unwrap().into();
+        let datagrams = UdpSocket::bind(place).unwrap();
         let copy = || OwnedFd::from(listener.try_clone().unwrap());
-        for (socket, place) in [(copy(), other), (stream, place), (datagrams, place)] {
-            assert!(listening(socket, place).is_err());
+        let udp = || OwnedFd::from(datagrams.try_clone().unwrap());
+        let port = |protocol, place| HostPort { protocol, place };
+        for (socket, place) in [(copy(), other), (stream, place), (udp(), place)] {
+            assert!(bound(socket, port(Protocol::Tcp, place)).is_err());
         }
-        assert!(listening(std::fs::File::open("/dev/null").unwrap().into(), place).is_err());
-        let taken = listening(copy(), place).unwrap();
+        for (socket, place) in [(udp(), other), (copy(), place)] {
+            assert!(bound(socket, port(Protocol::Udp, place)).is_err());
+        }
+        assert!(bound(std::fs::File::open("/dev/null").unwrap().into(), port(Protocol::Tcp, place)).is_err());
+        let taken = UdpSocket::from(bound(udp(), port(Protocol::Udp, place)).unwrap());
+        assert_eq!(taken.recv(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let taken = TcpListener::from(bound(copy(), port(Protocol::Tcp, place)).unwrap());
         drop(taken.accept().unwrap());
         assert_eq!(taken.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }

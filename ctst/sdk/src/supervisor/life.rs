@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
@@ -30,7 +30,7 @@ use crate::logs::{self, Stream};
 use crate::project::now;
 use crate::secrets::write_configs;
 use crate::shim::{self, Channel, Received, describe};
-use crate::status::{Health, Published, State};
+use crate::status::{Health, HostPort, Published, State};
 
 /// Bytes read from one container before others have their turn.
 const OUTPUT_TURN: usize = 256 * 1024;
@@ -749,14 +749,14 @@ impl Supervisor {
     /// The same without those that its next start has, too: they lead nowhere until then. Nobody can take them meanwhile, and one
     /// that this process could not bind again is not lost.
     fn withdraw_but(&mut self, cid: Cid, stay: &[Published]) {
-        let stays = |key: &(IpAddr, u16)| stay.iter().any(|port| (port.address, port.host_port) == *key);
+        let stays = |key: &HostPort| stay.iter().any(|port| port.on_host() == *key);
         let own = self.ports.iter().filter(|(_, port)| port.is_of(cid)).map(|(key, _)| *key);
         for key in own.filter(|key| !stays(key)).collect::<Vec<_>>() {
             self.disown(key, cid);
         }
         self.retarget(cid);
         if let Some(container) = self.containers.get_mut(&cid) {
-            container.record.published.retain(|port| stays(&(port.address, port.host_port)));
+            container.record.published.retain(|port| stays(&port.on_host()));
         }
     }
 

@@ -25,7 +25,6 @@ mod zone;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{File, Metadata};
-use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
@@ -33,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use containust_lang::model::Protocol;
 use containust_shared::exit;
 use containust_shared::wire::MAX_MESSAGE;
 use mio::Token;
@@ -59,6 +59,7 @@ use crate::project::{Identity, Project, check_private, now};
 use crate::record::Incarnation;
 use crate::secrets;
 use crate::shim;
+use crate::status::HostPort;
 
 /// The hidden verb of this executable.
 pub(crate) const VERB: &str = "supervise";
@@ -169,7 +170,7 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         _lock: lock,
         waker: None,
         forwarder: None,
-        dialing: false,
+        dialing: Vec::new(),
         hungry: false,
         ports: HashMap::new(),
         next_port: 0,
@@ -298,8 +299,8 @@ fn raise_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).ok();
 }
 
-/// Sockets that listen, by address and port.
-type Given = HashMap<(IpAddr, u16), TcpListener>;
+/// Sockets that are bound to ports of the host.
+type Given = HashMap<HostPort, OwnedFd>;
 
 /// A port that is published.
 #[derive(Debug)]
@@ -340,10 +341,10 @@ struct Supervisor {
     waker: Option<std::sync::Arc<mio::Waker>>,
     forwarder: Option<Forwarder>,
     /// Sockets for the forwarder are on their way.
-    dialing: bool,
+    dialing: Vec<Protocol>,
     /// It asked for more meanwhile.
     hungry: bool,
-    ports: HashMap<(IpAddr, u16), Port>,
+    ports: HashMap<HostPort, Port>,
     next_port: u64,
     containers: BTreeMap<Cid, Container>,
     names: HashMap<String, Cid>,
@@ -642,17 +643,20 @@ impl Supervisor {
 
     fn feed_forwarder(&mut self) {
         let Some(forwarder) = &self.forwarder else { return };
-        if self.dialing {
-            self.hungry = true;
-            return;
-        }
-        let needs = forwarder.needs();
-        if needs == 0 {
-            return;
-        }
-        match self.sandbox.dial(sandbox::Dialer::Forwarder, needs) {
-            Ok(()) => self.dialing = true,
-            Err(_) => forwarder.supply(Vec::new()),
+        forwarder.noticed();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let needs = forwarder.needs(protocol);
+            if needs == 0 {
+                continue;
+            }
+            if self.dialing.contains(&protocol) {
+                self.hungry = true;
+                continue;
+            }
+            match self.sandbox.dial(sandbox::Dialer::Forwarder(protocol), needs) {
+                Ok(()) => self.dialing.push(protocol),
+                Err(_) => forwarder.supply(protocol, Vec::new()),
+            }
         }
     }
 
@@ -662,10 +666,10 @@ impl Supervisor {
         sockets: Result<Vec<OwnedFd>, containust_shared::protocol::Failure>,
     ) {
         match dialer {
-            sandbox::Dialer::Forwarder => {
-                self.dialing = false;
+            sandbox::Dialer::Forwarder(protocol) => {
+                self.dialing.retain(|other| *other != protocol);
                 if let Some(forwarder) = &self.forwarder {
-                    forwarder.supply(sockets.unwrap_or_default());
+                    forwarder.supply(protocol, sockets.unwrap_or_default());
                 }
                 if std::mem::take(&mut self.hungry) {
                     self.feed_forwarder();

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use containust_lang::model::Protocol;
 use containust_shared::protocol::{
     Bridge, Failure, FromSandbox, FromShim, MAX_FDS, Mapped, Sandbox as Request, ToSandbox, ToShim, Unset, VERSION,
 };
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Whom the sockets of a DIAL are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialer {
-    Forwarder,
+    Forwarder(Protocol),
     /// A container's probe with this number.
     Probe(Cid, u64),
 }
@@ -180,8 +181,9 @@ impl Sandbox {
 
     pub(super) fn dial(&mut self, dialer: Dialer, count: usize) -> Result<()> {
         let count = u8::try_from(count.clamp(1, MAX_FDS)).unwrap_or(1);
+        let udp = dialer == Dialer::Forwarder(Protocol::Udp);
         self.asked.push_back(Asked::Dial(dialer));
-        self.ask(ToSandbox::Dial { count }, Vec::new())
+        self.ask(ToSandbox::Dial { count, udp }, Vec::new())
     }
 
     pub(super) fn listen(&mut self, bridge: Bridge) -> Result<()> {
