@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use containust_tests::{Caller, Project, World, eventually};
+use containust_tests::{Caller, Project, World, eventually, finish};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -186,4 +186,117 @@ fn a_low_port_of_datagrams_is_refused_with_the_way_to_it() {
         project.ctst(command).fails(125, &["publish 127.0.0.1:53/udp for web", "ctst-port"]);
     }
     project.assert_nothing_left();
+}
+
+/// The address that the container sees, and the client's own, of a connection and of a datagram.
+fn seen(place: impl Into<SocketAddr>, tcp: u16, udp: u16) -> [(SocketAddr, SocketAddr); 2] {
+    let ip = place.into().ip();
+    let sees = |text: &str| -> SocketAddr {
+        let word = text.lines().next().and_then(|line| line.split(' ').next_back()).expect("a line");
+        word.parse().unwrap_or_else(|_| panic!("{text:?} ends with an address"))
+    };
+    let mut stream = TcpStream::connect((ip, tcp)).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set a limit");
+    stream.shutdown(Shutdown::Write).expect("half-close");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("read");
+    let connection = (sees(&text), stream.local_addr().expect("an address"));
+    let any = if ip.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).expect("bind");
+    socket.connect((ip, udp)).expect("connect");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set a limit");
+    socket.send(b"").expect("send");
+    let mut buffer = [0; 256];
+    let length = socket.recv(&mut buffer).expect("an answer");
+    let datagram = (sees(&String::from_utf8_lossy(&buffer[..length])), socket.local_addr().expect("an address"));
+    [connection, datagram]
+}
+
+/// Who is behind a published port sees who the client is, on whatever networks it is, and others see nothing of him.
+#[test]
+fn the_clients_address_is_what_the_container_sees() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let serves = "image = \"file://ROOTFS\", command = [\"/bin/ctst-probe\", \"tell\", \"tcp:80\", \"udp:53\"]";
+        let text = format!(
+            "NETWORK out {{ internal = false }}\nNETWORK back\nNETWORK taken {{ subnet = \"10.77.9.0/24\" }}\n\
+             COMPONENT plain {{ {serves} }}\nCOMPONENT away {{ {serves}, network = \"out\" }}\n\
+             COMPONENT both {{ {serves}, networks = [\"back\", \"out\"] }}\n\
+             COMPONENT two {{ {serves}, networks = [\"back\", \"taken\"] }}\n\
+             EXPOSE 8000 -> plain:80 PUBLIC\nEXPOSE 8000 -> plain:53/udp PUBLIC\n\
+             EXPOSE 8001 -> away:80 PUBLIC\nEXPOSE 8001 -> away:53/udp PUBLIC\n\
+             EXPOSE 8002 -> both:80 PUBLIC\nEXPOSE 8002 -> both:53/udp PUBLIC\n\
+             EXPOSE 8003 -> two:80 PUBLIC\nEXPOSE 8003 -> two:53/udp PUBLIC\n\
+             EXPOSE [::]:8000 -> plain:80\nEXPOSE [::]:8000 -> plain:53/udp\n"
+        );
+        let project = Project::within(caller, &text, &world);
+        project.up();
+        for (name, port) in [("plain", 8000), ("away", 8001), ("both", 8002), ("two", 8003)] {
+            eventually("it serves", || world.at_home(|| told((Ipv4Addr::LOCALHOST, port))).is_some());
+            // From elsewhere, and from this host by an address of its own: address and port.
+            for (sees, is) in world
+                .elsewhere(|| seen((World::HOME, port), port, port))
+                .into_iter()
+                .chain(world.at_home(|| seen((World::HOME, port), port, port)))
+            {
+                assert_eq!(sees, is, "{name}");
+            }
+            // The loopback is nobody's but this host's: its clients are seen as the bridge.
+            let row = project.status(name);
+            let addresses: Vec<IpAddr> = row["addresses"]
+                .as_array()
+                .expect("addresses")
+                .iter()
+                .map(|pair| pair[1].as_str().and_then(|ip| ip.parse().ok()).expect("an address"))
+                .collect();
+            for (sees, _) in world.at_home(|| seen((Ipv4Addr::LOCALHOST, port), port, port)) {
+                let IpAddr::V4(ip) = sees.ip() else { panic!("{sees}") };
+                let [a, b, c, last] = ip.octets();
+                assert_eq!(last, 1, "{name}: {ip}");
+                let same = |own: &IpAddr| matches!(own, IpAddr::V4(own) if own.octets()[..3] == [a, b, c]);
+                assert!(addresses.iter().any(same), "{name}: {ip} and {addresses:?}");
+            }
+        }
+        for (sees, _) in world.elsewhere(|| seen((World::HOME6, 8000), 8000, 8000)) {
+            assert!(sees.is_ipv4() && sees.to_string().contains(".1:"), "IPv6 is seen as the bridge: {sees}");
+        }
+        // Whoever has an address of the project's elsewhere is not taken for somebody of the project.
+        let at = |words: &[&str]| {
+            let there = ["-n", world.there()];
+            finish(std::process::Command::new("ip").args(there.iter().chain(words))).ok();
+        };
+        at(&["address", "add", "10.77.9.2/32", "dev", "uplink"]);
+        at(&["address", "add", "10.78.0.7/32", "dev", "uplink"]);
+        let back = |ip: &str| {
+            let words = ["-n", &*world.home, "route", "add", ip, "dev", "uplink"];
+            finish(std::process::Command::new("ip").args(words)).ok();
+        };
+        back("10.77.9.2");
+        back("10.78.0.7");
+        for (from, is_shown) in [(Ipv4Addr::new(10, 77, 9, 2), false), (Ipv4Addr::new(10, 78, 0, 7), true)] {
+            let text = world.elsewhere(|| {
+                let flags = rustix::net::SocketFlags::CLOEXEC;
+                let (family, kind) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
+                let socket = rustix::net::socket_with(family, kind, flags, None).expect("make a socket");
+                rustix::net::bind(&socket, &SocketAddr::from((from, 0))).expect("bind");
+                rustix::net::connect(&socket, &SocketAddr::from((World::HOME, 8000))).expect("connect");
+                let mut stream = TcpStream::from(socket);
+                stream.set_read_timeout(Some(PATIENCE)).expect("set a limit");
+                stream.shutdown(Shutdown::Write).expect("half-close");
+                let mut text = String::new();
+                stream.read_to_string(&mut text).map(|_| text).expect("read")
+            });
+            assert_eq!(text.contains(&format!("sees {from}:")), is_shown, "{text}");
+        }
+        // The way out works beside it, and who has none reaches nothing by having answered.
+        let reach = |from: &str, to: &str| {
+            let said = project.ctst(["exec", from, "/bin/ctst-probe", "reach", to]).ok().stdout;
+            said.split([':', '\n']).next().unwrap_or_default().to_owned()
+        };
+        let outside = format!("{}:80", World::THERE);
+        for (from, result) in [("away", "reached"), ("both", "reached"), ("plain", "silent"), ("two", "silent")] {
+            eventually("what it reaches", || reach(from, &outside) == result);
+        }
+        project.stop();
+    });
 }

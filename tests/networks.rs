@@ -82,14 +82,24 @@ EXPOSE 127.0.0.1:{port} -> db:80
         assert_eq!(reach(&project, "both", "10.77.3.9:80", Some("eth1")), "reached");
         assert_eq!(reach(&project, "web", &bridge(&front), None), "refused");
         assert_eq!(reach(&project, "both", &bridge(&back), None), "refused");
-        for target in ["10.77.3.9:80", &http(&back), &http(&plain), &bridge(&back), &bridge(&plain)] {
+        // The project's end has the addresses of all its bridges, and hears on none what is for another's.
+        for other in [&back, &plain] {
+            for port in [9, 53] {
+                let target = bridge(other).replace(":9", &format!(":{port}"));
+                for interface in [None, Some("eth0")] {
+                    let result = reach(&project, "web", &target, interface);
+                    assert!(["silent", "refused"].contains(&&*result), "{target} over {interface:?}: {result}");
+                }
+            }
+        }
+        for target in ["10.77.3.9:80", &http(&back), &http(&plain)] {
             // Without a route, and as if everything were on the link: neither the project's own end nor a container on
             // both answers there for what it has on the other network.
             for interface in [None, Some("eth0")] {
                 assert_eq!(reach(&project, "web", target, interface), "silent", "{target} over {interface:?}");
             }
         }
-        for target in [&http(&web), &http(&front), &bridge(&front)] {
+        for target in [&http(&web), &http(&front)] {
             assert_eq!(reach(&project, "db", target, Some("eth0")), "silent", "{target}");
         }
         // Over a wrong interface of its own no more than over none.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use containust_core::landlock::{self, Missing};
-use containust_core::link::{LOOPBACK, Links, MAIN_TABLE};
+use containust_core::link::{LOOPBACK, Links, MAIN_TABLE, Rule, UDP};
 use containust_core::sys::{self, Alone, Filter};
 use containust_core::weak::{Layer, weak};
 use containust_core::{capability, channel};
@@ -15,7 +15,7 @@ use containust_helper::message::{crowded, is_crowded, send};
 use containust_helper::policy::Policy;
 use containust_policy::seccomp::{self, Base};
 use containust_shared::protocol::{
-    self, Beneath, Ended, Failure, FromContainer, MAIN, MAX_INSTRUCTIONS, Plan, Process, Rlimit, ToContainer,
+    self, Beneath, Bridge, Ended, Failure, FromContainer, MAIN, MAX_INSTRUCTIONS, Plan, Process, Rlimit, ToContainer,
 };
 use containust_shared::{exit, names, wire};
 use nix::sched::{CloneFlags, unshare};
@@ -28,7 +28,7 @@ use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
 use crate::network::{ETH0, hardware, sockets};
 use crate::process::{Confines, Starting, Streams};
-use crate::project::limit_user_namespaces;
+use crate::project::{Wish, limit_user_namespaces};
 use crate::{process, root};
 
 /// What C itself keeps to start processes under other ids, give them their streams, and signal them: CAP_CHOWN, CAP_KILL,
@@ -42,11 +42,11 @@ const SIGKILL: i32 = 9;
 const RLIMIT_CORE: u32 = 4;
 
 /// Runs the container on its channel and returns C's exit code. Called in the child that S cloned.
-pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd, ids: Option<(u32, u32)>, policy: &Policy) -> i32 {
+pub(crate) fn main(alone: &Alone, channel: &OwnedFd, go: &OwnedFd, wish: &Wish<'_>, policy: &Policy) -> i32 {
     sys::reset_signals();
     // What C creates is for the container's users, and its processes inherit the mask: the usual one, not the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    match run(alone, channel.as_fd(), go, ids, policy) {
+    match run(alone, channel.as_fd(), go, wish, policy) {
         Ok(code) => code,
         Err((code, failure)) => match send(channel.as_fd(), &FromContainer::Failed { id: MAIN, code, failure }, &[]) {
             Ok(()) | Err(_) => exit::TOOL,
@@ -58,7 +58,7 @@ fn run(
     alone: &Alone,
     channel: BorrowedFd<'_>,
     go: &OwnedFd,
-    ids: Option<(u32, u32)>,
+    wish: &Wish<'_>,
     policy: &Policy,
 ) -> Result<i32, (i32, Failure)> {
     let tool = |failure| (exit::TOOL, failure);
@@ -71,7 +71,7 @@ fn run(
         send(channel, &FromContainer::Denied { reasons }, &[]).step("tell the supervisor", "").map_err(tool)?;
         return Ok(exit::TOOL);
     }
-    if let Some((uid, gid)) = ids {
+    if let Some((uid, gid)) = wish.ids {
         exist_as(uid, gid).map_err(tool)?;
     }
     // The cgroup that C was born in becomes `/` for everything in the container.
@@ -81,12 +81,34 @@ fn run(
             .step("make the cgroup namespace", "")
             .map_err(tool)?;
     }
-    let held = prepare(&plan, go, ids.is_none()).map_err(tool)?;
+    let held = prepare(&plan, go, wish).map_err(tool)?;
 
     let mut container = Container { alone, channel, held, starting: Vec::new(), children: Vec::new() };
     container.start(MAIN, &plan.process, fds)?;
     drop(plan);
     container.serve()
+}
+
+/// The table of routes for answers to clients of published ports, by which these go back to S. What begins here is looked up before it
+/// has an address, and does not find it.
+const ANSWERS: u8 = 100;
+
+/// Where what is on none of the container's networks goes: by the first with a way out, else nowhere but for answers, which go back by
+/// the first of all.
+fn add_routes(links: &mut Links, plan: &Plan, networks: &[Bridge]) -> Result<(), Failure> {
+    let mut own = plan.addresses.iter().zip(networks);
+    let leaving = own.clone().find(|(_, bridge)| bridge.egress);
+    let Some((address, bridge)) = leaving.or_else(|| own.next()) else { return Ok(()) };
+    let table = if bridge.egress { MAIN_TABLE } else { ANSWERS };
+    links.add_default_route(table, bridge.address.ip).step("add the default route", "")?;
+    if !bridge.egress {
+        // After the main table, which has the networks. Of UDP an answer of a socket that is bound to no address has none either.
+        let answers = Rule { priority: 40_000, table, ..Rule::default() };
+        for rule in [Rule { from: Some(address.ip), ..answers }, Rule { protocol: Some(UDP), ..answers }] {
+            links.add_rule(&rule).step("send answers back by", "a rule for routes")?;
+        }
+    }
+    Ok(())
 }
 
 fn receive_plan(channel: BorrowedFd<'_>) -> Result<(Plan, Vec<OwnedFd>), Failure> {
@@ -114,7 +136,7 @@ fn exist_as(uid: u32, gid: u32) -> Result<(), Failure> {
 }
 
 /// Everything between the plan and the first process, in the order in which it must happen.
-fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
+fn prepare(plan: &Plan, go: &OwnedFd, wish: &Wish<'_>) -> Result<Held, Failure> {
     if !names::is_host_name(&plan.hostname) {
         return Err(refusal("set the host name", &plan.hostname));
     }
@@ -122,7 +144,7 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
         return Err(refusal("install a seccomp profile of so many instructions:", plan.profile.len().to_string()));
     }
     rustix::system::sethostname(&plan.hostname).step("set the host name", &plan.hostname)?;
-    let root = root::build(plan, as_root)?;
+    let root = root::build(plan, wish.ids.is_none())?;
 
     // S has put our ends of the veths here, or there are none; it dies or closes the pipe if it could not.
     let mut byte = [0];
@@ -136,9 +158,7 @@ fn prepare(plan: &Plan, go: &OwnedFd, as_root: bool) -> Result<Held, Failure> {
         links.add_address(index, address.ip, address.prefix).step("give an address to", &name)?;
         links.up_as(index, hardware(address.ip)).step("set the link up", &name)?;
     }
-    if let Some(gateway) = plan.gateway {
-        links.add_default_route(MAIN_TABLE, gateway).step("add the default route", "")?;
-    }
+    add_routes(&mut links, plan, wish.networks)?;
     drop(links);
 
     let setgroups = process::setgroups_allowed(root.proc.as_fd())?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, OwnedFd};
 
-use containust_core::link::{LOOPBACK, Links, MAIN_TABLE};
+use containust_core::link::{LOOPBACK, Links, MAIN_TABLE, Rule, TCP, UDP};
 use containust_core::{nat, sys};
 use containust_helper::failure::{Step, refusal};
 use containust_shared::protocol::{self, Address, Bridge, Failure, egress};
@@ -59,9 +59,12 @@ impl Network {
     /// Sockets for somebody outside to answer names on, at port 53 of the bridge: one of UDP, one of TCP.
     pub(crate) fn listen(&mut self, bridge: &Bridge) -> Result<Vec<OwnedFd>, Failure> {
         self.bridge(bridge)?;
+        let device = format!("ctst{}", bridge.number);
         let place = SocketAddrV4::new(bridge.address.ip.into(), 53);
         let sockets = [SocketType::DGRAM, SocketType::STREAM].map(|kind| {
             let socket = rustix::net::socket_with(AddressFamily::INET, kind, FLAGS, None).step("make a socket", "")?;
+            // A container can send what is for another bridge's address over its own.
+            sys::bind_to_device(socket.as_fd(), &device).step("bind a socket to", &device)?;
             rustix::net::bind(&socket, &place).step("bind to a bridge", place.to_string())?;
             if kind == SocketType::STREAM {
                 rustix::net::listen(&socket, 64).step("listen on a bridge", place.to_string())?;
@@ -87,6 +90,11 @@ impl Network {
                 let Address { ip, prefix } = bridge.address;
                 links.add_bridge(index, &name, hardware(ip)).step("create the bridge", &name)?;
                 links.add_address(index, ip, prefix).step("give an address to the bridge", &name)?;
+                for protocol in [TCP, UDP] {
+                    let (link, protocol) = (Some(&*name), Some(protocol));
+                    let rule = Rule { priority: 200, table: CLIENTS, link, protocol, ..Rule::default() };
+                    links.add_rule(&rule).step("keep answers to clients here by", "a rule for routes")?;
+                }
                 if bridge.egress {
                     let_out(links, &name, true)?;
                 }
@@ -112,6 +120,8 @@ impl Network {
             links.add_unreachable(table, [169, 254, 0, 0], 16).step("keep what is link-local apart", "")?;
         }
         nat::masquerade(EGRESS).step("translate addresses by nftables", "")?;
+        let rule = Rule { priority: 50, table: CLIENTS, mark: Some(nat::ANSWER), ..Rule::default() };
+        links.add_rule(&rule).step("keep answers to clients here by", "a rule for routes")?;
         forward_from(egress::DEVICE, true)?;
         let names =
             rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, FLAGS, None).step("make a socket", "")?;
@@ -132,6 +142,7 @@ fn opened(links: &mut Option<Links>) -> Result<&mut Links, Failure> {
             keep_apart()?;
             let mut links = Links::open().step("open a netlink socket", "")?;
             links.up(LOOPBACK).step("set the link up", "lo")?;
+            links.add_local_route(CLIENTS).step("keep answers to clients here by", "a table of routes")?;
             none.insert(links)
         }
     })
@@ -149,11 +160,17 @@ const TUN: &str = "/dev/net/tun";
 /// instead of what the main table has, which are the project's other networks.
 const LEAVING: u8 = 100;
 
+/// The table of routes for answers to clients of the host's published ports, whose addresses sockets have here (IP_TRANSPARENT): it takes
+/// whatever comes. By itself that is all that bridges bring which is for nobody here: what is for no such socket is dropped, because
+/// nothing can answer in the name of an address that is not here. Of a bridge with a way out it is what answers (`nat`).
+const CLIENTS: u8 = 101;
+
 /// Whether what comes from this bridge may leave the project.
 fn let_out(links: &mut Links, bridge: &str, leaves: bool) -> Result<(), Failure> {
     if leaves {
         links.add_unreachable(LEAVING, [0; 4], 0).step("keep the networks apart by", "a table of routes")?;
-        links.look_up(bridge, LEAVING).step("keep the networks apart by", "a rule for routes")?;
+        let rule = Rule { priority: 100, table: LEAVING, link: Some(bridge), ..Rule::default() };
+        links.add_rule(&rule).step("keep the networks apart by", "a rule for routes")?;
     }
     forward_from(bridge, leaves)
 }
@@ -183,4 +200,13 @@ pub(crate) fn sockets(count: u8, kind: SocketType) -> Result<Vec<OwnedFd>, Failu
     (0..count)
         .map(|_| rustix::net::socket_with(AddressFamily::INET, kind, FLAGS, None).step("make a socket", ""))
         .collect()
+}
+
+/// The same, which can have any address as theirs.
+pub(crate) fn sockets_of_anybody(count: u8, kind: SocketType) -> Result<Vec<OwnedFd>, Failure> {
+    let sockets = sockets(count, kind)?;
+    for socket in &sockets {
+        sys::let_be_anybody(socket.as_fd()).step("let a socket have any address", "")?;
+    }
+    Ok(sockets)
 }

@@ -19,7 +19,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Signal};
 
 use crate::group::{self, Groups, Place};
-use crate::network::{Network, sockets};
+use crate::network::{Network, sockets_of_anybody};
 use crate::{container, sandbox};
 
 /// User namespaces that containers with an id of their own may take up, while S makes one.
@@ -91,7 +91,7 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, policy: &Policy, place: Opt
             }
             (ToSandbox::Dial { count, udp }, []) => {
                 let kind = if udp { SocketType::DGRAM } else { SocketType::STREAM };
-                hand_over(channel, sockets(count, kind), &FromSandbox::Dialed, FromSandbox::DialFailed)
+                hand_over(channel, sockets_of_anybody(count, kind), &FromSandbox::Dialed, FromSandbox::DialFailed)
             }
             (ToSandbox::Listen { bridge }, []) => {
                 hand_over(channel, network.listen(&bridge), &FromSandbox::Listening, FromSandbox::ListenFailed)
@@ -184,10 +184,10 @@ fn are_distinct(networks: &[Bridge]) -> bool {
 }
 
 /// What a LAUNCH asks for.
-struct Wish<'a> {
+pub(crate) struct Wish<'a> {
     id: u32,
-    networks: &'a [Bridge],
-    ids: Option<(u32, u32)>,
+    pub(crate) networks: &'a [Bridge],
+    pub(crate) ids: Option<(u32, u32)>,
     cgroup: Option<&'a OwnedFd>,
 }
 
@@ -224,7 +224,7 @@ fn fork_container(
         Side::Child => {
             let needed: Vec<_> = [container.as_fd(), go_read.as_fd()].into_iter().chain(policy.fd()).collect();
             let kept = sys::close_all_but(&needed);
-            let run = || container::main(alone, container, &go_read, ids, policy);
+            let run = || container::main(alone, container, &go_read, wish, policy);
             sys::exit_now(if kept.is_ok() { run() } else { exit::TOOL });
         }
         Side::Parent { pid, pidfd } => {

@@ -161,6 +161,11 @@ fn dial_makes_as_many_sockets_as_asked_for() {
         let (answer, fds) = receive::<FromSandbox>(&project.channel).unwrap();
         assert_eq!((answer, fds.len()), (FromSandbox::Dialed, usize::from(count)));
         assert!(fds.iter().all(|fd| rustix::net::sockopt::socket_type(fd) == Ok(rustix::net::SocketType::DGRAM)));
+        // They can be anybody.
+        for (fd, last) in fds.iter().zip(1..) {
+            let client = std::net::SocketAddrV4::new([203, 0, 113, last].into(), 0);
+            assert_eq!(rustix::net::bind(fd, &client), Ok(()));
+        }
     }
     for count in [0, 17, 255] {
         send(&project.channel, &ToSandbox::Dial { count, udp: false }, &[]);
@@ -182,9 +187,9 @@ fn a_container_has_as_many_links_as_networks() {
         let (answer, _channel) = project.run(plan);
         assert!(matches!(answer, FromContainer::Started { .. }), "{numbers:?}: {answer:?}");
     }
-    // An address more than there are links, or many more.
+    // An address more than there are links, or many more; or one of another network than the link is on.
     project.networks = vec![network(7)];
-    for (numbers, text) in [(&[7, 8][..], "eth1"), (&[1; 300], "eth1")] {
+    for (numbers, text) in [(&[7, 8][..], "eth1"), (&[1; 300], "eth1"), (&[1], "the default route")] {
         let mut plan = image.plan();
         plan.addresses = addresses(numbers);
         let FromContainer::Failed { failure, .. } = project.run(plan).0 else { panic!("{numbers:?} was taken") };
@@ -206,6 +211,7 @@ fn a_container_has_as_many_links_as_networks() {
             other => panic!("{other:?}"),
         }
     }
+    project.networks = vec![network(0)];
     serves(&mut project);
 }
 

@@ -194,7 +194,8 @@ pub struct Bridge {
     pub number: u8,
     /// What sockets born in the project's network namespace send from.
     pub address: Address,
-    /// Whether what comes from it may leave the project, by the device of TAP.
+    /// Whether what comes from it may leave the project, by the device of TAP. Of a container's networks it is the first such one that it
+    /// takes.
     pub egress: bool,
 }
 
@@ -234,7 +235,8 @@ pub enum ToSandbox {
         /// None: the project's map.
         alone: Option<(u32, u32)>,
     },
-    /// DIAL: create sockets in the project's network namespace, not connected. No descriptors.
+    /// DIAL: create sockets in the project's network namespace, not connected, which can have any address as theirs (IP_TRANSPARENT,
+    /// `ip(7)`), so that containers see whose connection it is that a published port carries. No descriptors.
     Dial {
         /// How many, 1 to [`MAX_FDS`].
         count: u8,
@@ -477,8 +479,6 @@ pub struct Plan {
     pub mounts: Vec<Mount>,
     /// Addresses of `eth0`, `eth1`, …, one for each network of its LAUNCH; none: only a loopback.
     pub addresses: Vec<Address>,
-    /// Where what is on none of its networks goes: the address of a bridge with `egress`. None: nowhere.
-    pub gateway: Option<[u8; 4]>,
     /// Capabilities of root in the container, as a bit mask of `capabilities(7)` numbers.
     pub capabilities: u64,
     /// The filter of system calls.

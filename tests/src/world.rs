@@ -78,6 +78,12 @@ impl World {
         Path::new("/etc/netns").join(&self.home)
     }
 
+    /// The network namespace elsewhere, as `ip netns` knows it.
+    #[must_use]
+    pub fn there(&self) -> &str {
+        &self.there
+    }
+
     /// Does something on the host.
     ///
     /// # Panics

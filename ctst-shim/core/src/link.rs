@@ -23,23 +23,48 @@ const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 const RTN_UNREACHABLE: u8 = 7;
+const RT_SCOPE_HOST: u8 = 254;
+const FRA_SRC: u16 = 2;
 const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_IP_PROTO: u16 = 22;
 const FR_ACT_TO_TBL: u8 = 1;
-/// After the table of the namespace's own addresses (0), before the main one (32766).
-const RULE_PRIORITY: u32 = 100;
 const AF_INET: u8 = 2;
 const IFF_UP: u32 = 1;
 
+/// Protocols, as [`Rule`] has them (IANA's numbers).
+pub const TCP: u8 = 6;
+/// The same.
+pub const UDP: u8 = 17;
 /// Index of the loopback in every network namespace.
 pub const LOOPBACK: u32 = 1;
 /// The table of routes that is looked up last (`RT_TABLE_MAIN`).
 pub const MAIN_TABLE: u8 = 254;
+
+/// Which packets are looked up in a table of routes: those of which all that is said here is true.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rule<'a> {
+    /// Lower numbers are looked at first: 0 is the table of the namespace's own addresses, 32766 the main one.
+    pub priority: u32,
+    /// The table.
+    pub table: u8,
+    /// The link that they come from.
+    pub link: Option<&'a str>,
+    /// Their sender.
+    pub from: Option<[u8; 4]>,
+    /// Their protocol, as the header of IP has it. From Linux 4.17 on.
+    pub protocol: Option<u8>,
+    /// Their mark.
+    pub mark: Option<u32>,
+}
 
 /// A socket to the kernel's routing subsystem in the network namespace in which it was opened.
 #[derive(Debug)]
@@ -149,7 +174,7 @@ impl Links {
     /// # Errors
     /// ENETUNREACH where no link reaches it, EEXIST, and others.
     pub fn add_default_route(&mut self, table: u8, gateway: [u8; 4]) -> io::Result<()> {
-        let mut message = route(table, 0, RTN_UNICAST);
+        let mut message = route(table, 0, RTN_UNICAST, 0);
         message.attribute(RTA_GATEWAY, &gateway);
         self.0.request(&mut [message])
     }
@@ -159,21 +184,43 @@ impl Links {
     /// # Errors
     /// The kernel's. That it is there already is none.
     pub fn add_unreachable(&mut self, table: u8, ip: [u8; 4], prefix: u8) -> io::Result<()> {
-        let mut message = route(table, prefix, RTN_UNREACHABLE);
+        let mut message = route(table, prefix, RTN_UNREACHABLE, 0);
         message.attribute(RTA_DST, &ip);
         message.attribute(RTA_PRIORITY, &u32::MAX.to_ne_bytes());
         unless_there(self.0.request(&mut [message]))
     }
 
-    /// Has what comes from the link of this name looked up in this table of routes, after what is for the namespace itself.
+    /// Takes whatever is looked up in a table of routes for the namespace's own, whomever it is for.
     ///
     /// # Errors
-    /// The kernel's. That it is so already is none.
-    pub fn look_up(&mut self, link: &str, table: u8) -> io::Result<()> {
+    /// EEXIST, and others.
+    pub fn add_local_route(&mut self, table: u8) -> io::Result<()> {
+        let mut message = route(table, 0, RTN_LOCAL, RT_SCOPE_HOST);
+        message.attribute(RTA_OIF, &LOOPBACK.to_ne_bytes());
+        self.0.request(&mut [message])
+    }
+
+    /// Adds a rule.
+    ///
+    /// # Errors
+    /// The kernel's. That it is there already is none.
+    pub fn add_rule(&mut self, rule: &Rule<'_>) -> io::Result<()> {
         let mut message = Message::new(RTM_NEWRULE, REQUEST_ACK | CREATE_EXCL);
-        message.bytes.extend([AF_INET, 0, 0, 0, table, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0]);
-        message.string(FRA_IIFNAME, link);
-        message.attribute(FRA_PRIORITY, &RULE_PRIORITY.to_ne_bytes());
+        let bits = if rule.from.is_some() { 32 } else { 0 };
+        message.bytes.extend([AF_INET, 0, bits, 0, rule.table, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0]);
+        message.attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes());
+        if let Some(link) = rule.link {
+            message.string(FRA_IIFNAME, link);
+        }
+        if let Some(from) = rule.from {
+            message.attribute(FRA_SRC, &from);
+        }
+        if let Some(protocol) = rule.protocol {
+            message.attribute(FRA_IP_PROTO, &[protocol]);
+        }
+        if let Some(mark) = rule.mark {
+            message.attribute(FRA_FWMARK, &mark.to_ne_bytes());
+        }
         unless_there(self.0.request(&mut [message]))
     }
 }
@@ -183,9 +230,9 @@ fn unless_there(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// `struct rtmsg` of an IPv4 route of this kind to a destination with a prefix.
-fn route(table: u8, prefix: u8, kind: u8) -> Message {
+fn route(table: u8, prefix: u8, kind: u8, scope: u8) -> Message {
     let mut message = Message::new(RTM_NEWROUTE, REQUEST_ACK | CREATE_EXCL);
-    message.bytes.extend([AF_INET, prefix, 0, 0, table, RTPROT_BOOT, 0, kind, 0, 0, 0, 0]);
+    message.bytes.extend([AF_INET, prefix, 0, 0, table, RTPROT_BOOT, scope, kind, 0, 0, 0, 0]);
     message
 }
 

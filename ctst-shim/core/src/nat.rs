@@ -1,5 +1,6 @@
 //! Giving what leaves a network namespace by one link that link's own address as its sender, by nftables (`nft(8)`,
 //! `linux/netfilter/nf_tables.h`), and letting nothing pass there that belongs to no connection: that would keep its sender.
+//! And telling by a mark what answers connections of the namespace's own sockets, whose addresses may be somebody else's.
 
 use std::io;
 
@@ -18,6 +19,7 @@ const APPEND: u16 = 0x800;
 const IPV4: u8 = 2;
 
 const TABLE: &str = "ctst";
+const ARRIVE: &str = "prerouting";
 const LEAVE: &str = "postrouting";
 const PASS: &str = "forward";
 
@@ -36,6 +38,7 @@ const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 const META_DREG: u16 = 1;
 const META_KEY: u16 = 2;
+const META_SREG: u16 = 3;
 const CMP_SREG: u16 = 1;
 const CMP_OP: u16 = 2;
 const CMP_DATA: u16 = 3;
@@ -53,33 +56,54 @@ const IMMEDIATE_DATA: u16 = 2;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 
-/// `NF_INET_FORWARD`, `NF_INET_POST_ROUTING`, and the places of filters and of the translation of source addresses there.
+/// `NF_INET_PRE_ROUTING`, `NF_INET_FORWARD`, `NF_INET_POST_ROUTING`, and the places there of what changes packets (-150), of
+/// filters, and of the translation of source addresses.
+const PREROUTING: u32 = 0;
+const MANGLE: u32 = 0u32.wrapping_sub(150);
 const FORWARD: u32 = 2;
 const POSTROUTING: u32 = 4;
 const FILTER: u32 = 0;
 const SRCNAT: u32 = 100;
-/// `NFT_REG_VERDICT`, `NFT_REG_1`, `NFT_META_IIF`, `NFT_META_OIF`, `NFT_CT_STATE`, `NFT_CMP_EQ`, `NF_DROP`
+/// `NFT_REG_VERDICT`, `NFT_REG_1`, `NFT_META_MARK`, `NFT_META_IIF`, `NFT_META_OIF`, `NFT_CT_STATE`, `NFT_CT_DIRECTION`, `NFT_CMP_EQ`,
+/// `NFT_CMP_NEQ`, `NF_DROP`
 const VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
+const MARK: u32 = 3;
 const INCOMING: u32 = 4;
 const OUTGOING: u32 = 5;
 const STATE: u32 = 0;
+const DIRECTION: u32 = 1;
 const EQUAL: u32 = 0;
+const UNEQUAL: u32 = 1;
 const DROP: u32 = 0;
 /// `NF_CT_STATE_BIT` of `IP_CT_ESTABLISHED` and `IP_CT_RELATED`, and of `IP_CT_NEW`: what is of none is invalid.
 const ANSWERS: u32 = 2 | 4;
 const NEW: u32 = 8;
+/// `IP_CT_DIR_REPLY`
+const REPLY: u8 = 1;
+
+/// The mark of what answers.
+pub const ANSWER: u32 = 1;
 
 /// Masquerades what leaves by the link with the index `out`, and drops what would leave there without, and what comes from there and
-/// answers nothing. Once in a network namespace.
+/// answers nothing. What answers and does not come from there, and so is for a socket of this namespace, gets the mark [`ANSWER`]. Once
+/// in a network namespace.
 ///
 /// # Errors
 /// EOPNOTSUPP or ENOENT where the kernel has no nf_tables, or no nft_masq, module; EEXIST, and others.
 pub fn masquerade(out: u32) -> io::Result<()> {
     let mut table = message(NEWTABLE, REQUEST | CREATE_EXCL);
     table.string(TABLE_NAME, TABLE);
+    let arrive = chain(ARRIVE, "filter", (PREROUTING, MANGLE));
     let pass = chain(PASS, "filter", (FORWARD, FILTER));
     let leave = chain(LEAVE, "nat", (POSTROUTING, SRCNAT));
+    let answers = rule(REQUEST, ARRIVE, |list| {
+        load_link(list, INCOMING);
+        compare(list, UNEQUAL, &out.to_ne_bytes());
+        load_connection(list, DIRECTION);
+        compare(list, EQUAL, &[REPLY]);
+        marks(list);
+    });
     let invalid = rule(REQUEST, PASS, |list| {
         is_link(list, OUTGOING, out);
         is_in_no_state(list, ANSWERS | NEW);
@@ -94,7 +118,8 @@ pub fn masquerade(out: u32) -> io::Result<()> {
         is_link(list, OUTGOING, out);
         expression(list, "masq", |_| {});
     });
-    let mut batch = [batch(BATCH_BEGIN), table, pass, leave, invalid, unasked, masquerades, batch(BATCH_END)];
+    let (begin, end) = (batch(BATCH_BEGIN), batch(BATCH_END));
+    let mut batch = [begin, table, arrive, pass, leave, answers, invalid, unasked, masquerades, end];
     Socket::open(Some(NETFILTER))?.request(&mut batch)
 }
 
@@ -120,19 +145,27 @@ fn rule(flags: u16, chain: &str, expressions: impl FnOnce(&mut Message)) -> Mess
 
 /// Goes on where the packet's link of this kind has that index.
 fn is_link(list: &mut Message, key: u32, index: u32) {
+    load_link(list, key);
+    compare(list, EQUAL, &index.to_ne_bytes());
+}
+
+fn load_link(list: &mut Message, key: u32) {
     expression(list, "meta", |data| {
         number(data, META_DREG, REGISTER);
         number(data, META_KEY, key);
     });
-    equals(list, index);
+}
+
+fn load_connection(list: &mut Message, key: u32) {
+    expression(list, "ct", |data| {
+        number(data, CT_DREG, REGISTER);
+        number(data, CT_KEY, key);
+    });
 }
 
 /// Goes on where the packet's connection is in none of these states.
 fn is_in_no_state(list: &mut Message, states: u32) {
-    expression(list, "ct", |data| {
-        number(data, CT_DREG, REGISTER);
-        number(data, CT_KEY, STATE);
-    });
+    load_connection(list, STATE);
     expression(list, "bitwise", |data| {
         number(data, BITWISE_SREG, REGISTER);
         number(data, BITWISE_DREG, REGISTER);
@@ -140,14 +173,25 @@ fn is_in_no_state(list: &mut Message, states: u32) {
         data.nest(BITWISE_MASK, |mask| mask.attribute(DATA_VALUE, &states.to_ne_bytes()));
         data.nest(BITWISE_XOR, |xor| xor.attribute(DATA_VALUE, &[0; 4]));
     });
-    equals(list, 0);
+    compare(list, EQUAL, &[0; 4]);
 }
 
-fn equals(list: &mut Message, value: u32) {
+fn compare(list: &mut Message, how: u32, value: &[u8]) {
     expression(list, "cmp", |data| {
         number(data, CMP_SREG, REGISTER);
-        number(data, CMP_OP, EQUAL);
-        data.nest(CMP_DATA, |data| data.attribute(DATA_VALUE, &value.to_ne_bytes()));
+        number(data, CMP_OP, how);
+        data.nest(CMP_DATA, |data| data.attribute(DATA_VALUE, value));
+    });
+}
+
+fn marks(list: &mut Message) {
+    expression(list, "immediate", |data| {
+        number(data, IMMEDIATE_DREG, REGISTER);
+        data.nest(IMMEDIATE_DATA, |data| data.attribute(DATA_VALUE, &ANSWER.to_ne_bytes()));
+    });
+    expression(list, "meta", |data| {
+        number(data, META_KEY, MARK);
+        number(data, META_SREG, REGISTER);
     });
 }
 

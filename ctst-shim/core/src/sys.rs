@@ -296,10 +296,21 @@ pub fn make_tap(file: BorrowedFd<'_>, index: u32, name: &str) -> io::Result<()> 
 /// # Errors
 /// ENODEV where there is no such device.
 pub fn bind_to_device(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let (name, length) = (name.as_bytes(), u32::try_from(name.len()).unwrap_or(u32::MAX));
-    let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
-    // SAFETY: the kernel reads `length` bytes of the name, which need not end with a zero.
-    result(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, name.as_ptr().cast(), length) }.into())
+    set_option(socket, (libc::SOL_SOCKET, libc::SO_BINDTODEVICE), name.as_bytes())
+}
+
+/// Lets a socket have any address as its own, and take what answers it, if the routes bring it here (IP_TRANSPARENT, `ip(7)`).
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN over its network namespace.
+pub fn let_be_anybody(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, (libc::IPPROTO_IP, libc::IP_TRANSPARENT), &1i32.to_ne_bytes())
+}
+
+fn set_option(socket: BorrowedFd<'_>, (level, option): (i32, i32), value: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    // SAFETY: the kernel reads `length` bytes of the value; a name need not end with a zero.
+    result(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), length) }.into())
         .map(drop)
 }
 

@@ -189,7 +189,6 @@ impl Image {
             readonly: true,
             mounts: Vec::new(),
             addresses: vec![Address { ip: [10, 89, 0, 2], prefix: 24 }],
-            gateway: None,
             filter: Filter::Default,
             profile: Vec::new(),
             landlock: None,

@@ -362,7 +362,6 @@ impl ContainerSpec {
             readonly: self.readonly,
             mounts,
             addresses,
-            gateway: None,
             capabilities: rights::mask(&self.cap_add, &self.cap_drop).map_err(invalid)?,
             filter: rights::filter(self.seccomp.filter),
             profile: match &self.seccomp.profile {
@@ -410,7 +409,6 @@ impl ContainerSpec {
         let alone = self.user.len() < 21;
         let alone = alone.then_some((u32::MAX, u32::MAX));
         let mut plan = self.plan_with(dir, addresses, alone, places, values, unopened)?;
-        plan.gateway = Some([0; 4]);
         self.root(&mut plan, dir, overlay, unopened)?;
         let probe = match self.healthcheck.as_ref().map(|check| &check.probe) {
             Some(Probe::Command(argv)) => {

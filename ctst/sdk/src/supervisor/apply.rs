@@ -168,7 +168,11 @@ impl Supervisor {
             }
         }
         let attachments = own.iter().flat_map(|(_, attachments)| attachments);
-        self.networks.prepare(attachments).map_err(Error::Sandbox)
+        self.networks.prepare(attachments).map_err(Error::Sandbox)?;
+        if let Some(forwarder) = &self.forwarder {
+            forwarder.networks(self.networks.subnets());
+        }
+        Ok(())
     }
 
     fn number(&mut self, name: &str) -> Cid {
@@ -490,8 +494,10 @@ impl Supervisor {
         let (Some(port), Some(forwarder)) = (self.ports.get(&key), &self.forwarder) else { return };
         let target = |owner: &Owner| {
             let container = self.containers.get(&owner.cid).filter(|container| container.is_running())?;
-            Some(SocketAddr::from((container.record.address()?, owner.port)))
+            Some(SocketAddr::from((container.door()?, owner.port)))
         };
+        // Some may be new.
+        forwarder.networks(self.networks.subnets());
         forwarder.target(port.id, port.owners.iter().filter_map(target));
     }
 

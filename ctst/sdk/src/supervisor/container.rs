@@ -1,6 +1,7 @@
 //! One container as the supervisor sees it.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -148,6 +149,13 @@ impl Container {
         let code = self.record.exit_code.unwrap_or_default();
         let times = self.in_vain;
         (times >= HOPELESS).then(|| format!("it has ended {times} times in a row, the last time with {code}"))
+    }
+
+    /// Its address for what comes from outside: on the network by which it answers whoever is on none, as C sets its routes.
+    pub(super) fn door(&self) -> Option<Ipv4Addr> {
+        let networks = self.record.spec.network.attachments();
+        let leaving = networks.iter().zip(&self.places).find(|(on, _)| on.egress).map(|(_, place)| place);
+        leaving.or(self.places.first()).map(|place| place.ip)
     }
 
     pub(super) fn new(record: Record, dir: PathBuf) -> Self {

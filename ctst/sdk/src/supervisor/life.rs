@@ -221,8 +221,6 @@ impl Supervisor {
         let places = Places::new(private);
         let (mut plan, mut held) =
             spec.plan(&container.dir, self.ids.has_overlay(), addresses, container.alone, &places, &container.secrets)?;
-        // The first one that leads anywhere; who is on several has a way out by each, and takes one.
-        plan.gateway = bridges.iter().find(|bridge| bridge.egress).map(|bridge| bridge.address.ip);
         if bridges.len() > 1 {
             plan.sysctls.splice(0..0, network::apart());
         }

@@ -195,6 +195,11 @@ impl Networks {
         }
     }
 
+    /// The addresses of all of them.
+    pub(super) fn subnets(&self) -> Vec<Subnet> {
+        self.list.iter().map(|network| network.subnet).collect()
+    }
+
     /// What S and C are told of a container's places.
     pub(super) fn links(&self, places: &[Place]) -> (Vec<Bridge>, Vec<Address>) {
         let link = |place: &Place| {

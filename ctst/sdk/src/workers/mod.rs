@@ -104,7 +104,6 @@ fn bare(argv: &[&str]) -> Plan {
         readonly: true,
         mounts: Vec::new(),
         addresses: Vec::new(),
-        gateway: None,
         capabilities: containust_policy::capabilities::DEFAULT,
         filter: Filter::Strict,
         profile: Vec::new(),

@@ -10,7 +10,7 @@ mod udp;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use containust_lang::model::Protocol;
+use containust_lang::model::{Protocol, Subnet};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::event::{EventfdFlags, eventfd};
@@ -70,6 +70,7 @@ enum Command {
     Unlisten(u64),
     Target(u64, Vec<SocketAddr>),
     Supply(Protocol, Vec<OwnedFd>),
+    Networks(Vec<Subnet>),
     Stop,
 }
 
@@ -122,7 +123,12 @@ impl Forwarder {
         self.send(Command::Target(id, targets.into_iter().collect())).ok();
     }
 
-    /// Adds sockets born in the project's network namespace, non-blocking and not connected. With an empty vector:
+    /// Says which addresses are those of the project's networks: no client is shown to a container as one of them.
+    pub(crate) fn networks(&self, subnets: Vec<Subnet>) {
+        self.send(Command::Networks(subnets)).ok();
+    }
+
+    /// Adds sockets born in the project's network namespace, non-blocking and not connected, which can have any address. With an empty vector:
     /// none can be had now, and the connections that wait for one are reset.
     pub(crate) fn supply(&self, protocol: Protocol, sockets: Vec<OwnedFd>) {
         self.send(Command::Supply(protocol, sockets)).ok();
@@ -186,6 +192,29 @@ fn bind(HostPort { protocol, place }: HostPort) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Whom a container shall see: the client, where his address means to the container what it means here. That of this host's
+/// loopback would be the container's own, one of the project's networks another component's, a link-local one somebody else's on its
+/// link; and containers have no IPv6.
+fn shown(client: SocketAddr, subnets: &[Subnet]) -> Option<SocketAddr> {
+    let IpAddr::V4(ip) = client.ip() else { return None };
+    let is_ours = subnets.iter().any(|subnet| subnet.number(ip).is_some());
+    let plain = !(ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || ip == Ipv4Addr::BROADCAST);
+    (plain && !is_ours).then_some(client)
+}
+
+/// Gives a socket the address that a container shall see, with the same port if nobody has it there.
+fn show_as(socket: &OwnedFd, client: Option<SocketAddr>) -> io::Result<()> {
+    let Some(client) = client else { return Ok(()) };
+    if rustix::net::bind(socket, &client).is_err() {
+        rustix::net::bind(socket, &SocketAddr::new(client.ip(), 0))?;
+    }
+    Ok(())
+}
+
 const WAKE: Token = Token(usize::MAX);
 
 /// Tokens are `4 * id` plus one of these. Ids are never used again, so an event that comes late finds nothing.
@@ -210,6 +239,8 @@ struct State {
     connecting: VecDeque<(Instant, usize)>,
     accept_after: Option<(Instant, Vec<usize>)>,
     flows: Flows,
+    /// Addresses that belong to the project.
+    subnets: Vec<Subnet>,
     tcp: Pool,
     udp: Pool,
     /// Tokens with more to do than they were given time for.
@@ -291,6 +322,7 @@ impl State {
             connecting: VecDeque::new(),
             accept_after: None,
             flows: Flows::default(),
+            subnets: Vec::new(),
             tcp: Pool::default(),
             udp: Pool::default(),
             again: Vec::new(),
@@ -385,6 +417,7 @@ impl State {
                         }
                     }
                 }
+                Command::Networks(subnets) => self.subnets = subnets,
                 Command::Stop => return false,
             }
         }

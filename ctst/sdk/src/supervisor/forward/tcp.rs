@@ -14,7 +14,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use rustix::net::sockopt;
 
-use super::{BACKEND, BOTH, CLIENT, DOOR, ORPHAN_TIMEOUT, Socket, State, Target};
+use super::{BACKEND, BOTH, CLIENT, DOOR, ORPHAN_TIMEOUT, Socket, State, Target, show_as, shown};
 
 /// Buffers moved for one direction before other connections have their turn.
 const ROUNDS: usize = 16;
@@ -30,6 +30,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Connection {
     port: usize,
     target: Target,
+    /// What the container shall see of the client.
+    shown: Option<SocketAddr>,
     client: TcpStream,
     backend: Backend,
     up: Flow,
@@ -127,8 +129,8 @@ impl State {
         let Some(port) = self.ports.get_mut(&id) else { return };
         for _ in 0..ACCEPTS {
             let Socket::Tcp(listener) = &port.socket else { return };
-            let client = match listener.accept() {
-                Ok((client, _)) => client,
+            let (client, from) = match listener.accept() {
+                Ok(accepted) => accepted,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 // The connection ended before it was accepted.
                 Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => continue,
@@ -149,6 +151,7 @@ impl State {
                     let connection = Connection {
                         port: id,
                         target,
+                        shown: shown(from, &self.subnets),
                         client,
                         backend: Backend::Waiting,
                         up: Flow::default(),
@@ -179,7 +182,7 @@ impl State {
                 continue;
             };
             connection.target = target;
-            match connect(socket, target.0, self.poll.registry(), Token(4 * id + BACKEND)) {
+            match connect(socket, connection, self.poll.registry(), Token(4 * id + BACKEND)) {
                 // Even if it is connected at once, the first event says so.
                 Ok(stream) => connection.backend = Backend::Connecting(stream),
                 Err(_) => self.reset(id),
@@ -296,9 +299,10 @@ fn prepare(mut client: TcpStream, registry: &Registry, token: Token) -> io::Resu
     Ok(client)
 }
 
-fn connect(socket: OwnedFd, target: SocketAddr, registry: &Registry, token: Token) -> io::Result<TcpStream> {
+fn connect(socket: OwnedFd, of: &Connection, registry: &Registry, token: Token) -> io::Result<TcpStream> {
     sockopt::set_tcp_nodelay(&socket, true)?;
-    match rustix::net::connect(&socket, &target) {
+    show_as(&socket, of.shown)?;
+    match rustix::net::connect(&socket, &of.target.0) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
         Err(e) => return Err(e.into()),
     }

@@ -19,7 +19,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
 
-use super::{BACKEND, DOOR, Socket, State, Target};
+use super::{BACKEND, DOOR, Socket, State, Target, show_as, shown};
 
 /// Flows of a project at once: each is a descriptor.
 pub(super) const MOST: usize = 4096;
@@ -290,7 +290,8 @@ impl State {
             return true;
         }
         let Some(socket) = self.udp.sockets.pop() else { return false };
-        match connect(socket, flow.target.0, self.poll.registry(), Token(4 * id + BACKEND)) {
+        let shown = shown(flow.key.client, &self.subnets);
+        match connect(socket, shown, flow.target.0, self.poll.registry(), Token(4 * id + BACKEND)) {
             Ok(backend) => flow.backend = Some(backend),
             Err(_) => self.flows.remove(id),
         }
@@ -331,7 +332,14 @@ impl State {
     }
 }
 
-fn connect(socket: OwnedFd, target: SocketAddr, registry: &Registry, token: Token) -> io::Result<UdpSocket> {
+fn connect(
+    socket: OwnedFd,
+    shown: Option<SocketAddr>,
+    target: SocketAddr,
+    registry: &Registry,
+    token: Token,
+) -> io::Result<UdpSocket> {
+    show_as(&socket, shown)?;
     rustix::net::connect(&socket, &target)?;
     let mut socket = UdpSocket::from_std(StdSocket::from(socket));
     registry.register(&mut socket, token, Interest::READABLE)?;
