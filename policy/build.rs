@@ -37,17 +37,43 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=src/table.rs");
     println!("cargo::rerun-if-changed=src/assemble.rs");
     println!("cargo::rerun-if-changed=src/own.rs");
-    let bases = Base::ALL.map(|base| (base.name(), vec![base.changes()]));
-    let own = own::Own::ALL.map(|own| (own.name(), own.changes()));
-    write("filter.rs", &bases)?;
-    write("own.rs", &own)
+    let bases = Base::ALL.map(|base| Tables { name: base.name(), changes: vec![base.changes()], rest: table::DEFAULT });
+    let own = own::Own::ALL.map(|own| Tables {
+        name: own.name(),
+        changes: own.changes(),
+        rest: if own.is_open() { &[] } else { table::DEFAULT },
+    });
+    write("filter.rs", &bases, "")?;
+    let choice: Vec<String> = own::Own::ALL
+        .iter()
+        .flat_map(|own| {
+            let name = own.name().to_uppercase();
+            [("X86_64", "X86_64"), ("Aarch64", "AARCH64")]
+                .map(|(arch, suffix)| format!("    (super::Own::{own:?}, super::Arch::{arch}) => &{name}_{suffix},"))
+        })
+        .collect();
+    let choice = format!(
+        "pub(super) fn filter(own: super::Own, arch: super::Arch) -> &'static [Instruction] {{\nmatch (own, arch) {{\n{}\n}}\n}}",
+        choice.join("\n")
+    );
+    write("own.rs", &own, &choice)
 }
 
-fn write(file: &str, filters: &[(&str, Vec<&[table::Row]>)]) -> Result<()> {
+/// What a filter is made of.
+struct Tables {
+    name: &'static str,
+    /// What decides first.
+    changes: Vec<&'static [table::Row]>,
+    /// What decides the rest; empty: all of it is allowed.
+    rest: &'static [table::Row],
+}
+
+/// `more` is behind them in the file.
+fn write(file: &str, filters: &[Tables], more: &str) -> Result<()> {
     let mut source = String::new();
-    for (filter, changes) in filters {
+    for Tables { name: filter, changes, rest } in filters {
         for (name, arch) in [("X86_64", Arch::X86_64), ("AARCH64", Arch::Aarch64)] {
-            let program = compile(filter, changes, arch)?;
+            let program = compile(filter, changes, rest, arch)?;
             let filter = filter.to_uppercase();
             writeln!(source, "pub(super) static {filter}_{name}: [Instruction; {}] = [", program.len())?;
             for Instruction { code, jt, jf, k } in program {
@@ -56,6 +82,7 @@ fn write(file: &str, filters: &[(&str, Vec<&[table::Row]>)]) -> Result<()> {
             writeln!(source, "];")?;
         }
     }
+    source.push_str(more);
     let path = Path::new(&env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join(file);
     Ok(fs::write(path, source)?)
 }
@@ -78,8 +105,16 @@ fn rows(table: &[table::Row]) -> Result<BTreeMap<&'static str, Verdict>> {
 
 /// Every known number with its verdict. A call that no row names stops the build, and so does a change of what is not
 /// there. Of `changes` the first count most.
-fn verdicts(filter: &str, changes: &[&[table::Row]], arch: Arch) -> Result<BTreeMap<u32, Verdict>> {
-    let mut verdicts = rows(table::DEFAULT)?;
+fn verdicts(
+    filter: &str,
+    changes: &[&[table::Row]],
+    rest: &[table::Row],
+    arch: Arch,
+) -> Result<BTreeMap<u32, Verdict>> {
+    let mut verdicts = match rest {
+        [] => rows(table::DEFAULT)?.into_keys().map(|name| (name, Verdict::Allow)).collect(),
+        rest => rows(rest)?,
+    };
     for changes in changes.iter().rev() {
         for (name, verdict) in rows(changes)? {
             if verdicts.insert(name, verdict).is_none() {
@@ -95,9 +130,9 @@ fn verdicts(filter: &str, changes: &[&[table::Row]], arch: Arch) -> Result<BTree
         .collect()
 }
 
-fn compile(filter: &str, changes: &[&[table::Row]], arch: Arch) -> Result<Vec<Instruction>> {
+fn compile(filter: &str, changes: &[&[table::Row]], rest: &[table::Row], arch: Arch) -> Result<Vec<Instruction>> {
     let (mut programs, mut leaves) = (Vec::new(), BTreeMap::new());
-    for (number, verdict) in verdicts(filter, changes, arch)? {
+    for (number, verdict) in verdicts(filter, changes, rest, arch)? {
         let leaf = match verdict {
             Verdict::Allow => Leaf::Return(ALLOW),
             Verdict::Refuse(errno) => Leaf::Return(FAIL | errno as u32),

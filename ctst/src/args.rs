@@ -23,6 +23,11 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "DIR")]
     pub(crate) project: Option<PathBuf>,
 
+    /// Reach nothing beyond this host, which the kernel sees to: nothing is fetched, what is not here already is an error, and no
+    /// network has a way out
+    #[arg(long, global = true, env = "CONTAINUST_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) offline: bool,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -134,9 +139,6 @@ pub(crate) struct Inputs {
     /// Deploy the components of this profile, too
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Vec<String>,
-    /// Fetch nothing from the network, and let nothing out: what is not here already is an error, and no network has a way out
-    #[arg(long, env = "CONTAINUST_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
-    pub(crate) offline: bool,
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {
@@ -772,12 +774,12 @@ mod tests {
         }
         assert_eq!(
             found,
-            "ctst -f/--file -p/--project\n\
-             check FILE --set --params --profile --offline --format\n\
-             plan FILE|COMPONENT --set --params --profile --offline -a/--all -o/--out --detailed-exitcode --format\n\
-             run FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy --abort-on-failure --exit-code-from --no-log-prefix --timestamps\n\
-             up FILE|COMPONENT --set --params --profile --offline -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
-             down --set --params --profile --offline -v/--volumes --allow-destroy -t/--time\n\
+            "ctst -f/--file -p/--project --offline\n\
+             check FILE --set --params --profile --format\n\
+             plan FILE|COMPONENT --set --params --profile -a/--all -o/--out --detailed-exitcode --format\n\
+             run FILE|COMPONENT --set --params --profile -d/--detach --wait --wait-timeout -y/--yes --allow-destroy --abort-on-failure --exit-code-from --no-log-prefix --timestamps\n\
+             up FILE|COMPONENT --set --params --profile -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
+             down --set --params --profile -v/--volumes --allow-destroy -t/--time\n\
              ps -a/--all -A/--all-projects --filter --format\n\
              port COMPONENT PORT --format\n\
              top COMPONENT --format\n\
@@ -793,7 +795,7 @@ mod tests {
              restart COMPONENT -t/--time\n\
              stop COMPONENT -t/--time\n\
              rm COMPONENT\n\
-             build FILE --set --params --profile --offline\n\
+             build FILE --set --params --profile\n\
              lock FILE --update\n\
              images --format\n\
              images ls --format\n\

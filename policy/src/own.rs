@@ -1,35 +1,55 @@
-//! The filters of ctst's own processes, as what they say instead of [`STRICT`](super::seccomp::STRICT): a supervisor, once its
-//! sandbox stands, and a worker, before it reads a byte. What they refuse fails; nothing is killed by it.
+//! The filters of ctst's own processes and threads, as what they say instead of [`STRICT`](super::seccomp::STRICT): of a supervisor,
+//! once its sandbox stands, of a worker, before it reads a byte; and what a command gives up that was told to stay offline. What
+//! they refuse fails; nothing is killed by it.
 
-use super::table::{Base, Check, Errno, Row, Verdict};
+use super::table::{
+    AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, Base, Check, Clause, Errno, PROTOCOLS, Row, TYPES, Verdict,
+};
 
-/// A process of ctst's own.
+/// A process or thread of ctst's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Own {
     /// Looks after a project; its children, ctst-shim and newuidmap, have been started.
     Supervisor,
+    /// A thread of the supervisor's that publishes ports, and does nothing else.
+    Ports,
+    /// A thread that works on sockets which it is given.
+    Sockets,
     /// Reads an archive, copies or removes files, in a container of its own.
     Worker,
+    /// A command with `--offline`, and what it starts but ctst-shim, the supervisor, and those who map ids.
+    Offline,
 }
 
 impl Own {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Supervisor, Self::Worker];
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Supervisor, Self::Ports, Self::Sockets, Self::Worker, Self::Offline];
 
     /// The name in a snapshot.
     pub fn name(self) -> &'static str {
         match self {
             Self::Supervisor => "supervisor",
+            Self::Ports => "ports",
+            Self::Sockets => "sockets",
             Self::Worker => "worker",
+            Self::Offline => "offline",
         }
     }
 
-    /// The rows that decide before those of the filter `strict`, the first ones first.
+    /// The rows that decide first, the first ones before the others.
     pub fn changes(self) -> Vec<&'static [Row]> {
         match self {
-            Self::Supervisor => vec![NO_CHILDREN, NO_NODES, Base::Strict.changes()],
-            Self::Worker => vec![NO_CHILDREN, NO_NETWORK, Base::Strict.changes()],
+            Self::Supervisor => vec![LOCAL, NO_CHILDREN, NO_NODES, Base::Strict.changes()],
+            Self::Ports => vec![LISTENING, NO_CHILDREN, NO_NODES, Base::Strict.changes()],
+            Self::Sockets => vec![NO_SOCKETS, NO_CHILDREN, NO_NODES, Base::Strict.changes()],
+            Self::Worker => vec![NO_NETWORK, NO_CHILDREN, Base::Strict.changes()],
+            Self::Offline => vec![INSIDE],
         }
+    }
+
+    /// Whether what no row decides is allowed, instead of what [`DEFAULT`](super::seccomp::DEFAULT) says.
+    pub fn is_open(self) -> bool {
+        self == Self::Offline
     }
 }
 
@@ -64,6 +84,42 @@ static NO_CHILDREN: &[Row] = &[
 ];
 
 static NO_NODES: &[Row] = &[refuse("mknod mknodat", "it makes files, folders and links")];
+
+/// Who makes a socket that reaches others cannot connect it, and who connects one did not make it.
+static LOCAL: &[Row] = &[Row {
+    calls: "socket socketpair",
+    verdict: Verdict::AllowIf { argument: 0, check: Check::In(&[AF_UNIX]), otherwise: Errno::Eperm },
+    reason: "what it connects was born in the project's network, and what it listens on another thread has made",
+}];
+
+static LISTENING: &[Row] = &[
+    Row {
+        calls: "socket",
+        verdict: Verdict::AllowIfAll(&[
+            Clause { any: &[(0, Check::In(&[AF_INET, AF_INET6]))], otherwise: Errno::Eperm },
+            TYPES,
+            PROTOCOLS,
+        ]),
+        reason: "for the ports that the project publishes",
+    },
+    refuse("socketpair connect sendto sendmsg sendmmsg", "others come to them"),
+];
+
+static NO_SOCKETS: &[Row] =
+    &[refuse("socket socketpair", "what it connects was born in the project's network, or came from outside")];
+
+static INSIDE: &[Row] = &[
+    Row {
+        calls: "socket socketpair",
+        verdict: Verdict::AllowIf { argument: 0, check: Check::In(&[AF_UNIX, AF_NETLINK]), otherwise: Errno::Eperm },
+        reason: "other processes of this host, and the kernel",
+    },
+    Row {
+        calls: "io_uring_setup io_uring_enter io_uring_register",
+        verdict: Verdict::Refuse(Errno::Enosys),
+        reason: "makes sockets past this filter",
+    },
+];
 
 static NO_NETWORK: &[Row] = &[refuse(
     "socket socketpair bind listen accept accept4 connect",

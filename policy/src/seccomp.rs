@@ -35,12 +35,7 @@ mod compiled_own {
 /// The filter of this process of ctst's own for `arch`.
 #[cfg(feature = "assemble")]
 pub fn own_filter_for(own: Own, arch: Arch) -> &'static [Instruction] {
-    match (own, arch) {
-        (Own::Supervisor, Arch::X86_64) => &compiled_own::SUPERVISOR_X86_64,
-        (Own::Supervisor, Arch::Aarch64) => &compiled_own::SUPERVISOR_AARCH64,
-        (Own::Worker, Arch::X86_64) => &compiled_own::WORKER_X86_64,
-        (Own::Worker, Arch::Aarch64) => &compiled_own::WORKER_AARCH64,
-    }
+    compiled_own::filter(own, arch)
 }
 
 /// The filter of this name for `arch`.
@@ -84,8 +79,16 @@ pub fn describe(base: Base) -> String {
 /// The same of the filter of one of ctst's own processes.
 #[cfg(feature = "assemble")]
 pub fn describe_own(own: Own) -> String {
-    let tables: Vec<_> = own.changes().into_iter().chain([DEFAULT]).collect();
-    describe_as(&tables, |arch| own_filter_for(own, arch).len())
+    let rest = (!own.is_open()).then_some(DEFAULT);
+    let tables: Vec<_> = own.changes().into_iter().chain(rest).collect();
+    let mut out = describe_as(&tables, |arch| own_filter_for(own, arch).len());
+    if own.is_open() {
+        out = out.replace(
+            "number that no line below has: ENOSYS",
+            "number that no line below has: allow, or ENOSYS if it is not known",
+        );
+    }
+    out
 }
 
 fn describe_as(tables: &[&'static [Row]], size: impl Fn(Arch) -> usize) -> String {

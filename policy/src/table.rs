@@ -141,10 +141,10 @@ pub const X32_BIT: u32 = 0x4000_0000;
 /// `clone` and exists for `clone3` and `unshare` only.
 pub(crate) const NEW_NAMESPACES: u32 = 0x7e02_0000;
 
-const AF_UNIX: u32 = 1;
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
-const AF_NETLINK: u32 = 16;
+pub(crate) const AF_UNIX: u32 = 1;
+pub(crate) const AF_INET: u32 = 2;
+pub(crate) const AF_INET6: u32 = 10;
+pub(crate) const AF_NETLINK: u32 = 16;
 
 // linux/net.h
 const SOCK_TYPE_MASK: u32 = 0xf;
@@ -197,12 +197,12 @@ const fn allow_if_all(calls: &'static str, clauses: &'static [Clause], reason: &
 /// The families that are not of IP, and so have types and protocols of their own.
 const NOT_IP: (u8, Check) = (0, Check::NotIn(&[AF_INET, AF_INET6]));
 /// By 10 (SOCK_PACKET) AF_INET would become AF_PACKET, by 6 DCCP is loaded, by 5 SCTP is had where it is loaded.
-const TYPES: Clause = Clause {
+pub(crate) const TYPES: Clause = Clause {
     any: &[NOT_IP, (1, Check::BitsIn(SOCK_TYPE_MASK, &[SOCK_STREAM, SOCK_DGRAM, SOCK_RAW]))],
     otherwise: Errno::Esocktnosupport,
 };
 /// A raw socket takes CAP_NET_RAW, and no protocol makes it another kind of socket.
-const PROTOCOLS: Clause = Clause {
+pub(crate) const PROTOCOLS: Clause = Clause {
     any: &[
         NOT_IP,
         (1, Check::BitsIn(SOCK_TYPE_MASK, &[SOCK_RAW])),

@@ -430,7 +430,7 @@ fn capabilities_have_the_kernels_numbers_and_a_reason() {
 #[test]
 fn ctsts_own_processes_may_less_than_a_container() {
     for arch in ARCHES {
-        for own in Own::ALL {
+        for own in Own::ALL.into_iter().filter(|own| !own.is_open()) {
             let program = own_filter_for(own, arch);
             let ask = |number, args| run(program, audit(arch), number, args).0;
             for number in 0..1024 {
@@ -453,8 +453,39 @@ fn ctsts_own_processes_may_less_than_a_container() {
                 assert_eq!(ask(clone, [flags, 0, 0, 0, 0, 0]) == ALLOW, allowed, "{own:?} {flags:x}");
             }
             assert_eq!(ask(number(arch, "prlimit64"), [7, 0, 0, 0, 0, 0]), fails(Errno::Eperm));
-            let inet = [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0];
-            assert_eq!(ask(number(arch, "socket"), inet) == ALLOW, own == Own::Supervisor);
+            // Who makes sockets that reach others connects none.
+            let socket =
+                |family: i32| ask(number(arch, "socket"), [family as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0]);
+            assert_eq!(socket(libc::AF_INET) == ALLOW, own == Own::Ports, "{own:?}");
+            assert_eq!(socket(libc::AF_UNIX) == ALLOW, own == Own::Supervisor, "{own:?}");
+            for name in ["connect", "sendto", "sendmsg", "sendmmsg"] {
+                let allowed = ask(number(arch, name), [0; 6]) == ALLOW;
+                assert!(!allowed || own != Own::Ports, "{own:?} {name}");
+            }
         }
+    }
+}
+
+/// Offline everything is as it was, but for sockets that reach others.
+#[test]
+fn offline_only_sockets_are_refused() {
+    for arch in ARCHES {
+        let program = own_filter_for(Own::Offline, arch);
+        let ask = |number, args| run(program, audit(arch), number, args).0;
+        let sockets = ["socket", "socketpair"];
+        for (number, name) in numbers(arch).filter(|(_, name)| !sockets.contains(name)) {
+            let ring = name.starts_with("io_uring");
+            let verdict = if ring { fails(Errno::Enosys) } else { ALLOW };
+            assert_eq!(ask(number, [u64::MAX; 6]), verdict, "{arch:?} {name}");
+        }
+        for family in 0..64_u64 {
+            let local = [libc::AF_UNIX as u64, libc::AF_NETLINK as u64].contains(&family);
+            for name in sockets {
+                let answer = ask(number(arch, name), [family, libc::SOCK_DGRAM as u64, 0, 0, 0, 0]);
+                assert_eq!(answer, if local { ALLOW } else { fails(Errno::Eperm) }, "{arch:?} {name} {family}");
+            }
+        }
+        assert_eq!(run(program, AUDIT_I386, 1, [0; 6]).0, KILL_PROCESS);
+        assert_eq!(ask(1023, [0; 6]), fails(Errno::Enosys));
     }
 }

@@ -57,6 +57,9 @@ pub enum Steps {
     Space,
     /// Every one that can fail.
     All,
+    /// Those that make a socket, counted under the part, the number of the family, and `here` in the network namespace of the
+    /// tracer, `elsewhere` otherwise.
+    Sockets,
 }
 
 /// So many of one kind in a row count.
@@ -158,6 +161,7 @@ fn counts(steps: Steps, pid: Pid, registers: &libc::user_regs_struct) -> bool {
             [SYS_mkdirat, SYS_renameat, SYS_renameat2, SYS_linkat, SYS_symlinkat].contains(&number)
                 || [libc::SYS_mkdir, libc::SYS_rename, libc::SYS_link, libc::SYS_symlink].contains(&number)
         }
+        Steps::Sockets => [libc::SYS_socket, libc::SYS_socketpair].contains(&number),
         // The first ones do not come back, brk(2) has no error number, and close(2) has let go of the descriptor whatever it says.
         Steps::All => {
             ![SYS_exit, SYS_exit_group, SYS_rt_sigreturn, SYS_execve, libc::SYS_brk, libc::SYS_close].contains(&number)
@@ -328,7 +332,13 @@ fn on_syscall(
     if steps == Steps::Changes && tracee.last.1 > REPEATS {
         return false;
     }
-    let count = taken.entry(tracee.role.clone()).or_default();
+    let mut part = tracee.role.clone();
+    if steps == Steps::Sockets {
+        let net = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).expect("read a link");
+        let place = if net(&pid.to_string()) == net("self") { "here" } else { "elsewhere" };
+        part = format!("{part} {} {place}", registers.rdi);
+    }
+    let count = taken.entry(part).or_default();
     let this = *count;
     *count += 1;
     let Some(wanted) = wanted.filter(|wanted| struck.is_none() && wanted.role == tracee.role && wanted.number == this)

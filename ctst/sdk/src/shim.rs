@@ -20,6 +20,7 @@ use rustix::process::getuid;
 
 use crate::error::{During, Error, Result};
 use crate::host::doctor::namespaces_fix;
+use crate::host::launch;
 use crate::host::policy::Policy;
 use crate::host::strict;
 use crate::ipc::fdpass;
@@ -65,10 +66,11 @@ pub(crate) fn spawn_on((a, b): (OwnedFd, OwnedFd)) -> Result<(Child, Channel)> {
     let what = || format!("start {}", path.display());
     let child = if theirs.as_raw_fd() == CHANNEL_FD {
         rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).during(what)?;
-        command.spawn()
+        launch::spawn(command)
     } else {
         let mapping = FdMapping { parent_fd: theirs, child_fd: CHANNEL_FD };
-        command.fd_mappings(vec![mapping]).map_err(|e| Error::Sandbox(e.to_string()))?.spawn()
+        command.fd_mappings(vec![mapping]).map_err(|e| Error::Sandbox(e.to_string()))?;
+        launch::spawn(command)
     };
     match child {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(strict::closed(&path, error)),

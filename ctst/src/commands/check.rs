@@ -10,8 +10,11 @@ use crate::args::{Check, Format};
 use crate::failure::{Outcome, TOOL};
 use crate::output;
 
-pub(crate) fn run(args: &Check, file: Option<&Path>) -> Outcome {
+pub(crate) fn run(args: &Check, file: Option<&Path>, offline: bool) -> Outcome {
     containust_sdk::no_writes()?;
+    if offline {
+        containust_sdk::offline()?;
+    }
     let project = Project::locate(one_file(file, args.file.as_deref())?)?;
     let loaded = project.load_with(&parameters(&args.inputs)?, &args.inputs.profile)?;
     let good = loaded.outcome.composition.is_some();

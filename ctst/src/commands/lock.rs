@@ -12,7 +12,8 @@ use crate::output::print;
 
 pub(crate) fn run(args: &Lock, file: Option<&Path>) -> Outcome {
     let project = Project::locate(one_file(file, args.file.as_deref())?)?;
-    let loaded = project.load_fetching(&[], &[], Fetching::Lock { update: args.update }, false)?;
+    let loaded =
+        project.load_fetching(&[], &[], Fetching::Lock { update: args.update }, containust_sdk::is_offline())?;
     for (url, digest) in &loaded.locked {
         print(&format!("{digest}  {url}\n"))?;
     }

@@ -49,7 +49,8 @@ fn load(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Pro
 /// The same with all that was read; it has a composition.
 fn read(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Project, Loaded), Failure> {
     let project = Project::locate(file)?;
-    let loaded = project.load_fetching(&parameters(inputs)?, &inputs.profile, fetching, inputs.offline)?;
+    let loaded =
+        project.load_fetching(&parameters(inputs)?, &inputs.profile, fetching, containust_sdk::is_offline())?;
     show_diagnostics(&loaded);
     if !loaded.closed.is_empty() {
         talk!("offline: no way out by {}", loaded.closed.join(", "));

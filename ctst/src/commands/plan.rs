@@ -23,8 +23,8 @@ const NOTHING: i32 = 0;
 const ERROR: i32 = 1;
 const CHANGES: i32 = 2;
 
-pub(crate) fn run(args: &args::Plan, file: Option<&Path>) -> Outcome {
-    let result = make(args, file);
+pub(crate) fn run(args: &args::Plan, file: Option<&Path>, offline: bool) -> Outcome {
+    let result = make(args, file, offline);
     if !args.detailed_exitcode {
         return result.map(|_| 0);
     }
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &args::Plan, file: Option<&Path>) -> Outcome {
     }
 }
 
-fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
+fn make(args: &args::Plan, file: Option<&Path>, offline: bool) -> Result<bool, Failure> {
     let (file, only) = args::split(&args.targets, file.map(Into::into))
         .map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
     if let (Some(path), [name, ..]) = (&args.out, &only[..]) {
@@ -57,6 +57,9 @@ fn make(args: &args::Plan, file: Option<&Path>) -> Result<bool, Failure> {
     let out = args.out.as_deref().map(|path| create(path).map_err(|e| (path, e))).transpose();
     let mut out = out.map_err(|(path, e)| Failure::io(&format!("open {}", path.display()), e))?;
     containust_sdk::no_writes()?;
+    if offline {
+        containust_sdk::offline()?;
+    }
     let (project, loaded) = read(file.as_deref(), &args.inputs, Fetching::Never)?;
     let plan = match &mut out {
         Some(out) => {

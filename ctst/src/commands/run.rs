@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
         let saved = SavedPlan::read(&path)?;
         let project = saved.project()?;
         let leaves = saved.composition.components.iter().flat_map(|component| component.network.attachments());
-        if let Some(on) = leaves.into_iter().find(|on| on.egress && args.inputs.offline) {
+        if let Some(on) = leaves.into_iter().find(|on| on.egress && containust_sdk::is_offline()) {
             let problem = format!("run {} offline: in it {} has a way out", path.display(), on.network);
             return Err(Failure::new(problem, "plan again: ctst plan --offline -o FILE".to_owned()));
         }

@@ -83,13 +83,13 @@ fn landlocked(handled: BitFlags<AccessFs>, rules: &[Rule<'_>], apart: bool) -> R
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Puts a filter of system calls on every thread, and no_new_privs.
+/// Puts a filter of system calls on this thread and those that it will start, and no_new_privs.
 fn filtered(own: Own) -> Result<()> {
     let program: Vec<sock_filter> = seccomp::own_filter_for(own, HOST)
         .iter()
         .map(|i| sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
         .collect();
-    seccompiler::apply_filter_all_threads(&program).map_err(|error| Error::Confine { problem: error.to_string() })
+    seccompiler::apply_filter(&program).map_err(|error| Error::Confine { problem: error.to_string() })
 }
 
 /// Keeps of this thread's capabilities at most these. An ordinary user's process has none.
@@ -125,12 +125,8 @@ pub(crate) fn supervisor(files: &Files, init: Option<u32>) -> Result<Option<&'st
 
 /// What of it each thread gives up for itself.
 fn keep(files: &Files, init: Option<u32>) -> Result<Option<&'static str>> {
-    // Root's: own files of other ids, end containers, publish ports below 1024.
-    let kept = CapabilitySet::CHOWN
-        | CapabilitySet::DAC_OVERRIDE
-        | CapabilitySet::FOWNER
-        | CapabilitySet::KILL
-        | CapabilitySet::NET_BIND_SERVICE;
+    // Root's: own files of other ids, end containers.
+    let kept = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER | CapabilitySet::KILL;
     capable(kept)?;
     rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Error::Confine { problem: format!("set no_new_privs: {errno}") })?;
@@ -156,15 +152,39 @@ fn keep(files: &Files, init: Option<u32>) -> Result<Option<&'static str>> {
         .then_some("this kernel has no landlock, or one before Linux 5.19: the supervisor keeps its user's files"))
 }
 
-/// Starts a thread of the supervisor's that works on sockets it is given, and has given up every file before it begins, and every
-/// way but those. The rest is the process's.
+/// Starts a thread that works on sockets it is given: before it begins it has given up files, programs, and sockets of its own.
 ///
 /// # Errors
 /// Those of creating a thread, and where the kernel refuses.
 pub(crate) fn on_sockets(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    confined(name, || without_files(CapabilitySet::empty(), Own::Sockets), work)
+}
+
+/// Starts a thread that makes the sockets of published ports: it can open no connection. To be called before this one gives up
+/// making them.
+///
+/// # Errors
+/// Those of creating a thread, and where the kernel refuses.
+pub(crate) fn on_ports(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    confined(name, || without_files(CapabilitySet::NET_BIND_SERVICE, Own::Ports), work)
+}
+
+/// Starts a thread of the supervisor's that removes files.
+///
+/// # Errors
+/// Those of creating a thread, and where the kernel refuses.
+pub(crate) fn on_files(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    confined(name, || filtered(Own::Supervisor), work)
+}
+
+fn confined(
+    name: &str,
+    confine: impl FnOnce() -> Result<()> + Send + 'static,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
     let (ready, confined) = channel();
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let held = sockets_only();
+        let held = confine();
         let goes_on = held.is_ok();
         // Whoever started it waits.
         ready.send(held).ok();
@@ -176,11 +196,19 @@ pub(crate) fn on_sockets(name: &str, work: impl FnOnce() + Send + 'static) -> io
     Ok(thread)
 }
 
-fn sockets_only() -> Result<()> {
-    capable(CapabilitySet::empty())?;
+fn without_files(keep: CapabilitySet, own: Own) -> Result<()> {
+    capable(keep)?;
     rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Error::Confine { problem: format!("set no_new_privs: {errno}") })?;
-    landlocked(AccessFs::from_all(NEWEST), &[], false).map(drop)
+    landlocked(AccessFs::from_all(NEWEST), &[], false)?;
+    filtered(own)
+}
+
+/// Sockets by which something beyond this host can be reached. What this thread starts cannot gain privileges any more.
+pub(super) fn beyond() -> Result<()> {
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|errno| Error::Confine { problem: format!("set no_new_privs: {errno}") })?;
+    filtered(Own::Offline)
 }
 
 /// What a worker gives up: programs, processes, the network, and writing to anything but these folders. `None`: it writes where
@@ -236,7 +264,7 @@ mod tests {
                 // Its descriptor, as those of mounts, gives nothing but itself.
                 rustix::fs::open(other.join("file"), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
             }
-            sockets_only().unwrap();
+            without_files(CapabilitySet::empty(), Own::Sockets).unwrap();
             if held {
                 assert!(denied(fs::read(state.join("file")).map(drop)));
                 assert!(denied(fs::read("/proc/self/stat").map(drop)));

@@ -18,7 +18,7 @@ use crate::error::{During, Error, Result};
 use crate::host::doctor::Check;
 use crate::host::doctor::Verdict::{Bad, Limited};
 use crate::host::policy::Policy;
-use crate::host::strict;
+use crate::host::{launch, strict};
 use crate::ipc::{Connection, Reply, Request};
 use crate::shim::{self, Channel, Received, describe};
 use crate::spec::Wanted;
@@ -174,9 +174,8 @@ fn ask(path: &Path, request: ToPort) -> Result<(FromPort, Vec<OwnedFd>)> {
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mapping = FdMapping { parent_fd: theirs, child_fd: CHANNEL_FD };
     command.fd_mappings(vec![mapping]).map_err(|error| Error::Sandbox(error.to_string()))?;
-    let mut child = command.spawn().during(what)?;
-    // Else our copy of its end would keep us waiting for an answer of one that has ended.
-    drop(command);
+    // Our copy of its end is gone with the command: else we would wait for an answer of one that has ended.
+    let mut child = launch::spawn(command).during(what)?;
     let mut channel = Channel::new(ours);
     let answer = channel.send(&request, Vec::new()).and_then(|()| channel.wait::<FromPort>());
     // It ends once it has answered; a failure would leave a zombie of ours only.

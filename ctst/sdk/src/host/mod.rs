@@ -6,6 +6,7 @@ pub mod doctor;
 pub(crate) mod getsubids;
 pub(crate) mod ids;
 pub(crate) mod kernel;
+pub(crate) mod launch;
 pub(crate) mod listening;
 pub(crate) mod low_port;
 pub(crate) mod places;

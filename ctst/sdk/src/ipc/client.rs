@@ -15,7 +15,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::doctor_net::Outlook;
 use crate::error::{During, Error, Report, Result};
 use crate::event::Event;
-use crate::host::cgroup;
+use crate::host::{cgroup, launch};
 use crate::ipc::fdpass;
 use crate::ipc::peer;
 use crate::ipc::{Connection, Hello, Incoming, Reply, Request, VERSION};
@@ -182,15 +182,14 @@ fn spawn(project: &Project, channel: OwnedFd, hidden: &[&str], scoped: bool) -> 
         if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
             command.env("XDG_RUNTIME_DIR", format!("/run/user/{}", getuid().as_raw()));
         }
-        return command
+        command
             .args(&words[1..])
             .arg(exe)
             .args([supervisor::VERB.as_ref(), project.file().as_os_str(), supervisor::SCOPED.as_ref()])
             .stdin(channel)
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .during(|| format!("start {}", words[0]));
+            .stderr(Stdio::piped());
+        return launch::spawn(command).during(|| format!("start {}", words[0]));
     }
     command
         .arg0("ctst")
@@ -198,9 +197,8 @@ fn spawn(project: &Project, channel: OwnedFd, hidden: &[&str], scoped: bool) -> 
         .arg(project.file())
         .stdin(channel)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .during(|| "start the project's supervisor".to_owned())
+        .stderr(Stdio::null());
+    launch::spawn(command).during(|| "start the project's supervisor".to_owned())
 }
 
 /// Whether there is something to read within this time.

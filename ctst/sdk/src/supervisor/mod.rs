@@ -18,6 +18,7 @@ mod network;
 mod outside;
 mod poller;
 mod probe;
+mod publisher;
 mod retire;
 mod sandbox;
 mod volume;
@@ -46,6 +47,7 @@ use self::forward::Forwarder;
 use self::names::Names;
 use self::network::Networks;
 use self::poller::{Cid, News, Poller, Source, Timer};
+use self::publisher::Publisher;
 use self::retire::{Removed, Worker};
 use self::sandbox::{Sandbox, Told};
 use crate::error::{During, Error, Report, Result};
@@ -151,6 +153,7 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         sockets: socket.parent().map(Path::to_owned),
         cgroups: cgroup::mounted(),
     };
+    let publisher = Publisher::start().during(|| "start the thread that publishes ports".to_owned())?;
     let sandbox = sandbox.watch(&mut poller, files)?;
     poller.add_reader(&signals, Source::Signals).during(what)?;
     let listening = poller.add_reader(&listener, Source::Listener).during(what)?;
@@ -169,6 +172,7 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         listener: Some((listener, listening, socket)),
         _lock: lock,
         waker: None,
+        publisher,
         forwarder: None,
         dialing: Vec::new(),
         hungry: false,
@@ -339,6 +343,7 @@ struct Supervisor {
     /// Released by the end of this process.
     _lock: File,
     waker: Option<std::sync::Arc<mio::Waker>>,
+    publisher: Publisher,
     forwarder: Option<Forwarder>,
     /// Sockets for the forwarder are on their way.
     dialing: Vec<Protocol>,
@@ -682,7 +687,8 @@ impl Supervisor {
     /// The forwarder, started with the first port.
     fn forwarder(&mut self) -> Result<&Forwarder> {
         if self.forwarder.is_none() {
-            let forwarder = Forwarder::start().during(|| "start the port forwarder".to_owned())?;
+            let forwarder =
+                Forwarder::start(self.publisher.clone()).during(|| "start the port forwarder".to_owned())?;
             self.poller
                 .add_reader(&forwarder.as_fd(), Source::Forwarder)
                 .during(|| "watch the port forwarder".to_owned())?;

@@ -12,6 +12,7 @@ use super::life::log_pipe;
 use super::poller::Source;
 use super::{Supervisor, say};
 use crate::error::{During, Result};
+use crate::host::confine;
 use crate::shim::{self, Channel, Received};
 use crate::workers;
 
@@ -105,7 +106,7 @@ impl Supervisor {
         };
         let sender = self.removals.clone();
         let place = path.clone();
-        let spawned = std::thread::Builder::new().name("remove".into()).spawn(move || {
+        let spawned = confine::on_files("remove", move || {
             // What a worker has emptied may be closed to us, who are still allowed to remove it.
             let emptied = worked && std::fs::remove_dir(&path).is_ok();
             let result = if emptied { Ok(()) } else { containust_image::remove_tree(&path) };

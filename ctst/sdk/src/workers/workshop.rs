@@ -16,6 +16,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, getgid, getuid, pidfd_send_
 
 use crate::error::{During, Error, Result};
 use crate::host::ids::{Ids, Range};
+use crate::host::launch;
 use crate::shim::{self, Channel, Received, describe};
 
 /// Longer than any answer of the sandbox takes on a host that works.
@@ -146,11 +147,10 @@ fn expect<T: Message>(channel: &Channel) -> Result<(T, Vec<OwnedFd>)> {
 
 fn map(program: &Path, pid: u32, own: u32, range: Range) -> Result<()> {
     let numbers = [pid, 0, own, 1, 1, range.first, range.count].map(|n| n.to_string());
-    let output = Command::new(program)
-        .args(numbers)
-        .stdin(Stdio::null())
-        .output()
-        .during(|| format!("start {}", program.display()))?;
+    let what = || format!("start {}", program.display());
+    let mut command = Command::new(program);
+    command.args(numbers).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let output = launch::spawn(command).and_then(Child::wait_with_output).during(what)?;
     if output.status.success() {
         return Ok(());
     }

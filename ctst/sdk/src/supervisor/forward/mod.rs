@@ -26,6 +26,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use self::tcp::Connection;
 use self::udp::{Door, Flows};
+use super::publisher::Publisher;
 use crate::host::confine;
 use crate::status::HostPort;
 
@@ -45,6 +46,7 @@ pub(crate) struct Forwarder {
     commands: Sender<Command>,
     waker: Arc<Waker>,
     needs: Arc<Needs>,
+    publisher: Publisher,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -79,7 +81,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// Those of `epoll_create`, `eventfd` and of creating a thread.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(publisher: Publisher) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -87,7 +89,7 @@ impl Forwarder {
         let (commands, receiver) = channel();
         let state = State::new(poll, receiver, Arc::clone(&needs));
         let thread = confine::on_sockets("forward", move || state.run())?;
-        Ok(Self { commands, waker, needs, thread: Some(thread) })
+        Ok(Self { commands, waker, needs, publisher, thread: Some(thread) })
     }
 
     /// Publishes a port (number 0: one that is free) under the caller's `id`, and returns the address in use. An IPv6
@@ -97,7 +99,7 @@ impl Forwarder {
     /// # Errors
     /// Those of `socket`, `bind` (such as `AddrInUse`) and `listen`.
     pub(crate) fn listen(&self, id: u64, port: HostPort) -> io::Result<SocketAddr> {
-        let socket = bind(port)?;
+        let socket = self.publisher.make(move || bind(port))?;
         let address = rustix::net::getsockname(&socket)?.try_into()?;
         self.take(id, port.protocol, socket)?;
         Ok(address)

@@ -22,7 +22,7 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let forwarder = Arc::new(Forwarder::start().unwrap());
+        let forwarder = Arc::new(Forwarder::start(Publisher::start().unwrap()).unwrap());
         // With a queue for thousands.
         let server = StdListener::from(bind(tcp(LOCAL)).unwrap());
         server.set_nonblocking(false).unwrap();
@@ -333,7 +333,7 @@ fn connections_to_a_container_that_is_gone_end() {
 
 #[test]
 fn without_supply_clients_are_reset_and_the_asking_is_calm() {
-    let forwarder = Forwarder::start().unwrap();
+    let forwarder = Forwarder::start(Publisher::start().unwrap()).unwrap();
     assert!(!readable(&forwarder, Duration::from_millis(50)), "nothing is published yet");
     let address = forwarder.listen(1, tcp(LOCAL)).unwrap();
     forwarder.target(1, Some(address));
