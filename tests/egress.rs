@@ -7,6 +7,7 @@ use std::process::Command;
 use std::thread;
 
 use containust_tests::{Caller, Project, World, eventually, finish};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::net::{
     AddressFamily, Protocol, RawProtocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
 };
@@ -226,7 +227,11 @@ fn nothing_leaves_in_the_name_of_a_container() {
         let all = Protocol::from_raw(RawProtocol::new(3_u32.to_be() >> 16).expect("not zero"));
         let tap = inside(sandbox, || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(all)).expect("a packet socket")
+            let socket =
+                socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(all)).expect("a packet socket");
+            // What the bridges' IPv6 says in their first seconds fills the usual one.
+            set_socket_recv_buffer_size_force(&socket, 16 << 20).expect("have a large buffer");
+            socket
         });
         let pid = i32::try_from(project.status("web")["pid"].as_i64().expect("a pid")).expect("a pid");
         let own: Ipv4Addr =
