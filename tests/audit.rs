@@ -7,6 +7,8 @@ use std::process::Command;
 
 /// The sources that are linked into the shim and are ours.
 const LINKED: [&str; 5] = ["ctst-shim/src", "ctst-shim/helper/src", "ctst-shim/core/src", "shared/src", "policy/src"];
+/// Of these folders, what only `ctst` has: the filters of its own processes.
+const ELSEWHERE: &str = "policy/src/own.rs";
 /// Those of ctst-port alone.
 const PORT: &str = "ctst-shim/port/src";
 
@@ -40,7 +42,7 @@ fn lines(folder: &str) -> usize {
         let lines = text.lines().map(str::trim);
         lines.filter(|line| !line.is_empty() && !line.starts_with("//")).count()
     };
-    sources(folder).values().map(code).sum()
+    sources(folder).iter().filter(|(name, _)| *name != ELSEWHERE).map(|(_, text)| code(text)).sum()
 }
 
 fn crates() -> usize {
