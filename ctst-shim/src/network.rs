@@ -22,14 +22,16 @@ pub(crate) const ETH0: u32 = 10_000;
 
 /// What keeps S from being a way from one network into another: it forwards nothing, whatever the host does, whose settings
 /// a new namespace may inherit; it answers on a bridge for the address of that bridge only, not for its others; and it takes
-/// no packet from a bridge whose sender is not reached over it. In this order: the first resets others (ip-sysctl.rst). Of IPv6
-/// it has addresses of the links only, which nobody forwards.
-const APART: [(&str, &str); 4] = [
+/// no packet from a bridge whose sender is not reached over it. In this order: the first resets others (ip-sysctl.rst). Of UDP a
+/// socket that is found before the routes would take it from any bridge. Of IPv6 it has addresses of the links only, which
+/// nobody forwards.
+const APART: [(&str, &str); 5] = [
     ("/proc/sys/net/ipv4/ip_forward", "0"),
     ("/proc/sys/net/ipv4/conf/all/arp_ignore", "1"),
     ("/proc/sys/net/ipv4/conf/all/rp_filter", "1"),
     // The larger one of both counts, and 2 is looser.
     ("/proc/sys/net/ipv4/conf/default/rp_filter", "1"),
+    ("/proc/sys/net/ipv4/udp_early_demux", "0"),
 ];
 
 /// The project's network namespace, in which S lives.

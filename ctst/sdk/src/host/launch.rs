@@ -26,6 +26,8 @@ pub fn offline() -> Result<()> {
     if is_offline() {
         return Ok(());
     }
+    // What a shell or CI left open in us, commands of secrets would have.
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
     let (sender, jobs) = channel::<Job>();
     let start = move || {
         for (mut command, answer) in jobs {

@@ -31,6 +31,8 @@ const ANSWERED: Duration = Duration::from_secs(120);
 const TURN: usize = 64;
 /// Bytes that wait for sockets, of all flows together.
 const HELD: usize = 1 << 20;
+/// What one of them counts besides its bytes, which may be none.
+const EACH: usize = 64;
 
 /// A socket of the host.
 #[derive(Debug)]
@@ -228,8 +230,9 @@ impl Flows {
     }
 
     fn hold(&mut self, id: usize, bytes: &[u8]) {
-        if self.held_bytes + bytes.len() <= HELD {
-            self.held_bytes += bytes.len();
+        let size = bytes.len() + EACH;
+        if self.held_bytes + size <= HELD {
+            self.held_bytes += size;
             self.held.push_back((id, bytes.to_vec()));
         }
     }
@@ -304,7 +307,7 @@ impl State {
             if !self.equip(id) {
                 return self.flows.held.push_front((id, bytes));
             }
-            self.flows.held_bytes -= bytes.len();
+            self.flows.held_bytes -= bytes.len() + EACH;
             if let Some(flow) = self.flows.all.get(&id) {
                 flow.send(&bytes);
             }
@@ -317,8 +320,10 @@ impl State {
         for _ in 0..TURN {
             let Some(flow) = self.flows.all.get_mut(&id) else { return };
             let Some(backend) = &flow.backend else { return };
-            let length = match backend.recv(&mut self.buffer) {
-                Ok(length) => length,
+            let length = match backend.recv_from(&mut self.buffer) {
+                Ok((length, from)) if from == flow.target.0 => length,
+                // It came between bind and connect, when the socket took what anybody sent.
+                Ok(_) => continue,
                 // Nobody took an earlier one, which the client cannot be told.
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused) => continue,
                 Err(_) => return,
