@@ -2,16 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsFd;
 use std::process::Command;
-use std::thread;
 
-use containust_tests::{Caller, Project, World, eventually, finish};
+use containust_tests::{Caller, Project, World, eventually, finish, inside};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::net::{
     AddressFamily, Protocol, RawProtocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const KEEP: &str = r#"image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve", "80"]"#;
 
@@ -194,16 +191,6 @@ fn what_is_missing_is_named() {
         project.ctst(["stop"]);
         project.assert_nothing_left();
     });
-}
-
-/// Runs in the network namespace of a process.
-fn inside<T: Send>(pid: i32, work: impl FnOnce() -> T + Send) -> T {
-    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).expect("open a network namespace");
-    let enter = move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter it");
-        work()
-    };
-    thread::scope(|scope| scope.spawn(enter).join().expect("it works"))
 }
 
 /// TCP of no connection (SYN and FIN at once) from this address to [`World::THERE`].

@@ -5,7 +5,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use containust_tests::{Caller, Project, World, eventually, finish};
+use containust_tests::{Caller, Project, World, eventually, finish, inside};
+use rustix::net::{AddressFamily, Protocol, RawProtocol, SendFlags, SocketFlags, SocketType, sendto, socket_with};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -275,9 +276,8 @@ fn the_clients_address_is_what_the_container_sees() {
         back("10.78.0.7");
         for (from, is_shown) in [(Ipv4Addr::new(10, 77, 9, 2), false), (Ipv4Addr::new(10, 78, 0, 7), true)] {
             let text = world.elsewhere(|| {
-                let flags = rustix::net::SocketFlags::CLOEXEC;
-                let (family, kind) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
-                let socket = rustix::net::socket_with(family, kind, flags, None).expect("make a socket");
+                let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+                let socket = socket.expect("make a socket");
                 rustix::net::bind(&socket, &SocketAddr::from((from, 0))).expect("bind");
                 rustix::net::connect(&socket, &SocketAddr::from((World::HOME, 8000))).expect("connect");
                 let mut stream = TcpStream::from(socket);
@@ -297,6 +297,78 @@ fn the_clients_address_is_what_the_container_sees() {
         for (from, result) in [("away", "reached"), ("both", "reached"), ("plain", "silent"), ("two", "silent")] {
             eventually("what it reaches", || reach(from, &outside) == result);
         }
+        project.stop();
+    });
+}
+
+/// A datagram with this sender and receiver, whole as IP has it, without a checksum of UDP.
+fn datagram(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), text: &[u8]) -> Vec<u8> {
+    let length = |all: usize| u16::try_from(all).expect("it is short").to_be_bytes();
+    let mut packet = vec![0x45, 0];
+    packet.extend(length(28 + text.len()));
+    packet.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    packet.extend(from.0.octets());
+    packet.extend(to.0.octets());
+    let sum: u32 = packet.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).expect("no second carry");
+    packet[10..12].copy_from_slice(&(!sum).to_be_bytes());
+    packet.extend([from.1.to_be_bytes(), to.1.to_be_bytes(), length(8 + text.len()), [0, 0]].concat());
+    packet.extend(text);
+    packet
+}
+
+/// Who may forge packets answers the clients of a container on his own network at most: the one that was asked is on another.
+#[test]
+fn datagrams_from_another_network_are_no_answers() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let project = Project::within(
+            caller,
+            "NETWORK front\nNETWORK back\n\
+             COMPONENT asked { image = \"file://ROOTFS\", command = [\"/bin/ctst-probe\", \"tell\", \"udp:53\"], network = \"front\" }\n\
+             COMPONENT forger { image = \"file://ROOTFS\", command = [\"/bin/ctst-probe\", \"hold\"], network = \"back\" }\n\
+             EXPOSE 8000 -> asked:53/udp PUBLIC\n",
+            &world,
+        );
+        project.up();
+        eventually("it serves", || world.elsewhere(|| comes((World::HOME, 8000))).is_some());
+        let client = world.elsewhere(|| {
+            let client = UdpSocket::bind((World::THERE, 0)).expect("bind");
+            client.connect((World::HOME, 8000)).expect("connect");
+            client.set_read_timeout(Some(PATIENCE)).expect("set a limit");
+            client
+        });
+        let port = client.local_addr().expect("an address").port();
+        let mut buffer = [0; 256];
+        let mut next = || {
+            let length = client.recv(&mut buffer).expect("a datagram");
+            String::from_utf8_lossy(&buffer[..length]).into_owned()
+        };
+        client.send(b"").expect("send");
+        assert!(next().contains("sees"), "the flow is there");
+        let pid = |name: &str| i32::try_from(project.status(name)["pid"].as_i64().expect("a pid")).expect("a pid");
+        let ip = |name: &str| -> Ipv4Addr {
+            project.status(name)["address"].as_str().and_then(|ip| ip.parse().ok()).expect("an address")
+        };
+        let asked = ip("asked");
+        let send = |name: &str, text: &[u8]| {
+            let own = ip(name);
+            inside(pid(name), || {
+                let raw = Some(Protocol::from_raw(RawProtocol::new(255).expect("not zero")));
+                let socket = socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, raw);
+                let socket = socket.expect("a raw socket");
+                // Routes go by this one, whatever the packet says.
+                rustix::net::bind(&socket, &SocketAddr::from((own, 0))).expect("bind");
+                let packet = datagram((asked, 53), (World::THERE, port), text);
+                for _ in 0..5 {
+                    sendto(&socket, &packet, SendFlags::empty(), &SocketAddr::from((World::THERE, 0))).expect("send");
+                }
+            });
+        };
+        // What the one that was asked sends so is an answer: the packets are good.
+        send("forger", b"forged");
+        send("asked", b"genuine");
+        assert_eq!(next(), "genuine");
         project.stop();
     });
 }

@@ -1,6 +1,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -187,4 +188,17 @@ fn tell_names(socket: &UdpSocket) {
         }
         let _ = socket.send_to(&answer, from);
     }
+}
+
+/// Runs in the network namespace of a process.
+///
+/// # Panics
+/// Where the caller is not root, or the process is gone.
+pub fn inside<T: Send>(pid: i32, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).expect("open a network namespace");
+    let enter = move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter it");
+        work()
+    };
+    thread::scope(|scope| scope.spawn(enter).join().expect("it works"))
 }
