@@ -69,7 +69,7 @@ fn without_it_a_component_starts_where_its_author_is_content() {
         let said = "its limit `memory` does not hold: the memory controller";
         let plan = project.ctst(["plan"]).ok();
         let note = "limits that do not hold here: memory (hog, more), pids (more): its controller";
-        assert!(plan.stdout.contains(note) && plan.stdout.matches("note").count() == 1, "{plan}");
+        assert!(plan.stdout.contains(note) && plan.stdout.matches("note: limits").count() == 1, "{plan}");
         let up = project.up();
         assert!(up.stderr.contains(note) && up.stderr.matches("not hold").count() == 1, "{up}");
         for again in [project.ctst(["run", "-d"]).ok(), project.ctst(["plan"]).ok(), project.ctst(["ps"]).ok()] {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use containust_core::landlock::{self, Missing};
-use containust_core::link::{LOOPBACK, Links, MAIN_TABLE, Rule, UDP};
+use containust_core::link::{LOOPBACK, Links, MAIN_TABLE, Rule};
 use containust_core::sys::{self, Alone, Filter};
 use containust_core::weak::{Layer, weak};
 use containust_core::{capability, channel};
@@ -102,11 +102,9 @@ fn add_routes(links: &mut Links, plan: &Plan, networks: &[Bridge]) -> Result<(),
     let table = if bridge.egress { MAIN_TABLE } else { ANSWERS };
     links.add_default_route(table, bridge.address.ip).step("add the default route", "")?;
     if !bridge.egress {
-        // After the main table, which has the networks. Of UDP an answer of a socket that is bound to no address has none either.
-        let answers = Rule { priority: 40_000, table, ..Rule::default() };
-        for rule in [Rule { from: Some(address.ip), ..answers }, Rule { protocol: Some(UDP), ..answers }] {
-            links.add_rule(&rule).step("send answers back by", "a rule for routes")?;
-        }
+        // After the main table, which has the networks.
+        let answers = Rule { priority: 40_000, table, from: Some(address.ip), ..Rule::default() };
+        links.add_rule(&answers).step("send answers back by", "a rule for routes")?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, OwnedFd};
 
-use containust_core::link::{LOOPBACK, Links, MAIN_TABLE, Rule, TCP, UDP};
+use containust_core::link::{LOOPBACK, Links, MAIN_TABLE, Rule, TCP};
 use containust_core::{nat, sys};
 use containust_helper::failure::{Step, refusal};
 use containust_shared::protocol::{self, Address, Bridge, Failure, egress};
@@ -92,11 +92,9 @@ impl Network {
                 let Address { ip, prefix } = bridge.address;
                 links.add_bridge(index, &name, hardware(ip)).step("create the bridge", &name)?;
                 links.add_address(index, ip, prefix).step("give an address to the bridge", &name)?;
-                for protocol in [TCP, UDP] {
-                    let (link, protocol) = (Some(&*name), Some(protocol));
-                    let rule = Rule { priority: 200, table: CLIENTS, link, protocol, ..Rule::default() };
-                    links.add_rule(&rule).step("keep answers to clients here by", "a rule for routes")?;
-                }
+                let rule =
+                    Rule { priority: 200, table: CLIENTS, link: Some(&name), protocol: Some(TCP), ..Rule::default() };
+                links.add_rule(&rule).step("keep answers to clients here by", "a rule for routes")?;
                 if bridge.egress {
                     let_out(links, &name, true)?;
                 }
@@ -204,9 +202,9 @@ pub(crate) fn sockets(count: u8, kind: SocketType) -> Result<Vec<OwnedFd>, Failu
         .collect()
 }
 
-/// The same, which can have any address as theirs.
-pub(crate) fn sockets_of_anybody(count: u8, kind: SocketType) -> Result<Vec<OwnedFd>, Failure> {
-    let sockets = sockets(count, kind)?;
+/// The same of TCP, which can have any address as theirs.
+pub(crate) fn sockets_of_anybody(count: u8) -> Result<Vec<OwnedFd>, Failure> {
+    let sockets = sockets(count, SocketType::STREAM)?;
     for socket in &sockets {
         sys::let_be_anybody(socket.as_fd()).step("let a socket have any address", "")?;
     }

@@ -19,7 +19,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Signal};
 
 use crate::group::{self, Groups, Place};
-use crate::network::{Network, sockets_of_anybody};
+use crate::network::{Network, sockets, sockets_of_anybody};
 use crate::{container, sandbox};
 
 /// User namespaces that containers with an id of their own may take up, while S makes one.
@@ -90,8 +90,8 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, policy: &Policy, place: Opt
                 }
             }
             (ToSandbox::Dial { count, udp }, []) => {
-                let kind = if udp { SocketType::DGRAM } else { SocketType::STREAM };
-                hand_over(channel, sockets_of_anybody(count, kind), &FromSandbox::Dialed, FromSandbox::DialFailed)
+                let made = if udp { sockets(count, SocketType::DGRAM) } else { sockets_of_anybody(count) };
+                hand_over(channel, made, &FromSandbox::Dialed, FromSandbox::DialFailed)
             }
             (ToSandbox::Listen { bridge }, []) => {
                 hand_over(channel, network.listen(&bridge), &FromSandbox::Listening, FromSandbox::ListenFailed)

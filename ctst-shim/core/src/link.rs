@@ -40,10 +40,8 @@ const FR_ACT_TO_TBL: u8 = 1;
 const AF_INET: u8 = 2;
 const IFF_UP: u32 = 1;
 
-/// Protocols, as [`Rule`] has them (IANA's numbers).
+/// The protocol, as [`Rule`] has it (IANA's number).
 pub const TCP: u8 = 6;
-/// The same.
-pub const UDP: u8 = 17;
 /// Index of the loopback in every network namespace.
 pub const LOOPBACK: u32 = 1;
 /// The table of routes that is looked up last (`RT_TABLE_MAIN`).

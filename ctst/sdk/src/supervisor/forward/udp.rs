@@ -19,7 +19,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
 
-use super::{BACKEND, DOOR, Socket, State, Target, show_as, shown};
+use super::{BACKEND, DOOR, Socket, State, Target};
 
 /// Flows of a project at once: each is a descriptor.
 pub(super) const MOST: usize = 4096;
@@ -293,8 +293,7 @@ impl State {
             return true;
         }
         let Some(socket) = self.udp.sockets.pop() else { return false };
-        let shown = shown(flow.key.client, &self.subnets);
-        match connect(socket, shown, flow.target.0, self.poll.registry(), Token(4 * id + BACKEND)) {
+        match connect(socket, flow.target.0, self.poll.registry(), Token(4 * id + BACKEND)) {
             Ok(backend) => flow.backend = Some(backend),
             Err(_) => self.flows.remove(id),
         }
@@ -322,7 +321,7 @@ impl State {
             let Some(backend) = &flow.backend else { return };
             let length = match backend.recv_from(&mut self.buffer) {
                 Ok((length, from)) if from == flow.target.0 => length,
-                // It came between bind and connect, when the socket took what anybody sent.
+                // It came before the socket was connected.
                 Ok(_) => continue,
                 // Nobody took an earlier one, which the client cannot be told.
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused) => continue,
@@ -337,14 +336,7 @@ impl State {
     }
 }
 
-fn connect(
-    socket: OwnedFd,
-    shown: Option<SocketAddr>,
-    target: SocketAddr,
-    registry: &Registry,
-    token: Token,
-) -> io::Result<UdpSocket> {
-    show_as(&socket, shown)?;
+fn connect(socket: OwnedFd, target: SocketAddr, registry: &Registry, token: Token) -> io::Result<UdpSocket> {
     rustix::net::connect(&socket, &target)?;
     let mut socket = UdpSocket::from_std(StdSocket::from(socket));
     registry.register(&mut socket, token, Interest::READABLE)?;
