@@ -319,10 +319,8 @@ impl State {
         for _ in 0..TURN {
             let Some(flow) = self.flows.all.get_mut(&id) else { return };
             let Some(backend) = &flow.backend else { return };
-            let length = match backend.recv_from(&mut self.buffer) {
-                Ok((length, from)) if from == flow.target.0 => length,
-                // It came before the socket was connected.
-                Ok(_) => continue,
+            let length = match backend.recv(&mut self.buffer) {
+                Ok(length) => length,
                 // Nobody took an earlier one, which the client cannot be told.
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused) => continue,
                 Err(_) => return,
