@@ -78,7 +78,10 @@ impl Door {
         let message = recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut buffers, Some(&mut told), flags)?;
         let asked = message.cmsgs()?.find_map(|told| match told {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
-                Some(Asked::V4(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes())))
+                // The first was looked up when the datagram came, which may have been before anybody wanted to know.
+                let addresses = [info.ipi_spec_dst, info.ipi_addr].map(|own| Ipv4Addr::from(own.s_addr.to_ne_bytes()));
+                let asked = addresses.into_iter().find(|address| !address.is_unspecified())?;
+                Some(Asked::V4(asked)).filter(|_| !asked.is_multicast() && asked != Ipv4Addr::BROADCAST)
             }
             ControlMessageOwned::Ipv6PacketInfo(info) => {
                 let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
@@ -339,4 +342,29 @@ fn connect(socket: OwnedFd, target: SocketAddr, registry: &Registry, token: Toke
     let mut socket = UdpSocket::from_std(StdSocket::from(socket));
     registry.register(&mut socket, token, Interest::READABLE)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::Poll;
+
+    use super::*;
+
+    /// It came when the socket was bound, and nobody had asked the kernel yet to tell where to.
+    #[test]
+    fn an_early_datagram_is_answered_from_where_it_came_to() {
+        let any = StdSocket::bind("0.0.0.0:0").unwrap();
+        let at = (Ipv4Addr::new(127, 0, 0, 53), any.local_addr().unwrap().port());
+        let client = StdSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(at).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client.send(b"early").unwrap();
+        let poll = Poll::new().unwrap();
+        let door = Door::open(any, poll.registry(), Token(0)).unwrap();
+        let mut buffer = [0; 16];
+        let (length, from, asked) = door.receive(&mut buffer).unwrap();
+        assert_eq!((length, asked), (5, Asked::V4(at.0)));
+        door.send(b"answer", from, asked).unwrap();
+        assert_eq!(client.recv(&mut buffer).unwrap(), 6);
+    }
 }
