@@ -188,6 +188,7 @@ fn named_file(words: &[OsString]) -> Option<PathBuf> {
         let place = match option {
             "-f" | "--file" => &mut file,
             "-p" | "--project" => &mut project,
+            "--offline" => continue,
             _ => break,
         };
         *place = Some(PathBuf::from(value.or_else(|| words.next().cloned())?));
@@ -209,6 +210,7 @@ mod tests {
             ("ctst -f a.ctst logs", Some("a.ctst")),
             ("ctst -fa.ctst logs", Some("a.ctst")),
             ("ctst --file=a.ctst -p shop logs", Some("shop/a.ctst")),
+            ("ctst --offline -f a.ctst logs", Some("a.ctst")),
             ("ctst --project shop logs -f x", Some("shop")),
         ] {
             assert_eq!(file(line), wanted.map(PathBuf::from), "{line}");
