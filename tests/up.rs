@@ -120,6 +120,27 @@ fn down_is_of_one_file() {
 }
 
 #[test]
+fn down_keeps_what_another_file_stores() {
+    let both = hold("both", "volume = \"data:/a\"");
+    let project = Project::new(&Caller::ordinary(), &both);
+    project.write("b.ctst", &both);
+    project.up();
+    project.ctst(["-f", "b.ctst", "up"]).ok();
+    let done = project.ctst(["down", "--volumes"]).ok();
+    assert!(done.stderr.contains("volume data stays: both has it"), "{done}");
+    project.ctst(["-f", "b.ctst", "up"]).ok();
+    let done = project.ctst(["-f", "b.ctst", "down", "--volumes"]).ok();
+    assert!(done.stderr.contains("volume data removed"), "{done}");
+    // Of one whose record cannot be read nobody knows what it has.
+    project.up();
+    project.stop();
+    fs::write(project.folder().join(".containust/containers/both/record.json"), "{").expect("damage a record");
+    let done = project.ctst(["down", "--volumes", "--allow-destroy"]).ok();
+    assert!(done.stderr.contains("volume data stays: both has it"), "{done}");
+    project.assert_nothing_left();
+}
+
+#[test]
 fn ports_are_listed() {
     let (one, two) = (free_port(), free_port());
     let text = hold("web", "ports = [80, 443]")

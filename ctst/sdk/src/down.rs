@@ -1,6 +1,6 @@
 //! Taking a composition down: stopped, and with all that it left removed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use containust_lang::model::Composition;
@@ -22,8 +22,8 @@ pub struct Down {
     /// Whether containers may go although files were written into them. Without, [`Project::down`] refuses with
     /// [`Error::DataLoss`]; nothing is stopped then, unless it was written meanwhile.
     pub allow_destroy: bool,
-    /// The composition whose named volumes go, too, with all that is in them. Those that containers of other files have
-    /// stay.
+    /// The composition whose named volumes go, too, with all that is in them. Those stay that containers of other files have, or
+    /// components that another file declares as well, and all where it cannot be read who has them.
     pub volumes: Option<Composition>,
 }
 
@@ -46,15 +46,20 @@ impl Project {
         let mut own = BTreeSet::new();
         let mut lost = Vec::new();
         let mut wanted: BTreeSet<String> = BTreeSet::new();
+        let (mut others, mut unknown) = (BTreeMap::<String, Vec<String>>::new(), Vec::new());
         let file = self.file_name();
         for name in record::list(&self.containers_dir())? {
             let stored = record::read(&self.container_dir(&name), self.identity())?;
-            let volumes = match &stored {
+            match &stored {
                 Some(Stored::Record(record)) if !record.is_of(&file) => continue,
-                Some(Stored::Record(record)) => record.spec.volume_names().map(str::to_owned).collect(),
-                _ => Vec::new(),
-            };
-            wanted.extend(volumes);
+                Some(Stored::Record(record)) if record.is_of_others(&file) => {
+                    for volume in record.spec.volume_names() {
+                        others.entry(volume.to_owned()).or_default().push(name.clone());
+                    }
+                }
+                Some(Stored::Record(record)) => wanted.extend(record.spec.volume_names().map(str::to_owned)),
+                _ => unknown.push(name.clone()),
+            }
             if !options.allow_destroy && layer::loses(self, &name)? {
                 lost.push(name.clone());
             }
@@ -75,9 +80,10 @@ impl Project {
             wanted.extend(composition.volumes.iter().map(|volume| volume.name.clone()));
             let (there, mut users) = (volumes::names(self)?, volumes::users(self)?);
             for name in there.into_iter().filter(|name| wanted.contains(name)) {
-                match users.remove(&name) {
-                    Some(by) => done.kept.push((name, by)),
-                    None => done.removed.push(name),
+                let by = [users.remove(&name), others.remove(&name), Some(unknown.clone())].into_iter().flatten();
+                match by.flatten().collect::<BTreeSet<_>>() {
+                    by if by.is_empty() => done.removed.push(name),
+                    by => done.kept.push((name, by.into_iter().collect())),
                 }
             }
             if !done.removed.is_empty() {

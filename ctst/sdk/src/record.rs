@@ -149,6 +149,11 @@ impl Record {
         self.file == file || self.also.iter().any(|also| also == file)
     }
 
+    /// Whether a file other than this one declares it, too.
+    pub(crate) fn is_of_others(&self, file: &str) -> bool {
+        self.file != file || !self.also.is_empty()
+    }
+
     /// A run of this file wants it.
     pub(crate) fn belong(&mut self, file: String) {
         if self.file != file {
