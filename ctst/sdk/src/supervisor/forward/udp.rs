@@ -21,7 +21,7 @@ use nix::sys::socket::{
 
 use super::{BACKEND, DOOR, Socket, State, Target};
 
-/// Flows of a project at once: each is a descriptor.
+/// Flows of a project at once, where they are a quarter of the descriptors that there may be at most: each is one.
 pub(super) const MOST: usize = 4096;
 /// How long a flow stays that moved nothing: one that was never answered, and one that was. Those of the kernel's own translation
 /// of addresses (`nf_conntrack_udp_timeout`, `nf_conntrack_udp_timeout_stream`).
@@ -116,6 +116,12 @@ impl Door {
         let (buffers, to) = ([IoSlice::new(bytes)], SockaddrStorage::from(to));
         Ok(sendmsg(self.socket.as_raw_fd(), &buffers, &[from], MsgFlags::empty(), Some(&to)).map(drop)?)
     }
+}
+
+/// A flood leaves descriptors for everything else.
+fn most() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(MOST, |limit| MOST.min(usize::try_from(limit / 4).unwrap_or(MOST)))
 }
 
 /// A client's address at a port of ours.
@@ -271,7 +277,7 @@ impl State {
             Some(id) => *id,
             None => {
                 let Some(target) = self.ports.get_mut(&key.port).and_then(super::Port::next) else { return };
-                if self.flows.all.len() >= MOST {
+                if self.flows.all.len() >= most() {
                     self.flows.push_out();
                 }
                 self.next_id += 1;
