@@ -1,7 +1,7 @@
 //! What leaves a project, and what does not, with a world of its own around the host.
 #![forbid(unsafe_code)]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::process::Command;
 
 use containust_tests::{Caller, Project, World, eventually, finish, inside};
@@ -114,6 +114,41 @@ fn who_has_a_way_out_takes_it_and_nobody_else() {
         }
         project.stop();
         assert_eq!(project.ctst(["plan"]).ok().stdout.matches("a way out").count(), 0, "it was agreed to");
+    });
+}
+
+/// What is refused changes nothing, also for who is started again later.
+#[test]
+fn a_refused_run_opens_no_network() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let text = |internal: bool, more: &str| {
+            format!("NETWORK out {{ internal = {internal} }}\nCOMPONENT web {{ {KEEP} network = \"out\" }}\n{more}")
+        };
+        let project = Project::within(caller, &text(true, ""), &world);
+        project.up();
+        // It is bound and does not listen, so that only who binds to it is told.
+        let taken = world.at_home(|| {
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+            let socket = socket.expect("make a socket");
+            rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("bind");
+            TcpListener::from(socket)
+        });
+        let port = taken.local_addr().expect("an address").port();
+        project.write("stack.ctst", &text(false, &format!("EXPOSE {port} -> web:80\n")));
+        let done = project.ctst(["run", "-d", "--yes"]);
+        assert!(done.code == 125 && done.stderr.contains(&port.to_string()), "{done}");
+        project.ctst(["restart", "web"]).ok();
+        let outside = format!("{}:80", World::THERE);
+        for interface in [None, Some("eth0")] {
+            let result = reach(&project, "web", &outside, interface);
+            assert!(["silent", "refused"].contains(&&*result), "over {interface:?}: {result}");
+        }
+        // What is not refused does.
+        drop(taken);
+        project.ctst(["run", "-d", "--wait", "--yes"]).ok();
+        eventually("it gets out", || reach(&project, "web", &outside, None) == "reached");
+        project.stop();
     });
 }
 

@@ -88,6 +88,8 @@ impl Supervisor {
             self.names.retain(|_, cid| self.containers.contains_key(cid));
             return Err(error);
         }
+        let attachments: Vec<Attachment> = wanted.iter().flat_map(|w| w.spec.network.attachments()).collect();
+        self.networks.open(attachments.iter());
         self.sweep();
 
         let keep: HashSet<String> = wanted.iter().map(|w| w.spec.name.clone()).collect();

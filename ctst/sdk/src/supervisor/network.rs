@@ -65,11 +65,19 @@ impl Networks {
                 None => self.add(attachment)?,
             };
             let network = &mut self.list[index];
-            // Who is on it is made anew for that, and whoever is made first tells S.
-            network.egress = attachment.egress;
             network.chosen.extend(attachment.address.and_then(|address| network.subnet.number(address)));
         }
         Ok(())
+    }
+
+    /// Opens and closes networks as these say, once nothing can refuse the run any more. Who is on them is made anew for that,
+    /// and whoever is made first tells S.
+    pub(super) fn open<'a>(&mut self, wanted: impl Iterator<Item = &'a Attachment>) {
+        for attachment in wanted {
+            if let Some(index) = self.index(attachment) {
+                self.list[index].egress = attachment.egress;
+            }
+        }
     }
 
     fn index(&self, wanted: &Attachment) -> Option<usize> {
