@@ -125,7 +125,8 @@ fn a_refused_run_opens_no_network() {
         let text = |internal: bool, more: &str| {
             format!("NETWORK out {{ internal = {internal} }}\nCOMPONENT web {{ {KEEP} network = \"out\" }}\n{more}")
         };
-        let project = Project::within(caller, &text(true, ""), &world);
+        let script = "touch \"${0%/*}/was-started\"; exec /usr/bin/passt \"$@\"";
+        let project = with_passt(caller, &world, &text(true, ""), script);
         project.up();
         // It is bound and does not listen, so that only who binds to it is told.
         let taken = world.at_home(|| {
@@ -138,6 +139,7 @@ fn a_refused_run_opens_no_network() {
         project.write("stack.ctst", &text(false, &format!("EXPOSE {port} -> web:80\n")));
         let done = project.ctst(["run", "-d", "--yes"]);
         assert!(done.code == 125 && done.stderr.contains(&port.to_string()), "{done}");
+        assert!(!project.folder().join("was-started").exists(), "what would carry it was started");
         project.ctst(["restart", "web"]).ok();
         let outside = format!("{}:80", World::THERE);
         for interface in [None, Some("eth0")] {
@@ -148,6 +150,7 @@ fn a_refused_run_opens_no_network() {
         drop(taken);
         project.ctst(["run", "-d", "--wait", "--yes"]).ok();
         eventually("it gets out", || reach(&project, "web", &outside, None) == "reached");
+        assert!(project.folder().join("was-started").exists());
         project.stop();
     });
 }
@@ -287,31 +290,64 @@ fn nothing_leaves_in_the_name_of_a_container() {
     });
 }
 
-/// As passt ends on a host without user namespaces, or without a route.
+/// A project whose passt is this script.
+fn with_passt<'a>(caller: &'a Caller, world: &'a World, text: &str, script: &str) -> Project {
+    let mut project = Project::within(caller, text, world);
+    project.write("passt", &format!("#!/bin/sh\n{script}\n"));
+    let fake = project.folder().join("passt");
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set a mode");
+    project.prelude = format!("PATH={}:$PATH", project.folder().display());
+    project
+}
+
+/// As passt ends on a host without user namespaces, or without a route; and one that does nothing at all.
 #[test]
 fn a_passt_that_refuses_stops_the_start() {
     Caller::at_once(callers(), |caller| {
-        let world = World::new();
-        let mut project = Project::within(caller, &stack(), &world);
-        project.write("passt", "#!/bin/sh\necho no user namespace for you >&2\nexit 1\n");
-        let fake = project.folder().join("passt");
-        std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set a mode");
-        project.prelude = format!("PATH={}:$PATH", project.folder().display());
-        project.ctst(["run", "-d", "--yes"]).fails(125, &["S0411", "no user namespace for you", "ctst run --offline"]);
-        let why = "give the project a way out: passt: no user namespace for you";
-        for name in ["web", "other", "both"] {
-            eventually("it fails, and says why", || {
+        for (script, why) in [
+            ("echo no user namespace for you >&2; exit 1", "passt: no user namespace for you"),
+            ("exec sleep 1000", "passt answers nothing"),
+            ("kill -SYS $$", "passt ended: signal: 31"),
+        ] {
+            let world = World::new();
+            let mut project = with_passt(caller, &world, &stack(), script);
+            project.ctst(["run", "-d", "--yes"]).fails(125, &["S0411", why, "ctst run --offline"]);
+            let why = format!("give the project a way out: {why}");
+            for name in ["web", "other", "both"] {
                 let row = project.status(name);
-                // Who was faster than passt has started, and is ended.
-                ["failed", "exited"].iter().any(|state| row["state"] == *state)
-                    && row["failure"]["message"].as_str().is_some_and(|text| text.contains(why))
-            });
+                let told = row["failure"]["message"].as_str().is_some_and(|text| text.contains(&why));
+                assert!(row["state"] == "failed" && row["started"].is_null() && told, "it never ran: {row:#}");
+            }
+            assert_eq!(project.status("inner")["state"], "running", "who does not leave is not concerned");
+            eventually("nothing of it stays", || pids(&project, "egress").is_empty());
+            // One that works is found by the next run, in the project that runs.
+            project.prelude.clear();
+            let started = project.status("inner")["started"].clone();
+            project.up();
+            eventually("it gets out", || fetch(&project, "web", World::NAME) == format!("seen from {}", World::HOME));
+            assert_eq!(project.status("inner")["started"], started, "it is not concerned");
+            project.stop();
         }
-        assert_eq!(project.status("inner")["state"], "running", "who does not leave is not concerned");
-        project.prelude.clear();
-        project.ctst(["stop"]).ok();
+    });
+}
+
+/// One that is there and does nothing, as after a deadlock.
+#[test]
+fn a_passt_that_hangs_is_replaced() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let project = Project::within(caller, &stack(), &world);
         project.up();
-        eventually("it gets out", || fetch(&project, "web", World::NAME) == format!("seen from {}", World::HOME));
+        let gets_out = || fetch(&project, "web", World::NAME) == format!("seen from {}", World::HOME);
+        eventually("it gets out", gets_out);
+        let passt = pids(&project, "/passt")[0];
+        finish(Command::new("kill").args(["-STOP", &passt.to_string()])).ok();
+        eventually("another takes its place", || pids(&project, "/passt").iter().any(|pid| *pid != passt));
+        eventually("it gets out again", gets_out);
+        let log = std::fs::read_to_string(project.folder().join(".containust/supervisor.log")).expect("read the log");
+        assert!(log.contains("nothing leaves the project: passt answers nothing"), "{log}");
+        let told = project.ctst(["events"]).ok().stdout;
+        assert!(told.contains("what leaves its networks gets through again"), "{told}");
         project.stop();
     });
 }

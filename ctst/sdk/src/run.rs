@@ -1,6 +1,6 @@
 //! Bringing a composition up and watching it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use containust_lang::model::{Component, Composition, Network};
 
 use serde::{Deserialize, Serialize};
 
-use crate::egress::Keeper;
+use crate::egress::{Keeper, Offer};
 use crate::error::{Error, Report, Result};
 use crate::event::{Event, EventListener};
 use crate::host::cgroup;
@@ -95,6 +95,8 @@ pub struct Session {
     supervisor: Option<std::process::Child>,
     /// The same of the process that carries what leaves the project.
     keeper: Option<Keeper>,
+    /// What was told before that process was started.
+    early: VecDeque<Notice>,
     log: std::path::PathBuf,
 }
 
@@ -103,7 +105,7 @@ pub struct Session {
 ///
 /// # Errors
 /// Everything that is found before the supervisor takes over. What it refuses as a whole, such as a port that is taken, is
-/// the first error of the session; what fails later is told by events.
+/// the first error of the session, or of this; what fails later is told by events.
 pub fn up(
     project: &Project,
     composition: &Composition,
@@ -146,26 +148,21 @@ pub fn up(
         own.extend(started.filter(|name| names.contains(&name.as_str()) && !options.only.contains(name)).cloned());
     }
     let leaves = chosen.iter().flat_map(|component| component.network.attachments()).any(|on| on.egress);
-    let keeper = leaves.then(|| Keeper::start(project.file())).transpose()?;
+    let offer = leaves.then(Offer::new).transpose()?;
     let prune = options.only.is_empty().then(|| project.file_name());
     let (volumes, destroy, wait) = (composition.volumes.clone(), options.allow_destroy, options.wait);
     let low = low_port::kept(&wanted);
     let request = Request::Run { wanted, volumes, prune, own, destroy, wait, keeper: leaves };
-    let socket = keeper.as_ref().and_then(|keeper| keeper.socket.as_ref()).map(AsFd::as_fd);
+    let socket = offer.as_ref().map(|offer| offer.socket.as_fd());
     for _ in 0..ATTEMPTS {
         match hand_over(link, &request, socket.as_slice(), &low) {
             Ok(Some(link)) => {
-                let mut keeper = keeper;
-                if let Some(keeper) = &mut keeper {
-                    keeper.socket = None;
+                let mut session = Session::attached(link.connection, project.supervisor_log());
+                session.supervisor = link.child;
+                if let Some(offer) = offer {
+                    session.keep(offer, project.file())?;
                 }
-                return Ok(Session {
-                    keeper,
-                    link: link.connection,
-                    over: false,
-                    supervisor: link.child,
-                    log: project.supervisor_log(),
-                });
+                return Ok(session);
             }
             Ok(None) => std::thread::sleep(PAUSE),
             // Each says for itself then which limits do not hold.
@@ -237,7 +234,21 @@ impl AsFd for Session {
 
 impl Session {
     pub(crate) fn attached(link: Connection, log: std::path::PathBuf) -> Self {
-        Self { link, over: false, supervisor: None, keeper: None, log }
+        Self { link, over: false, supervisor: None, keeper: None, early: VecDeque::new(), log }
+    }
+
+    /// Starts the process that carries what leaves the project once the run is not refused.
+    fn keep(&mut self, offer: Offer, file: &std::path::Path) -> Result<()> {
+        while !self.over {
+            let Some((reply, _)) = self.link.wait::<Reply>()? else { return Err(self.lost()) };
+            if let Reply::Keeper { start } = reply {
+                self.keeper = start.then(|| offer.start(file)).transpose()?;
+                break;
+            }
+            let notice = self.notice(reply)?;
+            self.early.extend(notice);
+        }
+        Ok(())
     }
 
     /// Waits for the next notice; `None` after [`Notice::Over`].
@@ -245,6 +256,9 @@ impl Session {
     /// # Errors
     /// [`Error::Lost`] where the supervisor was killed: the project's containers are gone with it.
     pub fn next_event(&mut self) -> Result<Option<Notice>> {
+        if let Some(notice) = self.early.pop_front() {
+            return Ok(Some(notice));
+        }
         if self.over {
             return Ok(None);
         }
@@ -262,6 +276,9 @@ impl Session {
     /// # Errors
     /// As [`Session::next_event`].
     pub fn poll_event(&mut self) -> Result<Polled> {
+        if let Some(notice) = self.early.pop_front() {
+            return Ok(Polled::Notice(notice));
+        }
         if self.over {
             return Ok(Polled::End);
         }

@@ -28,7 +28,7 @@ use crate::status::{ContainerStatus, HostPort, Stats};
 
 /// Version of these messages. [`Hello`] and [`Reply::Hello`] never change their shape, so that another version can be
 /// told so.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 /// The largest body. A composition of ten thousand components takes about a third.
 pub(crate) const MAX_BODY: usize = 16 << 20;
 /// What a peer that does not read may leave in our memory before it is dropped.
@@ -63,8 +63,8 @@ pub(crate) enum Request {
         destroy: bool,
         /// Whether `Settled` waits for health and for the end of what runs to completion.
         wait: bool,
-        /// Whether one descriptor comes with it: the socket of the process that carries what leaves the project, started by the
-        /// client. Not needed where there is one.
+        /// Whether one descriptor comes with it: the socket of the process that carries what leaves the project, which the client
+        /// starts once `Keeper` tells it to. It is told after `Accepted`, unless the run is refused.
         keeper: bool,
     },
     /// Which of these ports the supervisor holds no socket for. Answered by `Unheld`.
@@ -138,6 +138,10 @@ pub(crate) enum Reply {
     },
     Unheld(Vec<HostPort>),
     Accepted,
+    /// Whether to start the process whose socket came with `Run`; else there is one.
+    Keeper {
+        start: bool,
+    },
     Refused(Report),
     Event(Event),
     Settled {

@@ -169,17 +169,21 @@ impl Supervisor {
             Request::Run { wanted, volumes, prune, own, destroy, wait, keeper } => {
                 (client.expected, client.attached) = (false, true);
                 let given = std::mem::take(&mut client.given);
-                match (keeper, <[OwnedFd; 1]>::try_from(fds)) {
-                    (true, Ok([keeper])) => self.offer_keeper(keeper)?,
-                    (false, Err(none)) if none.is_empty() => {}
+                let offered = match (keeper, <[OwnedFd; 1]>::try_from(fds)) {
+                    (true, Ok([keeper])) => Some(keeper),
+                    (false, Err(none)) if none.is_empty() => None,
                     _ => return Err(Error::protocol("a run came with other descriptors than it says")),
-                }
+                };
                 self.tell(id, &Reply::Accepted, Vec::new());
                 let started = self
                     .want_volumes(&volumes)
                     .and_then(|()| self.run_wanted(wanted, prune.as_deref(), destroy, given));
                 match started {
                     Ok(cids) => {
+                        if let Some(socket) = offered {
+                            let start = self.take_keeper(socket)?;
+                            self.tell(id, &Reply::Keeper { start }, Vec::new());
+                        }
                         let own = own.iter().filter_map(|name| self.names.get(name).copied()).collect();
                         self.with(id, |client| (client.settling, client.own) = (Some((cids, wait)), Some(own)));
                     }

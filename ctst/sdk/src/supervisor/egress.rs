@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use containust_shared::protocol::{Bridge, Failure};
+use containust_shared::protocol::Failure;
 use mio::Token;
 
 use super::container::Container;
@@ -19,38 +19,64 @@ use crate::shim::describe;
 pub(super) struct Egress {
     /// The process, while it lives.
     keeper: Option<(Connection, Token)>,
+    /// Its program has answered once, so that what goes wrong may pass.
+    answered: bool,
+    /// Why there is no way out, and will be none until the next run.
+    refused: Option<Report>,
     /// The program that it has started last: its pidfd.
     program: Option<OwnedFd>,
     /// The device, once it is there.
     device: Option<OwnedFd>,
     /// S was asked for it.
     asked: bool,
-    /// It has worked, so that what goes wrong may pass.
-    worked: bool,
     /// Why nothing gets through, as it was told last.
     broken: Option<String>,
 }
 
+/// For whom leaves the project.
+pub(super) enum Way {
+    /// It was there once, and is mended if it breaks.
+    Open,
+    Coming,
+    Refused(Report),
+}
+
 impl Supervisor {
-    /// Takes the process that a client started, unless there is one.
-    pub(super) fn offer_keeper(&mut self, socket: OwnedFd) -> Result<()> {
+    /// Takes the socket of a process that a client will start, and has S make the device, unless they are there. Returns whether the
+    /// client is to start it.
+    pub(super) fn take_keeper(&mut self, socket: OwnedFd) -> Result<bool> {
         if self.egress.keeper.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let connection = Connection::new(socket);
         let token =
             self.poller.add(&connection, Source::Egress).during(|| "watch what leaves the project".to_owned())?;
         self.egress.keeper = Some((connection, token));
-        self.carry()
+        (self.egress.answered, self.egress.refused) = (false, None);
+        self.want_device()?;
+        self.carry()?;
+        Ok(true)
     }
 
-    /// Has S make the device before the first container that leaves by it is there.
-    pub(super) fn want_egress(&mut self, bridges: &[Bridge]) -> Result<()> {
-        if !self.egress.asked && bridges.iter().any(|bridge| bridge.egress) {
+    fn want_device(&mut self) -> Result<()> {
+        // Without a sandbox nothing is started.
+        if !self.egress.asked && self.sandbox.lives() {
             self.sandbox.tap()?;
             self.egress.asked = true;
         }
         Ok(())
+    }
+
+    pub(super) fn way_for(&self, cid: Cid) -> Way {
+        let Egress { keeper, answered, refused, device, .. } = &self.egress;
+        if !self.containers.get(&cid).is_some_and(leaves) {
+            return Way::Open;
+        }
+        match refused {
+            Some(report) => Way::Refused(report.clone()),
+            None if keeper.is_some() && !(*answered && device.is_some()) => Way::Coming,
+            None => Way::Open,
+        }
     }
 
     pub(super) fn on_tapped(&mut self, made: std::result::Result<Vec<OwnedFd>, Failure>) {
@@ -61,10 +87,12 @@ impl Supervisor {
             let asking = self.name_server.ask_on(names).during(|| "ask others for names".to_owned());
             asking.and_then(|()| self.carry()).map_err(|error| error.report())
         });
-        let Err(report) = made else { return };
-        self.egress.asked = false;
-        // The next start tries again.
-        self.give_up_on(&report, leaves);
+        self.dirty = true;
+        if let Err(report) = made {
+            // The next run tries again.
+            self.egress.asked = false;
+            self.refuse_egress(report);
+        }
     }
 
     /// Containers that leave the project, or are about to.
@@ -88,33 +116,48 @@ impl Supervisor {
                     told
                 }
                 Ok(Incoming::End) | Err(_) => {
-                    if let Some((keeper, token)) = self.egress.keeper.take() {
-                        self.poller.remove(&keeper, token);
-                    }
+                    self.drop_keeper();
                     self.end_program();
                     let problem = "the process for it was killed; the next ctst run starts another".to_owned();
-                    return self.cut_off(problem);
+                    return self.on_broken(problem);
                 }
             };
             match told {
                 Told::Started => {}
                 Told::Works => {
-                    self.egress.worked = true;
+                    (self.egress.answered, self.dirty) = (true, true);
                     if self.egress.broken.take().is_some() {
                         for cid in self.leaving() {
                             self.event(cid, EventKind::EgressBack);
                         }
                     }
                 }
-                // Asked for, and not to be had.
-                Told::Ended { problem, refused: true } if !self.egress.worked => {
-                    let report = Error::Egress { problem }.report();
-                    say(&report.message);
-                    self.give_up_on(&report, leaves);
-                }
-                Told::Ended { problem, .. } => self.cut_off(problem),
+                Told::Ended { problem } => self.on_broken(problem),
             }
         }
+    }
+
+    /// Nothing gets through: for now, or, where nothing ever has, at all.
+    fn on_broken(&mut self, problem: String) {
+        if self.egress.answered {
+            self.cut_off(problem);
+        } else {
+            self.refuse_egress(Error::Egress { problem }.report());
+        }
+    }
+
+    /// What was to be started is not, and what runs is told.
+    fn refuse_egress(&mut self, report: Report) {
+        self.dirty = true;
+        self.drop_keeper();
+        let waits = |container: &Container| container.live.is_none();
+        let runs = self.leaving().iter().any(|cid| !self.containers.get(cid).is_some_and(waits));
+        if runs {
+            self.cut_off(report.message.clone());
+        } else {
+            say(&report.message);
+        }
+        self.egress.refused = Some(report);
     }
 
     fn cut_off(&mut self, problem: String) {
@@ -126,6 +169,13 @@ impl Supervisor {
             self.event(cid, EventKind::CutOff { why: problem.clone() });
         }
         self.egress.broken = Some(problem);
+    }
+
+    /// Ends the process, without waiting for it.
+    fn drop_keeper(&mut self) {
+        if let Some((keeper, token)) = self.egress.keeper.take() {
+            self.poller.remove(&keeper, token);
+        }
     }
 
     /// Ends the program of a process that could not: one that hangs does not notice that its socket is closed.

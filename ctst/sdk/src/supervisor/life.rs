@@ -17,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Container, Exec, GRACE, Live, Stop, Then};
+use super::egress::Way;
 use super::poller::{Cid, Source, Timer};
 use super::volume::Provided;
 use super::{Supervisor, limits, network, say};
@@ -64,6 +65,10 @@ impl Supervisor {
         if let Some(report) = self.broken.clone() {
             return self.fail(cid, report);
         }
+        let way = self.way_for(cid);
+        if let Way::Refused(report) = way {
+            return self.fail(cid, report);
+        }
         let Some(container) = self.containers.get(&cid) else { return };
         let mut deadline = None;
         let mut waits = false;
@@ -82,6 +87,8 @@ impl Supervisor {
         }
         if !waits {
             return match self.provide_folders(cid) {
+                // It goes on when there is one.
+                Provided::There if matches!(way, Way::Coming) => {}
                 Provided::There => self.begin(cid),
                 Provided::Coming => {}
                 Provided::Failed(problem) => {
@@ -244,7 +251,6 @@ impl Supervisor {
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
         self.listen_names(&bridges)?;
-        self.want_egress(&bridges)?;
         let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
         self.sandbox.launch(id, bridges, container.alone, theirs, (grouped, entry))?;
 
