@@ -373,3 +373,77 @@ fn what_was_started_before_the_file_changed_starts_nothing_more() {
         project.stop();
     }
 }
+
+fn leaving(internal: bool) -> String {
+    format!("NETWORK out {{ internal = {internal} }}\n{}", web(", network = \"out\""))
+}
+
+#[test]
+fn a_way_out_may_be_forbidden() {
+    for caller in callers() {
+        let project = Project::governed(&caller, &leaving(false), "# ours\negress = no\n", &[]);
+        let words = format!(
+            "component web: have a way out of its project: line 2 of {PATH} says `egress = no`, so ask the administrator for \
+             `egress = yes`"
+        );
+        refused(&project, &[&words]);
+        project.ctst(["check"]).fails(125, &[&words]);
+        let doctor = project.ctst(["doctor"]).ok().stdout;
+        let told = |name: &str, words: &str| doctor.lines().any(|line| line.starts_with(name) && line.contains(words));
+        assert!(told("policy", "no way out of a project") && told("way out", "`egress = no`"), "{doctor}");
+        project.write("stack.ctst", &leaving(true));
+        granted(&project);
+        project.ctst(["rm", "web"]).ok();
+        // By itself nothing is offline.
+        project.write("stack.ctst", &leaving(false));
+        project.ctst(["run", "-d", "--wait", "--offline"]).ok();
+        project.stop();
+    }
+}
+
+/// As with `--offline`, without saying it.
+#[test]
+fn people_may_be_kept_offline() {
+    for caller in callers() {
+        let (uid, gid) = (caller.uid, caller.gid);
+        let project = Project::governed(&caller, &leaving(false), "", &[54321]);
+        for who in ["everyone", &format!("user {uid}"), &format!("group {gid}"), "group 54321"] {
+            project.set_policy(&format!("offline = user 4000000\noffline = {who}\n"));
+            let stated = format!("line 2 of {PATH} says `offline = {who}`");
+            let plan = project.ctst(["plan"]).ok();
+            assert!(!plan.stdout.contains("a way out") && plan.stderr.contains(&stated), "{plan}");
+            let up = project.ctst(["run", "-d", "--wait"]).ok();
+            assert!(up.stderr.contains(&format!("offline: no way out by out ({stated})")), "{up}");
+            let is_keeper = |pid: i32| {
+                let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                words.split('\0').nth(1) == Some("egress")
+            };
+            assert!(!project.processes().into_keys().any(|(pid, _)| is_keeper(pid)), "nothing could carry it");
+            project.stop();
+            project.ctst(["rm"]).ok();
+            let doctor = project.ctst(["doctor"]).ok().stdout;
+            assert!(doctor.contains(&format!("{who} kept offline")) && doctor.contains(&stated), "{doctor}");
+        }
+        // What would be fetched is refused before any socket, as is what the command of a secret would reach.
+        project.write("stack.ctst", "IMPORT \"https://localhost:1/a.ctst\"\n");
+        project.ctst(["lock"]).fails(125, &["nothing is fetched: line 2 of", "`offline = group 54321`"]);
+        let calls = format!("{}:{}:{}:0", libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM);
+        let text = format!(
+            "SECRET tries FROM COMMAND \"ROOTFS/bin/ctst-probe calls {calls}\"\nCOMPONENT one {{ image = \"file://ROOTFS\" \
+             command = [\"/bin/ctst-probe\", \"hold\"] secrets = [\"tries\"] }}\n"
+        );
+        for (policy, told) in [("offline = group 54321\n", "1"), ("offline = group 54322\n", "0")] {
+            project.set_policy(policy);
+            project.write("stack.ctst", &text);
+            project.ctst(["run", "-d", "--wait", "--yes"]).ok();
+            let answers = project.ctst(["exec", "one", "cat", "/run/secrets/tries"]).ok();
+            assert_eq!(answers.stdout, told, "{policy}");
+            project.stop();
+            project.ctst(["rm"]).ok();
+        }
+        // A file that is not understood may say so.
+        project.set_policy("ofline = everyone\n");
+        project.write("stack.ctst", "IMPORT \"https://localhost:1/a.ctst\"\n");
+        project.ctst(["lock"]).fails(125, &["nothing is fetched:", "line 1: there is no key `ofline`"]);
+    }
+}

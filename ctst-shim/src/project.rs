@@ -97,7 +97,8 @@ pub(crate) fn main(alone: &Alone, entered: &Entered, policy: &Policy, place: Opt
                 hand_over(channel, network.listen(&bridge), &FromSandbox::Listening, FromSandbox::ListenFailed)
             }
             (ToSandbox::Tap, []) => {
-                hand_over(channel, network.tap(), &FromSandbox::Tapped, FromSandbox::TapFailed)
+                let made = policy.judge_egress().and_then(|()| network.tap());
+                hand_over(channel, made, &FromSandbox::Tapped, FromSandbox::TapFailed)
             }
             (
                 request @ (ToSandbox::Cgroup { id, .. }

@@ -52,13 +52,14 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Outcome {
     let named = args::meant_file(args.project, args.file);
     let file = named.as_deref();
+    let offline = args.offline || containust_sdk::must_be_offline();
     // These two start no program, and go offline when they have given up the rest.
-    if args.offline && !matches!(args.command, Command::Check(_) | Command::Plan(_)) {
+    if offline && !matches!(args.command, Command::Check(_) | Command::Plan(_)) {
         containust_sdk::offline()?;
     }
     match args.command {
-        Command::Check(check) => commands::check::run(&check, file, args.offline),
-        Command::Plan(plan) => commands::plan::run(&plan, file, args.offline),
+        Command::Check(check) => commands::check::run(&check, file, offline),
+        Command::Plan(plan) => commands::plan::run(&plan, file, offline),
         Command::Run(run) => commands::run::run(&run, named),
         Command::Up(up) => commands::run::run(&up.into(), named),
         Command::Down(args) => commands::down::run(&args, file),

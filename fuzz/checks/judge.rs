@@ -164,6 +164,29 @@ pub(crate) fn run(bytes: &[u8]) {
         }
     }
 
+    let egress = from.is();
+    match from.byte() % 3 {
+        0 => {}
+        n => {
+            text += if n == 1 { "egress = yes\n" } else { "egress = no\n" };
+            allowed &= !egress || n == 1;
+        }
+    }
+    let mut kept: Vec<(u8, u32)> =
+        (0..from.byte() % 3).map(|_| (from.byte() % 3, u32::from(from.byte() % 13))).collect();
+    kept.iter_mut().filter(|(kind, _)| *kind == 0).for_each(|(_, id)| *id = 0);
+    kept.sort_unstable();
+    kept.dedup();
+    for (kind, id) in &kept {
+        let (who, fits) = match kind {
+            0 => ("everyone".to_owned(), true),
+            1 => (format!("user {id}"), *id == uid),
+            _ => (format!("group {id}"), *id == group),
+        };
+        text += &format!("offline = {who}\n");
+        allowed &= !(egress && fits);
+    }
+
     let rules = parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}:\n{text}"));
     let paths: Vec<(String, bool)> = wished.iter().map(|(path, writable)| (written(path), *writable)).collect();
     let host = |(path, writable): &'_ (String, bool)| (path.clone(), *writable);
@@ -182,6 +205,7 @@ pub(crate) fn run(bytes: &[u8]) {
         capabilities: asked,
         filter,
         ports: ports.iter().map(|&(address, udp, port)| Port { place: (address, port).into(), udp }).collect(),
+        egress,
         limits: limits.map(|[memory, cpu_millis, pids]| Limits { memory, cpu_millis, pids }),
     };
     let caller = Caller::new(uid, vec![group], b"", b"", strict);

@@ -15,7 +15,11 @@ pub(crate) fn run(bytes: &[u8]) {
                 let key = line.split('=').next().expect("split gives something").trim();
                 assert!(KEYS.iter().any(|(known, _)| *known == key), "{line}");
             }
-            let counted = rules.allow.len() + rules.mounts.len() + rules.capabilities.len() + rules.publish.len();
+            let counted = rules.allow.len()
+                + rules.mounts.len()
+                + rules.capabilities.len()
+                + rules.publish.len()
+                + rules.offline.len();
             let single = [
                 rules.filter.is_some(),
                 rules.max_memory.is_some(),
@@ -23,6 +27,7 @@ pub(crate) fn run(bytes: &[u8]) {
                 rules.max_pids.is_some(),
                 rules.cgroup_parent.is_some(),
                 rules.overlay.is_some(),
+                rules.egress.is_some(),
                 rules.root_range.is_some(),
             ];
             assert_eq!(counted + single.iter().filter(|there| **there).count(), said.len());

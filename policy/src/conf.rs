@@ -27,6 +27,8 @@ pub const KEYS: &[(&str, bool)] = &[
     ("capability", true),
     ("filter", false),
     ("publish", true),
+    ("egress", false),
+    ("offline", true),
     ("max_memory", false),
     ("max_cpus", false),
     ("max_pids", false),
@@ -175,6 +177,10 @@ pub struct Rules {
     pub filter: Option<Line<Filter>>,
     /// Empty: everywhere. One that is `None`: nowhere.
     pub publish: Vec<Line<Option<Publish>>>,
+    /// Whether networks may have a way out of their project.
+    pub egress: Option<Line<bool>>,
+    /// Who is kept offline. One that is `None`: everyone.
+    pub offline: Vec<Line<Option<Who>>>,
     /// Bytes.
     pub max_memory: Option<Line<u64>>,
     /// Thousandths of a processor.
@@ -250,6 +256,12 @@ impl Rules {
             let text = |publish: &Option<Publish>| publish.map_or("nothing".to_owned(), |publish| publish.to_string());
             parts.push(format!("publishes {}", list(&self.publish, text)));
         }
+        if let Some(line) = &self.egress {
+            parts.push(if line.value { "ways out of projects" } else { "no way out of a project" }.to_owned());
+        }
+        if !self.offline.is_empty() {
+            parts.push(format!("{} kept offline", list(&self.offline, |who| named(who.as_ref()))));
+        }
         if let Some(line) = &self.max_memory {
             parts.push(format!("at most {} of memory", size(line.value)));
         }
@@ -270,6 +282,11 @@ impl Rules {
         }
         parts.join("; ")
     }
+}
+
+/// Who, as it is written; none: everyone.
+pub(crate) fn named(who: Option<&Who>) -> String {
+    who.map_or(EVERYONE.to_owned(), Who::to_string)
 }
 
 /// Thousandths of a processor as they are written: `1.5`.
@@ -354,10 +371,12 @@ fn read_line(rules: &mut Rules, number: u32, line: &[u8]) -> Result<(), Wrong> {
         return wrong(format!("`{}` has no value", short(key)), "write one, or remove the line");
     }
     match key {
-        "allow" => push(&mut rules.allow, number, who(value)?, |a, b| a == b),
+        "allow" => push(&mut rules.allow, number, who(key, value)?, |a, b| a == b),
         "mount" => push(&mut rules.mounts, number, mount(value)?, |a, b| a.path == b.path),
         "capability" => push_or_none(&mut rules.capabilities, number, none_or(value, capability)?),
         "publish" => push_or_none(&mut rules.publish, number, none_or(value, publish)?),
+        "egress" => set(&mut rules.egress, number, key, yes(value)?),
+        "offline" => push(&mut rules.offline, number, everyone_or(key, value)?, |a, b| a == b),
         "filter" => set(&mut rules.filter, number, key, filter(value)?),
         "max_memory" => set(&mut rules.max_memory, number, key, memory(value)?),
         "max_cpus" => set(&mut rules.max_cpus, number, key, millis(value)?),
@@ -427,20 +446,27 @@ fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     if plain { text.parse().ok() } else { None }
 }
 
-fn who(value: &str) -> Result<Who, Wrong> {
-    const FIX: &str = "write `allow = group NAME`, or `allow = user NAME`, or a number in place of the name";
+/// The word for everyone, where there is one.
+const EVERYONE: &str = "everyone";
+
+fn everyone_or(key: &str, value: &str) -> Result<Option<Who>, Wrong> {
+    if value == EVERYONE { Ok(None) } else { who(key, value).map(Some) }
+}
+
+fn who(key: &str, value: &str) -> Result<Who, Wrong> {
+    let fix = || format!("write `{key} = group NAME`, or `{key} = user NAME`, or a number in place of the name");
     let (kind, name) = word(value);
     let named = !name.is_empty() && !name.contains([' ', '\t', ':', ',', '/']);
     let id = number::<u32>(name).filter(|id| *id != NO_ID);
     match (kind, id) {
         _ if !named || (id.is_none() && name.bytes().all(|b| b.is_ascii_digit())) => {
-            wrong(format!("`{}` names nobody", short(value)), FIX)
+            wrong(format!("`{}` names nobody", short(value)), fix())
         }
         ("user", Some(id)) => Ok(Who::Uid(id)),
         ("user", None) => Ok(Who::User(name.to_owned())),
         ("group", Some(id)) => Ok(Who::Gid(id)),
         ("group", None) => Ok(Who::Group(name.to_owned())),
-        _ => wrong(format!("`{}` is neither user nor group", short(kind)), FIX),
+        _ => wrong(format!("`{}` is neither user nor group", short(kind)), fix()),
     }
 }
 
@@ -590,7 +616,8 @@ mod tests {
     fn reads_every_key() {
         let text = "# a comment\n\n allow=group ctst\nallow = user 1000\n\tmount = ro /srv/a b\nmount = deny /\n\
             capability = NET_RAW\nfilter = compat\npublish = 127.0.0.1 80\npublish = any 8000-8999/udp\nmax_memory = 4 GiB\n\
-            max_cpus = 1.5\nmax_pids = 512\noverlay = no\nroot_range = 100000 65536\ncgroup_parent = /sys/fs/cgroup/ctst";
+            max_cpus = 1.5\nmax_pids = 512\noverlay = no\nroot_range = 100000 65536\ncgroup_parent = /sys/fs/cgroup/ctst\n\
+            egress = no\noffline = everyone\noffline = group 7";
         let rules = parse(text.as_bytes()).unwrap();
         let line = |number, value| Line { number, value };
         assert_eq!(rules.allow, [line(3, Who::Group("ctst".into())), line(4, Who::Uid(1000))]);
@@ -604,11 +631,13 @@ mod tests {
         assert_eq!(rules.max_cpus.as_ref().unwrap().value, 1500);
         assert_eq!(rules.max_pids.as_ref().unwrap().value, 512);
         assert!(!rules.overlay(false) && !rules.overlay(true));
+        assert_eq!(rules.egress, Some(Line { number: 17, value: false }));
+        assert_eq!(rules.offline, [Line { number: 18, value: None }, Line { number: 19, value: Some(Who::Gid(7)) }]);
         assert_eq!(rules.root_range(), Range { first: 100_000, count: 65_536 });
         assert_eq!(
             rules.summary(),
             "for group ctst, user 1000 only; mounts ro /srv/a b, deny /; capabilities NET_RAW; filter compat; publishes \
-             127.0.0.1 80, any 8000-8999/udp; at most 4GiB of memory; at most 1.5 processors; at most 512 processes; \
+             127.0.0.1 80, any 8000-8999/udp; no way out of a project; everyone, group 7 kept offline; at most 4GiB of memory; at most 1.5 processors; at most 512 processes; \
              limits below /sys/fs/cgroup/ctst; no overlayfs; 65536 ids from 100000 for root"
         );
     }
@@ -632,6 +661,10 @@ mod tests {
         fails("Overlay = yes", 1, "no key");
         fails("overlay = yes # really", 1, "neither yes nor no");
         fails("overlay = yes\noverlay = yes", 2, "line 1");
+        fails("egress = never", 1, "neither yes nor no");
+        fails("egress = no\negress = no", 2, "line 1");
+        fails("offline = yes", 1, "offline = group NAME");
+        fails("offline = everyone\noffline = everyone", 2, "line 1");
         fails("overlay = \u{1b}yes", 1, "control");
         fails("overlay = yes\r\n", 1, "control");
         for path in ["srv", "", "/srv/", "//", "/srv//a", "/srv/../etc", "/.", "/srv/./a", "../x"] {

@@ -8,7 +8,7 @@ use containust_shared::port::LIMIT;
 use containust_shared::protocol::{self, Mount, Plan};
 
 use crate::capabilities;
-use crate::conf::{Access, Filter, Line, MountRule, PATH, Publish, Rules, Who, cpus, is_plain, short, size};
+use crate::conf::{Access, Filter, Line, MountRule, PATH, Publish, Rules, Who, cpus, is_plain, named, short, size};
 
 /// Control groups, which a container with limits sees its own part of.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -80,6 +80,8 @@ pub struct Spec<'a> {
     pub filter: Filter,
     /// What is published. Listening is not the shim's, who sees none.
     pub ports: Vec<Port>,
+    /// Whether it is on a network that leads out of its project. C does not see that, and S asks [`egress`].
+    pub egress: bool,
     /// None where they are not known: C does not see them, and S asks [`limits`].
     pub limits: Option<Limits>,
 }
@@ -112,6 +114,7 @@ impl<'a> Spec<'a> {
                 protocol::Filter::Compat => Filter::Compat,
             },
             ports: Vec::new(),
+            egress: false,
             limits: None,
         }
     }
@@ -120,7 +123,7 @@ impl<'a> Spec<'a> {
     #[must_use]
     pub fn nothing() -> Self {
         let (paths, ports) = (Vec::new(), Vec::new());
-        Self { paths, overlay: false, capabilities: 0, filter: Filter::Default, ports, limits: None }
+        Self { paths, overlay: false, capabilities: 0, filter: Filter::Default, ports, egress: false, limits: None }
     }
 }
 
@@ -206,6 +209,7 @@ pub fn judge(spec: &Spec<'_>, rules: &Rules, caller: &Caller) -> Result<(), Vec<
     judge_capabilities(spec, rules, &mut denials);
     judge_filter(spec, rules, caller, &mut denials);
     judge_ports(spec, rules, &mut denials);
+    judge_egress(spec, rules, caller, &mut denials);
     judge_limits(spec, rules, &mut denials);
     if denials.is_empty() { Ok(()) } else { Err(denials) }
 }
@@ -408,6 +412,37 @@ pub fn limits(limits: Limits, rules: &Rules) -> Result<(), Vec<Denial>> {
     if denials.is_empty() { Ok(()) } else { Err(denials) }
 }
 
+/// Whether a project of `caller` may have a way out.
+///
+/// # Errors
+/// Every reason why not.
+pub fn egress(rules: &Rules, caller: &Caller) -> Result<(), Vec<Denial>> {
+    let mut denials = Vec::new();
+    judge_egress(&Spec { egress: true, ..Spec::nothing() }, rules, caller, &mut denials);
+    if denials.is_empty() { Ok(()) } else { Err(denials) }
+}
+
+/// What keeps `caller` offline, in words; none: nothing does. Root too: it is no right that is kept from it, but a rule for all.
+#[must_use]
+pub fn offline(rules: &Rules, caller: &Caller) -> Option<String> {
+    let fits = |who: &Option<Who>| who.as_ref().is_none_or(|who| caller.is(who));
+    let stated = rules.offline.iter().find(|line| fits(&line.value))?;
+    Some(line(stated, "offline", named(stated.value.as_ref())))
+}
+
+fn judge_egress(spec: &Spec<'_>, rules: &Rules, caller: &Caller, denials: &mut Vec<Denial>) {
+    const WHAT: &str = "have a way out of its project";
+    if !spec.egress {
+        return;
+    }
+    if let Some(stated) = rules.egress.as_ref().filter(|line| !line.value) {
+        denials.push(denial(WHAT, line(stated, "egress", "no"), "egress = yes"));
+    }
+    if let Some(why) = offline(rules, caller) {
+        denials.push(Denial(format!("{WHAT}: {why}, so write `internal = true` for its networks")));
+    }
+}
+
 fn judge_limits(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {
     let Some(limits) = &spec.limits else { return };
     let number = |n: u64| n.to_string();
@@ -473,6 +508,7 @@ mod tests {
             capabilities: capabilities::DEFAULT,
             filter: Filter::Default,
             ports: vec![at("0.0.0.0", 1), Port { udp: true, ..at("127.0.0.1", 65535) }],
+            egress: true,
             limits: Some(Limits::default()),
         };
         assert_eq!(judge(&spec, &Rules::default(), &ann()), Ok(()));
@@ -678,6 +714,31 @@ mod tests {
         let admitted = "publish = any 80\nallow = group admins";
         assert!(judged("127.0.0.1", 80, admitted, &ann()).starts_with("have containers as user 1000"));
         assert_eq!(judged("127.0.0.1", 80, admitted, &Caller::default()), "", "root");
+    }
+
+    #[test]
+    fn ways_out_are_for_whom_nothing_keeps_inside() {
+        let judged = |text: &str| told(&Spec { egress: true, ..Spec::nothing() }, text, &ann());
+        for text in ["", "egress = yes", "offline = user 0\noffline = group other\noffline = group 991"] {
+            assert_eq!(judged(text), "", "{text}");
+        }
+        assert_eq!(
+            judged("egress = no"),
+            "have a way out of its project: line 1 of /etc/containust/policy.conf says `egress = no`, so ask the administrator \
+             for `egress = yes`"
+        );
+        for who in ["everyone", "user ann", "user 1000", "group ctst", "group 990"] {
+            assert_eq!(
+                judged(&format!("offline = user 5\noffline = {who}")),
+                format!(
+                    "have a way out of its project: line 2 of /etc/containust/policy.conf says `offline = {who}`, so write \
+                     `internal = true` for its networks"
+                )
+            );
+        }
+        assert_eq!(told(&Spec::nothing(), "egress = no\noffline = everyone", &ann()), "", "who asks for none");
+        assert!(egress(&rules("offline = everyone"), &Caller::default()).is_err(), "root");
+        assert_eq!(offline(&rules("offline = group ctst"), &Caller::default()), None);
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn line() -> impl Strategy<Value = String> {
         "[a-z_]{0,12}",
     ];
     let value = prop_oneof![
-        "(user|group|deny|ro|rw|any|none|127.0.0.1|yes|no|compat)",
+        "(user|group|deny|ro|rw|any|none|everyone|127.0.0.1|yes|no|compat)",
         "(user|group|deny|ro|rw|any|127.0.0.1) [/a-z0-9.-]{0,20}",
         "[0-9]{0,20}(KiB|MiB|GiB|TiB|[. ][0-9]{0,11})?",
         "\\PC{0,20}",
@@ -96,8 +96,9 @@ proptest! {
             Ok(rules) => {
                 let stated = lines.iter().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).count();
                 let single = [rules.filter.is_some(), rules.max_memory.is_some(), rules.max_cpus.is_some(),
-                    rules.max_pids.is_some(), rules.cgroup_parent.is_some(), rules.overlay.is_some(), rules.root_range.is_some()];
-                let read = rules.allow.len() + rules.mounts.len() + rules.capabilities.len() + rules.publish.len();
+                    rules.max_pids.is_some(), rules.cgroup_parent.is_some(), rules.overlay.is_some(), rules.egress.is_some(), rules.root_range.is_some()];
+                let read = rules.allow.len() + rules.mounts.len() + rules.capabilities.len() + rules.publish.len()
+                    + rules.offline.len();
                 prop_assert_eq!(read + single.iter().filter(|is| **is).count(), stated);
                 for rule in &rules.mounts {
                     let path = &rule.value.path;

@@ -71,8 +71,11 @@ impl Policy {
     }
 
     fn caller(&self, rules: &Rules) -> Result<Caller, Failure> {
-        let (passwd, group) =
-            if rules.allow.is_empty() { Default::default() } else { (names("/etc/passwd")?, names("/etc/group")?) };
+        let (passwd, group) = if rules.allow.is_empty() && rules.offline.is_empty() {
+            Default::default()
+        } else {
+            (names("/etc/passwd")?, names("/etc/group")?)
+        };
         Ok(Caller::new(self.uid, self.groups.clone(), &passwd, &group, self.strict))
     }
 
@@ -104,6 +107,16 @@ impl Policy {
     /// Every reason why not, and as [`Policy::rules`].
     pub fn judge_limits(&self, limits: judge::Limits) -> Result<(), Failure> {
         judge::limits(limits, &self.rules()?)
+            .map_err(|denials| refusal(&format!("go beyond the policy: {}", judge::tell(&denials)), ""))
+    }
+
+    /// The verdict on a way out of the caller's project.
+    ///
+    /// # Errors
+    /// Every reason why not, and as [`Policy::rules`].
+    pub fn judge_egress(&self) -> Result<(), Failure> {
+        let rules = self.rules()?;
+        judge::egress(&rules, &self.caller(&rules)?)
             .map_err(|denials| refusal(&format!("go beyond the policy: {}", judge::tell(&denials)), ""))
     }
 

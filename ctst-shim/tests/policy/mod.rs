@@ -9,7 +9,10 @@ use std::process::{Command, Stdio};
 use crate::common::{Image, Project, is_root, network, pair, receive, request, send, shim, source};
 use command_fds::{CommandFdExt, FdMapping};
 use containust_policy::capabilities::DEFAULT;
-use containust_shared::protocol::{FromContainer, FromShim, IdMap, MAIN, Mount, Plan, Sandbox, ToShim};
+use containust_policy::conf::PATH;
+use containust_shared::protocol::{
+    FromContainer, FromSandbox, FromShim, IdMap, MAIN, Mount, Plan, Sandbox, ToSandbox, ToShim,
+};
 
 /// A folder that takes the place of `/etc`, with this policy in it.
 struct Etc(tempfile::TempDir);
@@ -236,4 +239,21 @@ fn root_gets_the_range_of_the_policy_and_no_other() {
     let FromShim::Created { pid } = answer else { panic!("{answer:?}") };
     let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
     assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "1900000000", "1000"]);
+}
+
+/// By S, whose device it would be.
+#[test]
+fn a_way_out_is_refused() {
+    for policy in ["egress = no", "offline = everyone", "offline = user root", "offline = group 0"] {
+        let Some(etc) = Etc::new(policy) else { return };
+        let project = etc.project();
+        send(&project.channel, &ToSandbox::Tap, &[]);
+        let Some((FromSandbox::TapFailed(failure), fds)) = receive(&project.channel) else { panic!("no answer") };
+        let stated = format!("go beyond the policy: have a way out of its project: line 1 of {PATH} says `{policy}`");
+        assert!(fds.is_empty() && failure.step.starts_with(&stated), "{failure:?}");
+    }
+    let Some(etc) = Etc::new("egress = yes\noffline = user 4000000\n") else { return };
+    let project = etc.project();
+    send(&project.channel, &ToSandbox::Tap, &[]);
+    assert!(matches!(receive(&project.channel), Some((FromSandbox::Tapped, fds)) if fds.len() == 2));
 }

@@ -21,7 +21,7 @@ use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE
 
 use crate::doctor::Verdict;
 use crate::error::{Error, Result};
-use crate::host::launch::is_offline;
+use crate::host::launch::{being_offline, is_offline};
 use crate::ipc::client::Client;
 use crate::project::Project;
 use crate::status::{ContainerStatus, Published, State};
@@ -224,7 +224,7 @@ fn way_out(socket: Option<OwnedFd>, outlook: &Outlook) -> Finding {
         return bad("there is no name server on its networks", "start it again: ctst restart");
     };
     if is_offline() {
-        return good("it has one, which is not tried with --offline".to_owned());
+        return good(format!("it has one, which is not tried{}", being_offline()));
     }
     let answer =
         connect(socket, (resolver, 53).into(), PATIENCE_OUTSIDE).and_then(|mut stream| ask(&mut stream, ".", TYPE::NS));
@@ -257,7 +257,8 @@ fn port(published: &Published, of: &ContainerStatus, [direct, loopback]: [Option
         return bad(found, format!("see what it says: ctst logs {name}"));
     }
     if is_offline() {
-        return good(format!("it answers inside on {ip}:{port}; {host} of this host is not tried with --offline"));
+        let told = being_offline();
+        return good(format!("it answers inside on {ip}:{port}; {host} of this host is not tried{told}"));
     }
     match TcpStream::connect_timeout(&host, PATIENCE) {
         Ok(_) => good(format!("it answers on {host} of this host, and inside on {ip}:{port}")),

@@ -54,7 +54,7 @@ pub use error::{Error, Report, Result};
 pub use event::{Event, EventKind, EventListener};
 pub use host::confine::no_writes;
 pub use host::doctor;
-pub use host::launch::{is_offline, offline};
+pub use host::launch::{is_offline, kept_offline, must_be_offline, offline};
 pub use images::Progress;
 pub use images::imports::Fetching;
 pub use images::stock::{Removed, Verified};

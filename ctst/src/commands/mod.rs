@@ -53,7 +53,8 @@ fn read(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Pro
         project.load_fetching(&parameters(inputs)?, &inputs.profile, fetching, containust_sdk::is_offline())?;
     show_diagnostics(&loaded);
     if !loaded.closed.is_empty() {
-        talk!("offline: no way out by {}", loaded.closed.join(", "));
+        let why = containust_sdk::kept_offline().map(|why| format!(" ({why})")).unwrap_or_default();
+        talk!("offline: no way out by {}{why}", loaded.closed.join(", "));
     }
     if loaded.outcome.composition.is_some() { Ok((project, loaded)) } else { Err(Failure::Told(TOOL)) }
 }

@@ -79,8 +79,9 @@ pub fn examine() -> Vec<Check> {
     checks.push(policy);
     checks.push(limits());
     checks.push(low_port::check());
-    checks
-        .push(way_out(egress::find().ok().as_deref(), File::options().read(true).write(true).open(egress::TUN).err()));
+    let closed = File::options().read(true).write(true).open(egress::TUN).err();
+    let forbidden = Policy::read().ok().and_then(|policy| policy.egress().err());
+    checks.push(way_out(egress::find().ok().as_deref(), closed, forbidden));
     checks.push(landlock(
         Landlock {
             works: confine::works(),
@@ -189,9 +190,13 @@ fn policy(strict: bool) -> Check {
     }
 }
 
-/// Whether networks can have a way out of their project. `closed`: why the kernel's device for it cannot be opened.
-fn way_out(passt: Option<&Path>, closed: Option<std::io::Error>) -> Check {
+/// Whether networks can have a way out of their project. `closed`: why the kernel's device for it cannot be opened; `forbidden`: what the
+/// policy says against it.
+fn way_out(passt: Option<&Path>, closed: Option<std::io::Error>, forbidden: Option<String>) -> Check {
     const NAME: &str = "way out";
+    if let Some(why) = forbidden {
+        return Check::good(NAME, format!("no project of yours may {why}"));
+    }
     let without = "NETWORK with internal = false is refused";
     match (passt, closed) {
         (None, _) => Check::other(

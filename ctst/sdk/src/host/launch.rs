@@ -6,13 +6,40 @@ use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 
-use super::confine;
+use super::{confine, policy};
 use crate::error::{During, Error, Result};
 
 type Job = (Command, Sender<io::Result<Child>>);
 
 /// To the thread that has given up nothing, and only starts programs.
 static LAUNCHER: OnceLock<Sender<Job>> = OnceLock::new();
+
+/// What of the host's policy keeps this process offline.
+static KEPT: OnceLock<String> = OnceLock::new();
+
+/// Whether the administrator of this host keeps the user of this process offline, who is to call [`offline`] then.
+#[must_use]
+pub fn must_be_offline() -> bool {
+    match policy::keeps_offline() {
+        None => false,
+        Some(why) => {
+            // Once is enough.
+            KEPT.set(why).ok();
+            true
+        }
+    }
+}
+
+/// What of the host's policy keeps this process offline, once [`must_be_offline`] has looked.
+#[must_use]
+pub fn kept_offline() -> Option<&'static str> {
+    KEPT.get().map(String::as_str)
+}
+
+/// Why this process is offline, for the end of a sentence that tells what it therefore does not.
+pub(crate) fn being_offline() -> String {
+    kept_offline().map_or_else(|| " with --offline".to_owned(), |why| format!(": {why}"))
+}
 
 /// Takes from this thread, and those that it will start, the means to reach anything beyond this host, for good: sockets of other
 /// families than `AF_UNIX` and `AF_NETLINK` (`seccomp(2)`). What they start has them neither, but for the supervisor of a project and

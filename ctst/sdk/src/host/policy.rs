@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use containust_lang::model::{self, Component, Limits, Protocol};
+use containust_lang::model::{self, Component, Limits, Network, Protocol};
 use containust_policy::conf::{self, Filter, MAX_SIZE, PATH, Rules};
 use containust_policy::judge::{self, Caller, HostPath, Purpose, Spec};
 use containust_policy::trust::{self, Seen};
@@ -46,7 +46,7 @@ impl Policy {
             }
         };
         let rules = file.clone().unwrap_or_default();
-        let names = |path: &str| match rules.allow.is_empty() {
+        let names = |path: &str| match rules.allow.is_empty() && rules.offline.is_empty() {
             true => Vec::new(),
             false => std::fs::read(path).unwrap_or_default(),
         };
@@ -79,6 +79,16 @@ impl Policy {
             .map_err(|denial| Error::Denied { component: None, reasons: denial.to_string() })
     }
 
+    /// What of the policy keeps the caller offline, in words.
+    pub(crate) fn offline(&self) -> Option<String> {
+        judge::offline(&self.rules, &self.caller)
+    }
+
+    /// The verdict on a way out of the caller's projects.
+    pub(crate) fn egress(&self) -> std::result::Result<(), String> {
+        judge::egress(&self.rules, &self.caller).map_err(|denials| judge::tell(&denials))
+    }
+
     /// The verdict on a port that the kernel keeps from the caller, as `ctst-port` will give it.
     pub(crate) fn judge_low_port(&self, component: &str, port: HostPort) -> Result<()> {
         judge::low_port(judged(port), &self.rules, &self.caller)
@@ -92,8 +102,14 @@ impl Policy {
     }
 
     /// The verdict on what C will be told of a component, and on what C does not see of it.
-    pub(crate) fn judge(&self, component: &str, plan: &Plan, limits: &Limits, ports: &[Published]) -> Result<()> {
-        self.judge_spec(component, Spec::of(plan), limits, ports)
+    pub(crate) fn judge(
+        &self,
+        component: &str,
+        plan: &Plan,
+        (limits, network): (&Limits, &Network),
+        ports: &[Published],
+    ) -> Result<()> {
+        self.judge_spec(component, Spec::of(plan), (limits, network), ports)
     }
 
     /// The same of a component whose image is not there yet: without what is known only with it. `dir`: its container's.
@@ -124,10 +140,17 @@ impl Policy {
         };
         let spec = Spec { paths, overlay, capabilities, filter, ..Spec::nothing() };
         let limits = component.limits.as_deref().cloned().unwrap_or_default();
-        self.judge_spec(&component.name, spec, &limits, ports)
+        self.judge_spec(&component.name, spec, (&limits, &component.network), ports)
     }
 
-    fn judge_spec(&self, component: &str, mut spec: Spec<'_>, limits: &Limits, ports: &[Published]) -> Result<()> {
+    fn judge_spec(
+        &self,
+        component: &str,
+        mut spec: Spec<'_>,
+        (limits, network): (&Limits, &Network),
+        ports: &[Published],
+    ) -> Result<()> {
+        spec.egress = network.attachments().iter().any(|on| on.egress);
         spec.limits = Some(judge::Limits { memory: limits.memory, cpu_millis: limits.cpu_millis, pids: limits.pids });
         spec.ports = ports.iter().map(|port| judged(port.on_host())).collect();
         judge::judge(&spec, &self.rules, &self.caller)
@@ -137,6 +160,15 @@ impl Policy {
 
 fn judged(port: HostPort) -> judge::Port {
     judge::Port { place: port.place, udp: port.protocol == Protocol::Udp }
+}
+
+/// What keeps the caller of this process offline, in words; none: nothing does. A file that is not understood does: it may say so.
+pub(crate) fn keeps_offline() -> Option<String> {
+    let read = open().and_then(|file| file.map(|_| Policy::read()).transpose());
+    match read {
+        Ok(policy) => policy?.offline(),
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 /// Opens the file by way of folders that, like itself, are root's alone. None: there is none.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use ureq::tls::{RootCerts, TlsConfig};
 
 use crate::error::{During, Error, Result};
+use crate::host::launch::being_offline;
 use crate::project::{Project, read_bounded};
 
 /// Version of [`Lock`]. An older one would be read here; a newer one is refused.
@@ -102,7 +103,7 @@ impl<'a> Imports<'a> {
         }
         if self.offline {
             let place = format!("bring the file as {}", path.display());
-            return refuse("nothing is fetched with --offline", place);
+            return refuse(&format!("nothing is fetched{}", being_offline()), place);
         }
         let bytes = self.download(url)?;
         let found = sha256(&bytes);
@@ -142,7 +143,9 @@ impl<'a> Imports<'a> {
 
     fn download(&self, url: &str) -> Result<Vec<u8>, (String, String)> {
         if self.offline {
-            return Err(("nothing is fetched with --offline".to_owned(), "call it once without --offline".to_owned()));
+            let help =
+                "have somebody call it once who is not offline, and bring containust.lock and .containust/imports";
+            return Err((format!("nothing is fetched{}", being_offline()), help.to_owned()));
         }
         get(url).map_err(|cause| (cause, "see whether the address is right and the host is reached".to_owned()))
     }

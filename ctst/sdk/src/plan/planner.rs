@@ -422,7 +422,7 @@ impl Planner<'_> {
                 &self.places,
                 &Values::default(),
             )?;
-            self.policy.judge(name, &plan, &spec.limits, ports)?;
+            self.policy.judge(name, &plan, (&spec.limits, &spec.network), ports)?;
             self.ids
                 .alone(&spec.layers, &spec.user)
                 .map_err(|problem| Error::Invalid { component: name.clone(), problem })?;

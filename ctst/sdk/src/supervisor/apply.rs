@@ -66,7 +66,7 @@ impl Supervisor {
         for Wanted { spec, secrets, published, .. } in &wanted {
             let plan =
                 spec.unopened(&self.project.container_dir(&spec.name), self.ids.has_overlay(), &places, secrets)?;
-            denied.extend(policy.judge(&spec.name, &plan, &spec.limits, published).err());
+            denied.extend(policy.judge(&spec.name, &plan, (&spec.limits, &spec.network), published).err());
         }
         if let Some(error) = Error::several(denied) {
             return Err(error);
