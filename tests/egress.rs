@@ -220,6 +220,16 @@ fn what_is_missing_is_named() {
             "PATH=/nonexistent".clone_into(&mut project.prelude);
             project.ctst(command).fails(125, &["S0411", "passt is not installed", "apt install passt"]);
         }
+        // It would do the work, and not be confined as much.
+        let other = project.folder().join("only");
+        std::fs::create_dir(&other).expect("make a folder");
+        std::os::unix::fs::symlink("/bin/true", other.join("slirp4netns")).expect("make a link");
+        project.prelude = format!("PATH={}", other.display());
+        let words = ["S0411", "passt is not installed, and slirp4netns, which is,", "apt install passt"];
+        project.ctst(["run", "-d", "--yes"]).fails(125, &words);
+        let doctor = project.ctst(["doctor"]).stdout;
+        let line = doctor.lines().find(|line| line.starts_with("way out")).unwrap_or_default();
+        assert!(line.contains("slirp4netns, which is,"), "{doctor}");
         "mount --bind /dev/null /dev/net/tun".clone_into(&mut project.prelude);
         let done = project.ctst(["run", "-d", "--wait", "--yes"]);
         assert!(done.code != 0, "{done:?}");

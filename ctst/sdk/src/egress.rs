@@ -57,7 +57,7 @@ pub(crate) enum Told {
 /// # Errors
 /// [`Error::NoEgress`].
 pub(crate) fn find() -> Result<PathBuf> {
-    which::which(PASST).map_err(|_| Error::NoEgress)
+    which::which(PASST).map_err(|_| Error::NoEgress { slirp4netns: which::which("slirp4netns").is_ok() })
 }
 
 /// This process before it is started.

@@ -255,8 +255,14 @@ pub enum Error {
         problem: String,
     },
     /// A network has a way out of the project, and the program for it is not there.
-    #[error("give the project a way out, which a network with `internal = false` has: passt is not installed")]
-    NoEgress,
+    #[error(
+        "give the project a way out, which a network with `internal = false` has: passt is not installed{}",
+        if *.slirp4netns { ", and slirp4netns, which is, keeps this host's /run and its sockets in reach, and is not used" } else { "" }
+    )]
+    NoEgress {
+        /// The other program for it is there.
+        slirp4netns: bool,
+    },
     /// A network has a way out of the project, and the program for it does not work here.
     #[error("give the project a way out: {problem}")]
     Egress {
@@ -334,7 +340,7 @@ impl Error {
             Self::NoSandbox { .. } => "S0406",
             Self::Limit { .. } => "S0407",
             Self::NoScope { .. } => "S0408",
-            Self::NoEgress | Self::Egress { .. } => "S0411",
+            Self::NoEgress { .. } | Self::Egress { .. } => "S0411",
             Self::Policy { .. } => "S0409",
             Self::Denied { .. } => "S0410",
             Self::LowPort { .. } => "S0501",
@@ -381,7 +387,7 @@ impl Error {
             }
             Self::NoShim { .. } => Some("install ctst-shim beside ctst".to_owned()),
             Self::Egress { .. } => Some("mend what it says, or go without: ctst run --offline".to_owned()),
-            Self::NoEgress => Some("install it: apt install passt; or let the network have no way out: internal = true".to_owned()),
+            Self::NoEgress { .. } => Some("install it: apt install passt; or let the network have no way out: internal = true".to_owned()),
             Self::Sandbox(_) => Some("see what is missing: ctst doctor".to_owned()),
             Self::Reported(report) => report.help.clone(),
             Self::Io { .. }

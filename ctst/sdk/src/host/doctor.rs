@@ -3,7 +3,7 @@
 use std::fs::{File, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use containust_policy::conf::{PATH, Rules};
 use containust_shared::protocol::Plan;
@@ -81,7 +81,7 @@ pub fn examine() -> Vec<Check> {
     checks.push(low_port::check());
     let closed = File::options().read(true).write(true).open(egress::TUN).err();
     let forbidden = Policy::read().ok().and_then(|policy| policy.egress().err());
-    checks.push(way_out(egress::find().ok().as_deref(), closed, forbidden));
+    checks.push(way_out(&egress::find(), closed, forbidden));
     checks.push(landlock(
         Landlock {
             works: confine::works(),
@@ -192,26 +192,21 @@ fn policy(strict: bool) -> Check {
 
 /// Whether networks can have a way out of their project. `closed`: why the kernel's device for it cannot be opened; `forbidden`: what the
 /// policy says against it.
-fn way_out(passt: Option<&Path>, closed: Option<std::io::Error>, forbidden: Option<String>) -> Check {
+fn way_out(passt: &Result<PathBuf>, closed: Option<std::io::Error>, forbidden: Option<String>) -> Check {
     const NAME: &str = "way out";
     if let Some(why) = forbidden {
         return Check::good(NAME, format!("no project of yours may {why}"));
     }
     let without = "NETWORK with internal = false is refused";
     match (passt, closed) {
-        (None, _) => Check::other(
-            NAME,
-            Verdict::Limited,
-            format!("passt is not installed: {without}"),
-            "install it: apt install passt",
-        ),
-        (Some(_), Some(error)) => Check::other(
+        (Err(error), _) => Check::other(NAME, Verdict::Limited, error.to_string(), "install it: apt install passt"),
+        (Ok(_), Some(error)) => Check::other(
             NAME,
             Verdict::Limited,
             format!("{} cannot be opened ({error}): {without}", egress::TUN),
             egress::OPEN_TUN,
         ),
-        (Some(passt), None) => Check::good(NAME, format!("{}, for networks that have one", passt.display())),
+        (Ok(passt), None) => Check::good(NAME, format!("{}, for networks that have one", passt.display())),
     }
 }
 
