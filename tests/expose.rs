@@ -213,6 +213,39 @@ fn seen(place: impl Into<SocketAddr>, tcp: u16, udp: u16) -> [(SocketAddr, Socke
     [connection, datagram]
 }
 
+/// The kernel would forget after a minute that it is an answer, and lead it outwards.
+#[test]
+fn an_answer_may_be_late_after_a_half_close() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let text = "NETWORK out { internal = false }\nCOMPONENT late { image = \"file://ROOTFS\", network = \"out\", \
+                    command = [\"nc\", \"-ll\", \"-p\", \"80\", \"-e\", \"sh\", \"-c\", \"cat >/dev/null; sleep 70; echo late\"] }\n\
+                    EXPOSE 8000 -> late:80 PUBLIC\n";
+        let project = Project::within(caller, text, &world);
+        project.up();
+        let listens = || {
+            project.ctst(["exec", "late", "grep", "-q", ":0050 .*:0000 0A", "/proc/net/tcp", "/proc/net/tcp6"]).code
+                == 0
+        };
+        eventually("it listens", listens);
+        let told = world.elsewhere(|| {
+            let mut stream = TcpStream::connect((World::HOME, 8000)).expect("connect");
+            stream.set_read_timeout(Some(PATIENCE + Duration::from_secs(70))).expect("set a limit");
+            stream.shutdown(Shutdown::Write).expect("half-close");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map(|_| text)
+        });
+        assert_eq!(told.expect("read"), "late\n");
+        // Nowhere else.
+        let setting = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+        let set = |pid| inside(pid, || std::fs::read_to_string(setting).unwrap_or_default());
+        let sandbox = project.parts().into_iter().find(|(_, part)| *part == "S").expect("S runs").0;
+        assert_eq!(set(sandbox), "432000\n");
+        assert_ne!(set(rustix::process::getpid().as_raw_nonzero().get()), "432000\n");
+        project.stop();
+    });
+}
+
 /// Who is behind a published port sees who the client is, on whatever networks it is, and others see nothing of him.
 #[test]
 fn the_clients_address_is_what_the_container_sees() {

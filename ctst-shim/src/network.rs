@@ -120,6 +120,14 @@ impl Network {
             links.add_unreachable(table, [169, 254, 0, 0], 16).step("keep what is link-local apart", "")?;
         }
         nat::masquerade(EGRESS).step("translate addresses by nftables", "")?;
+        for (setting, seconds) in REMEMBERED {
+            #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
+            match std::fs::write(setting, seconds) {
+                // Kernels before Linux 5.3 keep these from all but the first user namespace.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                done => done.step("have connections remembered by", setting)?,
+            }
+        }
         let rule = Rule { priority: 50, table: CLIENTS, mark: Some(nat::ANSWER), ..Rule::default() };
         links.add_rule(&rule).step("keep answers to clients here by", "a rule for routes")?;
         forward_from(egress::DEVICE, true)?;
@@ -164,6 +172,14 @@ const LEAVING: u8 = 100;
 /// whatever comes. By itself that is all that bridges bring which is for nobody here: what is for no such socket is dropped, because
 /// nothing can answer in the name of an address that is not here. Of a bridge with a way out it is what answers (`nat`).
 const CLIENTS: u8 = 101;
+
+/// How long the kernel remembers what it translates and marks, in seconds, here and nowhere else (nf_conntrack-sysctl.rst). What answers
+/// something forgotten is lost: TCP of which one direction was closed is as long in coming as any, and passt keeps UDP so long.
+const REMEMBERED: [(&str, &str); 3] = [
+    ("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait", "432000"),
+    ("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "180"),
+    ("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", "180"),
+];
 
 /// Whether what comes from this bridge may leave the project.
 fn let_out(links: &mut Links, bridge: &str, leaves: bool) -> Result<(), Failure> {
