@@ -10,7 +10,7 @@ use rustix::net::{
     AddressFamily, Protocol, RawProtocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
 };
 
-const KEEP: &str = r#"image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve", "80"]"#;
+const KEEP: &str = r#"image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve", "80", "::"]"#;
 
 /// What comes of a connection: `reached`, `refused`, or `silent`, whatever says so.
 fn reach(project: &Project, from: &str, address: &str, interface: Option<&str>) -> String {
@@ -48,7 +48,7 @@ fn callers() -> Vec<Caller> {
 }
 
 const STACK: &str = r#"
-NETWORK out { internal = false }
+NETWORK out { internal = false, ipv6 = true }
 NETWORK away { internal = false, subnet = "10.77.9.0/24" }
 NETWORK back
 COMPONENT web { KEEP network = "out" }
@@ -97,6 +97,16 @@ fn who_has_a_way_out_takes_it_and_nobody_else() {
             format!("{}:80", pair[1].as_str().expect("an address"))
         };
         assert_eq!(reach(&project, "web", &address("both", "out"), None), "reached");
+        // By IPv4 only: on the network itself there is IPv6, and no way from there.
+        let pairs = project.status("both")["addresses"].as_array().cloned().unwrap_or_default();
+        let six =
+            pairs.iter().filter_map(|pair| pair[1].as_str()).find(|ip| ip.contains(':')).expect("an IPv6 address");
+        assert_eq!(reach(&project, "web", &format!("[{six}]:9"), None), "refused");
+        for target in ["[2001:db8::2]:80".to_owned(), format!("[{}]:80", World::HOME6)] {
+            for interface in [None, Some("eth0")] {
+                assert_eq!(reach(&project, "web", &target, interface), "silent", "{target} over {interface:?}");
+            }
+        }
         let loopback = world.on_loopback();
         for target in [
             "10.77.9.9:80".to_owned(),

@@ -33,6 +33,158 @@ fn cat(project: &Project, component: &str, file: &str) -> String {
     project.ctst(["exec", component, "cat", file]).ok().stdout.trim().to_owned()
 }
 
+/// The IPv6 address that `ps` shows.
+fn address6(project: &Project, component: &str, network: &str) -> String {
+    let row = project.status(component);
+    let pairs = row["addresses"].as_array().cloned().unwrap_or_default();
+    let all = pairs.iter().filter(|pair| pair[0] == network).filter_map(|pair| pair[1].as_str());
+    let found = all.into_iter().find(|ip| ip.contains(':'));
+    found.unwrap_or_else(|| panic!("{component} has no IPv6 on {network}: {row}")).to_owned()
+}
+
+/// On two networks with IPv6, of which one has a chosen prefix, and on one without.
+const SIX: &str = r#"
+NETWORK front { ipv6 = true }
+NETWORK back { subnet = ["10.77.4.0/24", "fd12:3456:789a::/64"] }
+COMPONENT web { SERVE network = "front" replicas = 2 }
+COMPONENT both { SERVE networks = ["front", "back"] }
+COMPONENT db { SERVE networks { back { address = ["10.77.4.9", "fd12:3456:789a::9"] } } healthcheck { http = "/" } }
+COMPONENT mixed { SERVE networks = ["bridge", "front"] }
+COMPONENT plain { SERVE }
+COMPONENT glibc {
+  image   = ["host:///bin/busybox", "host:///usr/bin/getent"]
+  command = ["sleep", "1000000"]
+  network = "front"
+}
+EXPOSE 127.0.0.1:PORT -> db:80
+"#;
+
+#[test]
+fn ipv6_is_on_networks_that_want_it_and_leads_nowhere_else() {
+    Caller::at_once(Caller::all().into_iter().chain(Caller::strict()).collect(), |caller| {
+        const SERVE6: &str = r#"image = "file://ROOTFS" command = ["/bin/ctst-probe", "serve", "80", "::"] port = 80"#;
+        let port = free_port();
+        let project = Project::new(caller, &SIX.replace("SERVE", SERVE6).replace("PORT", &port.to_string()));
+        project.up();
+        for name in ["web-1", "web-2", "both", "db", "mixed"] {
+            eventually("it listens", || project.logs(name).contains("listening"));
+        }
+        let web = ["web-1", "web-2"].map(|name| address6(&project, name, "front"));
+        let (front, back) = (address6(&project, "both", "front"), address6(&project, "both", "back"));
+        assert!(web.iter().chain([&front]).all(|ip| ip.starts_with("fd")), "{web:?} {front}");
+        assert!(back.starts_with("fd12:3456:789a::"), "{back}");
+        assert_eq!(address6(&project, "db", "back"), "fd12:3456:789a::9");
+        let at = |ip: &str| format!("[{ip}]:80");
+        assert_eq!(reach(&project, "web-1", &at(&web[1]), None), "reached");
+        assert_eq!(reach(&project, "web-1", &at(&front), None), "reached");
+        assert_eq!(reach(&project, "db", &at(&back), None), "reached");
+        assert_eq!(reach(&project, "both", &at("fd12:3456:789a::9"), Some("eth1")), "reached");
+        // Not over another network, as if everything were on the link, nor anywhere else.
+        for (from, target) in [
+            ("web-1", at("fd12:3456:789a::9")),
+            ("web-1", at(&back)),
+            ("db", at(&front)),
+            ("db", at(&web[0])),
+            ("both", at("fd12:3456:789a::9")),
+            ("web-1", at("2001:db8::1")),
+            ("plain", at(&web[0])),
+        ] {
+            for interface in [None, Some("eth0")] {
+                if from == "both" && interface.is_none() {
+                    continue;
+                }
+                assert_eq!(reach(&project, from, &target, interface), "silent", "{from} {target} over {interface:?}");
+            }
+        }
+        // An address is there at once (no flag but "permanent" and "not asked for"), and no other, a link-local one neither.
+        for name in ["web-1", "both", "db"] {
+            let shown = cat(&project, name, "/proc/net/if_inet6");
+            let own: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+            let own: Vec<_> = own.iter().filter(|fields| fields[5] != "lo").collect();
+            assert_eq!(own.len(), if name == "both" { 2 } else { 1 }, "{shown}");
+            assert!(own.iter().all(|fields| fields[0].starts_with("fd") && fields[4] == "82"), "{shown}");
+        }
+        // Neighbours tell nobody of other addresses and ways; and what is on no network with IPv6 tells nobody anything.
+        for setting in ["accept_ra", "accept_redirects", "forwarding"] {
+            assert_eq!(cat(&project, "both", &format!("/proc/sys/net/ipv6/conf/eth1/{setting}")), "0", "{setting}");
+        }
+        assert_eq!(cat(&project, "mixed", "/proc/sys/net/ipv6/conf/eth0/disable_ipv6"), "1");
+        assert_eq!(reach(&project, "mixed", &at(&front), None), "reached");
+        // Nobody sends in the name of another, to one or to all.
+        for to in [at(&front), "[ff02::1%10000]:9".to_owned()] {
+            let forge = |from: &str| project.ctst(["exec", "web-1", "/bin/ctst-probe", "forge", from, &to]).ok().stdout;
+            assert_eq!(forge(&web[0]), "sent\n", "{to}");
+            for other in [&web[1], "fd12:3456:789a::9", "2001:db8::1"] {
+                assert!(forge(other).starts_with("refused: "), "{other} to {to}: {}", forge(other));
+            }
+        }
+        // Names, of both kinds, by the C library; and where there are none, none.
+        let getent = |words: &[&str]| project.ctst([&["exec", "glibc", "getent"], words].concat()).stdout;
+        for _ in 0..2 {
+            let told = getent(&["ahostsv6", "web"]);
+            assert!(web.iter().all(|ip| told.contains(&**ip)) && !told.contains("::ffff:"), "{told}");
+        }
+        let firsts: Vec<String> = (0..4)
+            .map(|_| getent(&["hosts", "web"]).split_whitespace().next().unwrap_or_default().to_owned())
+            .collect();
+        assert!(web.iter().all(|ip| firsts.contains(ip)), "each in its turn: {firsts:?}");
+        assert!(getent(&["hosts", &web[1]]).contains("web-2"), "{}", getent(&["hosts", &web[1]]));
+        assert!(!getent(&["ahosts", "db"]).contains("fd12"));
+        // By what people look at.
+        let ps = project.ctst(["ps"]).ok().stdout;
+        assert!(ps.contains(&front) && ps.contains(&back), "{ps}");
+        let shown = project.ctst(["inspect", "db"]).ok().stdout;
+        assert!(shown.contains("back fd12:3456:789a::9"), "{shown}");
+        assert!(cat(&project, "both", "/etc/hosts").contains(&front));
+        let checks = project.ctst(["doctor", "net"]).ok().stdout;
+        assert!(checks.contains("knows"), "{checks}");
+        // From the host, and by the health check.
+        assert!(get(port).ends_with("hello from db\n"), "{}", get(port));
+        eventually("it is healthy", || project.status("db")["health"] == "healthy");
+        if caller.name == "root" {
+            let (pid, _) = project.parts().into_iter().find(|(_, part)| *part == "S").expect("S runs");
+            let mut command = Command::new("nsenter");
+            command.args(["-t", &pid.to_string(), "-n", "cat", "/proc/net/if_inet6"]);
+            let shown = finish(&mut command).ok().stdout;
+            // What the kernel gives every link, which containers with IPv6 have no way to.
+            for line in shown.lines().filter(|line| !line.ends_with("lo")) {
+                assert!(line.starts_with("fe80"), "{shown}");
+                let groups: Vec<&str> = (0..8).map(|group| &line[4 * group..4 * group + 4]).collect();
+                let target = format!("[{}%10000]:53", groups.join(":"));
+                assert_eq!(reach(&project, "web-1", &target, Some("eth0")), "silent", "{target}");
+            }
+        }
+        // Whoever is started again has the same.
+        project.ctst(["restart", "both"]).ok();
+        assert_eq!(address6(&project, "both", "front"), front);
+        assert_eq!(address6(&project, "both", "back"), back);
+        project.stop();
+        project.up();
+        assert_eq!(address6(&project, "web-1", "front"), web[0], "the same in every run");
+        project.stop();
+    });
+}
+
+/// As a kernel with `ipv6.disable=1` shows it.
+#[test]
+fn a_kernel_without_ipv6_is_told_of() {
+    let Some(caller) = Caller::root() else { return };
+    let text = format!("NETWORK six {{ ipv6 = true }}\nCOMPONENT web {{ {SERVE} network = \"six\" }}\n");
+    let project = Project::new(&caller, &text);
+    let without = |args: &[&str]| {
+        let ctst = project.command(args);
+        let mut command = Command::new("unshare");
+        command.envs(ctst.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(project.folder());
+        command.args(["--mount", "sh", "-c", "mount -t tmpfs none /proc/sys/net && exec \"$@\"", "sh"]);
+        finish(command.arg(ctst.get_program()).args(ctst.get_args()))
+    };
+    without(&["plan"]).fails(125, &["web", "the network six", "this kernel has no IPv6", "ipv6.disable=1"]);
+    without(&["run", "-d", "--yes"]).fails(125, &["this kernel has no IPv6"]);
+    project.write("stack.ctst", &text.replace("ipv6 = true", "ipv6 = false"));
+    without(&["plan"]).ok();
+    project.assert_nothing_left();
+}
+
 #[test]
 fn only_those_on_a_common_network_reach_each_other() {
     Caller::at_once(Caller::all().into_iter().chain(Caller::strict()).collect(), |caller| {

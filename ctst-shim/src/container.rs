@@ -109,6 +109,45 @@ fn add_routes(links: &mut Links, plan: &Plan, networks: &[Bridge]) -> Result<(),
     Ok(())
 }
 
+/// What a link with an IPv6 address has of the kernel's settings: no address that is not the plan's, a link-local one neither, and
+/// nothing that a neighbour tells, who may be another container that can forge packets.
+const IPV6: [(&str, &str); 4] =
+    [("disable_ipv6", "0"), ("addr_gen_mode", "1"), ("accept_ra", "0"), ("accept_redirects", "0")];
+/// The others of such a container have no IPv6, or what came by them could say where packets for other networks go.
+const NO_IPV6: [(&str, &str); 1] = [("disable_ipv6", "1")];
+
+/// Makes links that are down ready for the plan's IPv6 addresses, if there are any. `settings`: `/proc/sys/net/ipv6/conf`.
+fn prepare_ipv6(plan: &Plan, settings: Option<&OwnedFd>) -> Result<(), Failure> {
+    if plan.addresses6.is_empty() {
+        return Ok(());
+    }
+    let settings = settings.ok_or_else(|| refusal("give an IPv6 address: this kernel has no IPv6", ""))?;
+    for (_, port) in plan.addresses.iter().zip(0u8..) {
+        let has_address = plan.addresses6.iter().any(|(on, _)| *on == port);
+        for (setting, value) in if has_address { &IPV6[..] } else { &NO_IPV6[..] } {
+            let path = format!("eth{port}/{setting}");
+            let file = rustix::fs::openat(settings, &path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .step("find the setting of IPv6", &path)?;
+            rustix::io::write(&file, value.as_bytes()).step("set IPv6's", &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the plan's IPv6 addresses to links that are up, and has nothing sent from any other.
+fn add_ipv6(links: &mut Links, plan: &Plan) -> Result<(), Failure> {
+    if plan.addresses6.is_empty() {
+        return Ok(());
+    }
+    for (port, address) in &plan.addresses6 {
+        let index = ETH0.saturating_add((*port).into());
+        let step = "give an IPv6 address to";
+        links.add_address6(index, address.ip, address.prefix).step(step, format!("eth{port}"))?;
+    }
+    let own: Vec<_> = plan.addresses6.iter().map(|(_, address)| address.ip).collect();
+    links.send_only_from(&own).step("keep packets with others' IPv6 addresses back by", "rules for routes")
+}
+
 fn receive_plan(channel: BorrowedFd<'_>) -> Result<(Plan, Vec<OwnedFd>), Failure> {
     let mut buffer = vec![0; wire::MAX_MESSAGE];
     let (len, fds) = channel::receive(channel, &mut buffer)
@@ -151,12 +190,14 @@ fn prepare(plan: &Plan, go: &OwnedFd, wish: &Wish<'_>) -> Result<Held, Failure> 
     }
     let mut links = Links::open().step("open a netlink socket", "")?;
     links.up(LOOPBACK).step("set the link up", "lo")?;
+    prepare_ipv6(plan, root.ipv6.as_ref())?;
     for (address, port) in plan.addresses.iter().zip(0u32..) {
         let (index, name) = (ETH0.saturating_add(port), format!("eth{port}"));
         links.add_address(index, address.ip, address.prefix).step("give an address to", &name)?;
         links.up_as(index, hardware(address.ip)).step("set the link up", &name)?;
     }
     add_routes(&mut links, plan, wish.networks)?;
+    add_ipv6(&mut links, plan)?;
     drop(links);
 
     let setgroups = process::setgroups_allowed(root.proc.as_fd())?;

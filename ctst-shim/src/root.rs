@@ -45,6 +45,8 @@ pub(crate) struct Root {
     pub(crate) devpts: OwnedFd,
     /// The root of the container's own procfs.
     pub(crate) proc: OwnedFd,
+    /// There, the folder of IPv6's settings by link, before it became read-only; none: the plan needs none, or the kernel has no IPv6.
+    pub(crate) ipv6: Option<OwnedFd>,
 }
 
 /// Builds the root and enters it. The process must be alone in a new mount namespace, and pid 1 of a new pid namespace.
@@ -106,6 +108,7 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
     for sysctl in &plan.sysctls {
         set(&proc, sysctl)?;
     }
+    let ipv6 = if plan.addresses6.is_empty() { None } else { inside(&proc, "sys/net/ipv6/conf")? };
     hide(&proc, &PROC_MASKED)?;
     for path in PROC_READ_ONLY {
         if let Some(place) = inside(&proc, path)? {
@@ -144,7 +147,7 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
     if plan.readonly {
         mount::restrict(root, READ_ONLY).step("make read-only", "/")?;
     }
-    Ok(Root { devpts, proc })
+    Ok(Root { devpts, proc, ipv6 })
 }
 
 /// Sets a kernel setting of the container's own namespaces.

@@ -2,7 +2,7 @@
 //! nothing of networks that it is not on; only who is on a network with a way out is asked on for, as he asked.
 
 use std::cell::RefCell;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use simple_dns::Packet;
 use simple_dns::rdata::RData;
@@ -22,6 +22,8 @@ fn zone() -> Zone {
     let on = |network, last, names: &[&str]| On {
         network,
         ip: Ipv4Addr::new(10, network, 0, last),
+        // Network 1 has IPv6.
+        ip6: (network == 1).then(|| Ipv6Addr::new(0xfd00, network.into(), 0, 0, 0, 0, 0, u16::from(last))),
         // Network 2 has a way out.
         egress: network == 2,
         names: names.iter().map(ToString::to_string).collect(),
@@ -87,7 +89,10 @@ pub(crate) fn run(bytes: &[u8]) {
                 let near = ip.octets()[0] == 10 && networks.contains(&ip.octets()[1]);
                 assert!(near || ip.is_loopback() || (ip == OWN && from == (1, Ipv4Addr::new(10, 1, 0, 2))), "{ip}");
             }
-            RData::AAAA(a) => assert_eq!(a.address, 1),
+            RData::AAAA(a) => {
+                let near = networks.contains(&1) && a.address >> 112 == 0xfd00;
+                assert!(near || a.address == 1, "{}", Ipv6Addr::from(a.address));
+            }
             RData::PTR(host) => {
                 let host = host.0.to_string();
                 let known: &[&str] = match networks {

@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -183,6 +183,15 @@ pub struct Address {
     /// The four octets.
     pub ip: [u8; 4],
     /// Prefix length, 0 to 32.
+    pub prefix: u8,
+}
+
+/// An IPv6 address with its prefix length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Address6 {
+    /// The sixteen octets.
+    pub ip: [u8; 16],
+    /// Prefix length, 0 to 128.
     pub prefix: u8,
 }
 
@@ -479,6 +488,9 @@ pub struct Plan {
     pub mounts: Vec<Mount>,
     /// Addresses of `eth0`, `eth1`, …, one for each network of its LAUNCH; none: only a loopback.
     pub addresses: Vec<Address>,
+    /// IPv6 addresses of some of these: which, counted from 0, and the address. It is used at once, without asking whether
+    /// somebody has it, and on its link there is no other, not a link-local one either. None: the kernel does as it likes.
+    pub addresses6: Vec<(u8, Address6)>,
     /// Capabilities of root in the container, as a bit mask of `capabilities(7)` numbers.
     pub capabilities: u64,
     /// The filter of system calls.

@@ -10,6 +10,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -37,7 +38,15 @@ const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_IP_PROTO: u16 = 22;
 const FR_ACT_TO_TBL: u8 = 1;
+const FRA_GOTO: u16 = 4;
+const FR_ACT_GOTO: u8 = 2;
+const FR_ACT_UNREACHABLE: u8 = 7;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IFA_F_NODAD: u8 = 2;
+/// `RT_TABLE_LOCAL`, and where it is looked up once senders were looked at.
+const LOCAL_TABLE: u8 = 255;
+const THEN: u32 = 20;
 const IFF_UP: u32 = 1;
 
 /// The protocol, as [`Rule`] has it (IANA's number).
@@ -167,6 +176,48 @@ impl Links {
         self.0.request(&mut [message])
     }
 
+    /// Gives an IPv6 address to a link that is up. It is used at once: nobody is asked whether he has it (RFC 4862, 5.4).
+    ///
+    /// # Errors
+    /// EACCES where the link has no IPv6, EEXIST, and others.
+    pub fn add_address6(&mut self, index: u32, ip: [u8; 16], prefix: u8) -> io::Result<()> {
+        let mut message = Message::new(RTM_NEWADDR, REQUEST_ACK | CREATE_EXCL);
+        message.bytes.extend([AF_INET6, prefix, IFA_F_NODAD, 0]);
+        message.bytes.extend(index.to_ne_bytes());
+        message.attribute(IFA_LOCAL, &ip);
+        message.attribute(IFA_ADDRESS, &ip);
+        self.0.request(&mut [message])
+    }
+
+    /// Sends IPv6 packets of this namespace's own only from these addresses and from the loopback's. By itself the kernel, which asks that of
+    /// IPv4, lets any socket have any address as its own (IPV6_FREEBIND, `ipv6(7)`). Once in a namespace.
+    ///
+    /// # Errors
+    /// EAFNOSUPPORT or EOPNOTSUPP where the kernel has no IPv6, or none by rules; and others.
+    pub fn send_only_from(&mut self, own: &[[u8; 16]]) -> io::Result<()> {
+        let local = |kind, flags, priority: u32| {
+            let mut message = Message::new(kind, flags);
+            message.bytes.extend([AF_INET6, 0, 0, 0, LOCAL_TABLE, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0]);
+            message.attribute(FRA_PRIORITY, &priority.to_ne_bytes());
+            message
+        };
+        // That table has multicast addresses, too, so that it cannot stay before what asks for senders.
+        self.0.request(&mut [local(RTM_NEWRULE, REQUEST_ACK | CREATE_EXCL, THEN)])?;
+        let loopback = std::net::Ipv6Addr::LOCALHOST.octets();
+        for from in own.iter().chain([&loopback]) {
+            let mut message = own_sender(1, FR_ACT_GOTO, *from, 128);
+            message.attribute(FRA_GOTO, &THEN.to_ne_bytes());
+            self.0.request(&mut [message])?;
+        }
+        // In two halves: with a prefix of no bits it would be for packets that have no sender yet, too, and get one by their route.
+        for first in [0, 0x80] {
+            let mut half = [0; 16];
+            half[0] = first;
+            self.0.request(&mut [own_sender(2, FR_ACT_UNREACHABLE, half, 1)])?;
+        }
+        self.0.request(&mut [local(RTM_DELRULE, REQUEST_ACK, 0)])
+    }
+
     /// Sends what is for nowhere else to this neighbour, by a table of routes.
     ///
     /// # Errors
@@ -225,6 +276,17 @@ impl Links {
 
 fn unless_there(result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
+}
+
+/// A rule for IPv6 packets that are sent from here by who has an address in this prefix.
+fn own_sender(priority: u32, action: u8, from: [u8; 16], prefix: u8) -> Message {
+    let mut message = Message::new(RTM_NEWRULE, REQUEST_ACK | CREATE_EXCL);
+    message.bytes.extend([AF_INET6, 0, prefix, 0, 0, 0, 0, action, 0, 0, 0, 0]);
+    message.attribute(FRA_PRIORITY, &priority.to_ne_bytes());
+    message.attribute(FRA_SRC, &from);
+    // What is sent from here comes by it, as rules see it.
+    message.string(FRA_IIFNAME, "lo");
+    message
 }
 
 /// `struct rtmsg` of an IPv4 route of this kind to a destination with a prefix.

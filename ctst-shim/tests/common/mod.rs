@@ -189,6 +189,7 @@ impl Image {
             readonly: true,
             mounts: Vec::new(),
             addresses: vec![Address { ip: [10, 89, 0, 2], prefix: 24 }],
+            addresses6: Vec::new(),
             filter: Filter::Default,
             profile: Vec::new(),
             landlock: None,

@@ -1,7 +1,7 @@
 //! The resolved composition: what a `.ctst` file means once every reference is looked up and every default filled in.
 //! The rest of the house works with these types and never with the syntax tree.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -481,19 +481,37 @@ pub struct Attachment {
     /// It has a way out of the project: NETWORK says `internal = false`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub egress: bool,
+    /// It has IPv6 beside IPv4: NETWORK says `ipv6 = true`, or an IPv6 subnet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipv6: bool,
+    /// The IPv6 subnet that NETWORK gives it; none, with `ipv6`: one is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<Subnet6>,
     /// Further host names that others on it find the component by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// The component's address on it; none: one is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
+    /// The same of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
 }
 
 impl Attachment {
     /// On a network without saying more.
     #[must_use]
     pub fn new(network: &str) -> Self {
-        Self { network: network.to_owned(), subnet: None, egress: false, aliases: Vec::new(), address: None }
+        Self {
+            network: network.to_owned(),
+            subnet: None,
+            egress: false,
+            ipv6: false,
+            subnet6: None,
+            aliases: Vec::new(),
+            address: None,
+            address6: None,
+        }
     }
 }
 
@@ -565,6 +583,78 @@ impl TryFrom<String> for Subnet {
         let parsed =
             text.split_once('/').and_then(|(base, prefix)| Self::new(base.parse().ok()?, prefix.parse().ok()?));
         parsed.ok_or_else(|| format!("{text} is no IPv4 subnet"))
+    }
+}
+
+/// An IPv6 subnet, written `fd00:1:2:3::/64`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Subnet6 {
+    base: u128,
+    prefix: u8,
+}
+
+impl Subnet6 {
+    /// Of the address and the length of its prefix; none where bits are set behind that, or the length is not 8 to 112.
+    #[must_use]
+    pub fn new(base: Ipv6Addr, prefix: u8) -> Option<Self> {
+        let base = u128::from(base);
+        ((8..=112).contains(&prefix) && base & (u128::MAX >> prefix) == 0).then_some(Self { base, prefix })
+    }
+
+    /// Length of the prefix, 8 to 112.
+    #[must_use]
+    pub fn prefix(self) -> u8 {
+        self.prefix
+    }
+
+    /// Number of the last address. The first that a component can have is 2: number 0 is that of all routers (RFC 4291, 2.6.1), and 1
+    /// where people look for one.
+    #[must_use]
+    pub fn last(self) -> u128 {
+        u128::MAX >> self.prefix
+    }
+
+    /// The address with this number.
+    #[must_use]
+    pub fn at(self, number: u128) -> Ipv6Addr {
+        Ipv6Addr::from(self.base | number & self.last())
+    }
+
+    /// The number of an address; none where it is not in it.
+    #[must_use]
+    pub fn number(self, address: Ipv6Addr) -> Option<u128> {
+        let number = u128::from(address) ^ self.base;
+        (number <= self.last()).then_some(number)
+    }
+
+    /// Whether there are addresses in both.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        let common = u128::MAX >> self.prefix.min(other.prefix);
+        self.base & !common == other.base & !common
+    }
+}
+
+impl std::fmt::Display for Subnet6 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", Ipv6Addr::from(self.base), self.prefix)
+    }
+}
+
+impl From<Subnet6> for String {
+    fn from(subnet: Subnet6) -> Self {
+        subnet.to_string()
+    }
+}
+
+impl TryFrom<String> for Subnet6 {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parsed =
+            text.split_once('/').and_then(|(base, prefix)| Self::new(base.parse().ok()?, prefix.parse().ok()?));
+        parsed.ok_or_else(|| format!("{text} is no IPv6 subnet"))
     }
 }
 

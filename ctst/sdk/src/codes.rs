@@ -89,6 +89,7 @@ const PAGES: &[(&str, &str, &str)] = &[
         "apt install passt, or --offline",
     ),
     ("S0412", "this host hides the processes of containers", "mount /proc without hidepid"),
+    ("S0413", "a network has IPv6, and this kernel has none", "boot without ipv6.disable=1, or leave `ipv6` out"),
     (
         "S0501",
         "a port cannot be published",

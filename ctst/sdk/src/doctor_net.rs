@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -116,12 +116,15 @@ fn bad(found: impl Into<String>, fix: impl Into<String>) -> Finding {
 
 /// What a container should be told: of each component and of the replicas together, the addresses on networks that it is on, too. None:
 /// it shares none with them.
-fn expected(from: &ContainerStatus, all: &[ContainerStatus]) -> BTreeMap<String, BTreeSet<Ipv4Addr>> {
-    let mut names: BTreeMap<String, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+fn expected(from: &ContainerStatus, all: &[ContainerStatus]) -> BTreeMap<String, BTreeSet<IpAddr>> {
+    let mut names: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
     // By the first network that both are on.
-    let address = |other: &ContainerStatus| {
-        let on = |network: &String| other.addresses.iter().find(|(theirs, _)| theirs == network).map(|(_, ip)| *ip);
-        from.addresses.iter().find_map(|(network, _)| on(network))
+    let address = |other: &ContainerStatus| -> Vec<IpAddr> {
+        let on = |network: &String| {
+            let there = other.addresses.iter().filter(|(theirs, _)| theirs == network).map(|(_, ip)| *ip);
+            Some(there.collect::<Vec<_>>()).filter(|there| !there.is_empty())
+        };
+        from.addresses.iter().find_map(|(network, _)| on(network)).unwrap_or_default()
     };
     let running = all.iter().filter(|status| status.state == State::Running && !status.addresses.is_empty());
     for other in running {
@@ -151,7 +154,7 @@ fn connect(socket: OwnedFd, to: SocketAddr, within: Duration) -> io::Result<TcpS
 }
 
 /// Asks one question by TCP (RFC 1035, 4.2.2).
-fn ask(stream: &mut TcpStream, name: &str, kind: TYPE) -> io::Result<(RCODE, BTreeSet<Ipv4Addr>)> {
+fn ask(stream: &mut TcpStream, name: &str, kind: TYPE) -> io::Result<(RCODE, BTreeSet<IpAddr>)> {
     let invalid = |what: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
     let mut packet = Packet::new_query(1);
     packet.set_flags(PacketFlag::RECURSION_DESIRED);
@@ -166,14 +169,15 @@ fn ask(stream: &mut TcpStream, name: &str, kind: TYPE) -> io::Result<(RCODE, BTr
     stream.read_exact(&mut answer)?;
     let packet = Packet::parse(&answer).map_err(|e| invalid(&e))?;
     let addresses = packet.answers.iter().filter_map(|record| match &record.rdata {
-        RData::A(a) => Some(Ipv4Addr::from(a.address)),
+        RData::A(a) => Some(Ipv4Addr::from(a.address).into()),
+        RData::AAAA(a) => Some(Ipv6Addr::from(a.address).into()),
         _ => None,
     });
     Ok((packet.rcode(), addresses.collect()))
 }
 
 /// Asks for every name, over one connection.
-fn names(socket: Option<OwnedFd>, outlook: &Outlook, expected: &BTreeMap<String, BTreeSet<Ipv4Addr>>) -> Finding {
+fn names(socket: Option<OwnedFd>, outlook: &Outlook, expected: &BTreeMap<String, BTreeSet<IpAddr>>) -> Finding {
     const FIX: &str = "start it again: ctst restart, and see .containust/supervisor.log";
     let (Some(socket), Some(&resolver)) = (socket, outlook.resolvers.first()) else {
         return bad("there is no name server on its networks", FIX);
@@ -184,7 +188,11 @@ fn names(socket: Option<OwnedFd>, outlook: &Outlook, expected: &BTreeMap<String,
     };
     let (mut known, mut apart, mut wrong) = (Vec::new(), 0, Vec::new());
     for (name, addresses) in expected {
-        let told = match ask(&mut stream, name, TYPE::A) {
+        let both = ask(&mut stream, name, TYPE::A).and_then(|(code, mut told)| {
+            told.extend(ask(&mut stream, name, TYPE::AAAA)?.1);
+            Ok((code, told))
+        });
+        let told = match both {
             Ok(told) => told,
             Err(error) => return bad(format!("ask {resolver} for {name} from inside: {error}"), FIX),
         };
@@ -211,7 +219,7 @@ fn names(socket: Option<OwnedFd>, outlook: &Outlook, expected: &BTreeMap<String,
     good(format!("{resolver} knows {} from inside: {shown}{more}{others}", known.len()))
 }
 
-fn list(code: RCODE, addresses: &BTreeSet<Ipv4Addr>) -> String {
+fn list(code: RCODE, addresses: &BTreeSet<IpAddr>) -> String {
     if addresses.is_empty() {
         return if code == RCODE::NoError { "nothing".to_owned() } else { "unknown".to_owned() };
     }
@@ -241,7 +249,7 @@ fn way_out(socket: Option<OwnedFd>, outlook: &Outlook) -> Finding {
 fn port(published: &Published, of: &ContainerStatus, [direct, loopback]: [Option<OwnedFd>; 2]) -> Finding {
     let (name, port) = (&of.component, published.port);
     let host = SocketAddr::new(reachable(published.address), published.host_port);
-    let Some(ip) = of.addresses.first().map(|(_, ip)| *ip) else {
+    let Some(ip) = of.address else {
         return bad("it is on no network", "put it on one: network = [\"...\"]");
     };
     let inside = |socket: Option<OwnedFd>, to: Ipv4Addr| {
@@ -273,7 +281,7 @@ fn port(published: &Published, of: &ContainerStatus, [direct, loopback]: [Option
 fn reachable(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         other => other,
     }
 }

@@ -254,6 +254,16 @@ pub enum Error {
         /// What `systemd-run` said.
         problem: String,
     },
+    /// A network has IPv6, and the kernel has none.
+    #[error(
+        "give {component} an IPv6 address on the network {network}: this kernel has no IPv6 (no /proc/sys/net/ipv6)"
+    )]
+    NoIpv6 {
+        /// Of the component.
+        component: String,
+        /// Of the network.
+        network: String,
+    },
     /// A network has a way out of the project, and the program for it is not there.
     #[error(
         "give the project a way out, which a network with `internal = false` has: passt is not installed{}",
@@ -341,6 +351,7 @@ impl Error {
             Self::Limit { .. } => "S0407",
             Self::NoScope { .. } => "S0408",
             Self::NoEgress { .. } | Self::Egress { .. } => "S0411",
+            Self::NoIpv6 { .. } => "S0413",
             Self::Policy { .. } => "S0409",
             Self::Denied { .. } => "S0410",
             Self::LowPort { .. } => "S0501",
@@ -388,6 +399,9 @@ impl Error {
             Self::NoShim { .. } => Some("install ctst-shim beside ctst".to_owned()),
             Self::Egress { .. } => Some("mend what it says, or go without: ctst run --offline".to_owned()),
             Self::NoEgress { .. } => Some("install it: apt install passt; or let the network have no way out: internal = true".to_owned()),
+            Self::NoIpv6 { .. } => Some(
+                "boot it without ipv6.disable=1, or leave `ipv6` and the IPv6 subnet out of its NETWORK".to_owned(),
+            ),
             Self::Sandbox(_) => Some("see what is missing: ctst doctor".to_owned()),
             Self::Reported(report) => report.help.clone(),
             Self::Io { .. }

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -46,9 +46,9 @@ pub(crate) struct Record {
     pub(crate) started: Option<u64>,
     pub(crate) finished: Option<u64>,
     pub(crate) restarts: u32,
-    /// Its networks by name, with its address on each, in their order, while it runs.
+    /// Its networks by name, with its addresses on each, that of IPv4 first, in their order, while it runs.
     #[serde(default)]
-    pub(crate) addresses: Vec<(String, Ipv4Addr)>,
+    pub(crate) addresses: Vec<(String, IpAddr)>,
     pub(crate) ids: String,
     pub(crate) failure: Option<Report>,
     #[serde(default)]
@@ -176,7 +176,10 @@ impl Record {
 
     /// Where it is reached.
     pub(crate) fn address(&self) -> Option<Ipv4Addr> {
-        self.addresses.first().map(|(_, ip)| *ip)
+        match self.addresses.first()?.1 {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        }
     }
 
     /// As a person sees it, if the record is true.
@@ -337,7 +340,7 @@ pub(crate) mod tests {
         let mut record =
             Record::new(PROJECT, "stack.ctst".into(), spec("web"), "single".into(), Incarnation { pid: 1, start: 2 });
         record.state = State::Running;
-        record.addresses = vec![("bridge".into(), Ipv4Addr::new(10, 89, 1, 2))];
+        record.addresses = vec![("bridge".into(), Ipv4Addr::new(10, 89, 1, 2).into())];
         record
     }
 

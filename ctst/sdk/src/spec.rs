@@ -11,7 +11,7 @@ use containust_lang::model::{
     Component, ConfigFile, Dependency, Healthcheck, Landlock, Limits, Logs, Network, Probe, Replica, Restart,
     SecretFile, SecretVariable, Stop, Tmpfs, Ulimit, Volume,
 };
-use containust_shared::protocol::{Address, Mount, Plan, Process, Source, Sysctl, ToContainer};
+use containust_shared::protocol::{Address, Address6, Mount, Plan, Process, Source, Sysctl, ToContainer};
 use containust_shared::wire::{self, MAX_MESSAGE, WireError};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use serde::{Deserialize, Serialize};
@@ -362,6 +362,7 @@ impl ContainerSpec {
             readonly: self.readonly,
             mounts,
             addresses,
+            addresses6: Vec::new(),
             capabilities: rights::mask(&self.cap_add, &self.cap_drop).map_err(invalid)?,
             filter: rights::filter(self.seccomp.filter),
             profile: match &self.seccomp.profile {
@@ -409,6 +410,8 @@ impl ContainerSpec {
         let alone = self.user.len() < 21;
         let alone = alone.then_some((u32::MAX, u32::MAX));
         let mut plan = self.plan_with(dir, addresses, alone, places, values, unopened)?;
+        let six = self.network.attachments().into_iter().filter(|on| on.ipv6);
+        plan.addresses6 = six.map(|_| (u8::MAX, Address6 { ip: [u8::MAX; 16], prefix: u8::MAX })).collect();
         self.root(&mut plan, dir, overlay, unopened)?;
         let probe = match self.healthcheck.as_ref().map(|check| &check.probe) {
             Some(Probe::Command(argv)) => {

@@ -165,9 +165,9 @@ pub struct ContainerStatus {
     pub command: Vec<String>,
     /// Address on the first of its networks, while it runs there.
     pub address: Option<Ipv4Addr>,
-    /// All of its networks in their order, each with its address on it, while it runs there.
+    /// All of its networks in their order, each with its address on it, while it runs there; once more with that of IPv6, if it has one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<(String, Ipv4Addr)>,
+    pub addresses: Vec<(String, IpAddr)>,
     /// Ports published on the host.
     pub ports: Vec<Published>,
     /// How user ids are mapped, such as `range (65536 ids from 100000)` or

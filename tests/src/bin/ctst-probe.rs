@@ -1,6 +1,7 @@
 //! Runs inside test containers. `report` says as JSON what the process is and what the kernel answers when it tries to
-//! get out; `serve PORT` answers HTTP; `tell PROTOCOL:PORT…` tells who connects or sends how it sees him, and sends back what
-//! he sent; `reach ADDRESS [INTERFACE]` connects, over that interface whatever the routes say; `dns`, `look-up` and `flood` talk to a name server; `lease FILE` makes whoever opens it for writing wait; `calls` makes system
+//! get out; `serve PORT [ADDRESS]` answers HTTP; `tell PROTOCOL:PORT…` tells who connects or sends how it sees him, and sends back what
+//! he sent; `reach ADDRESS [INTERFACE]` connects, over that interface whatever the routes say; `forge FROM TO`
+//! sends from another's IPv6 address; `dns`, `look-up` and `flood` talk to a name server; `lease FILE` makes whoever opens it for writing wait; `calls` makes system
 //! calls, and `i386` one by that processor's table; `hold` waits without an end.
 #![deny(unsafe_code)]
 
@@ -22,7 +23,10 @@ fn main() {
             let report = serde_json::to_string(&report()).expect("a report is valid JSON");
             println!("{report}");
         }
-        Some("serve") => serve(args[2].parse().expect("serve takes a port")),
+        Some("serve") => {
+            serve(args.get(3).map_or("0.0.0.0", String::as_str), args[2].parse().expect("serve takes a port"))
+        }
+        Some("forge") => forge(args[2].parse().expect("an address"), args[3].parse().expect("an address with a port")),
         Some("tell") => tell(&args[2..]),
         Some("reach") => reach(args[2].parse().expect("reach takes an address with a port"), args.get(3)),
         Some("lease") => lease(&args[2]),
@@ -389,6 +393,27 @@ fn reach(address: std::net::SocketAddr, interface: Option<&String>) {
     }
 }
 
+/// Sends a datagram in the name of an IPv6 address, which need not be its own, and says what came of it.
+#[expect(unsafe_code, reason = "no crate here has IPV6_FREEBIND")]
+fn forge(from: std::net::Ipv6Addr, to: std::net::SocketAddrV6) {
+    use std::os::fd::AsRawFd;
+    let (kind, family) = (rustix::net::SocketType::DGRAM, rustix::net::AddressFamily::INET6);
+    let socket = rustix::net::socket(family, kind, None).expect("make a socket");
+    let one: libc::c_int = 1;
+    let length = u32::try_from(size_of_val(&one)).expect("a small number");
+    // SAFETY: the number lives as long as the call, which reads so many bytes of it; the descriptor is open.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_IPV6, libc::IPV6_FREEBIND, (&raw const one).cast(), length)
+    };
+    assert_eq!(result, 0, "have any address: {}", std::io::Error::last_os_error());
+    let sent = rustix::net::bind(&socket, &std::net::SocketAddrV6::new(from, 0, 0, 0))
+        .and_then(|()| rustix::net::sendto(&socket, b"forged\n", rustix::net::SendFlags::empty(), &to));
+    match sent {
+        Ok(_) => println!("sent"),
+        Err(error) => println!("refused: {error}"),
+    }
+}
+
 fn bytes(hex: &str) -> Vec<u8> {
     let digit = |at: usize| u8::from_str_radix(hex.get(at..at + 2).unwrap_or("x"), 16).expect("hexadecimal digits");
     (0..hex.len()).step_by(2).map(digit).collect()
@@ -474,8 +499,8 @@ fn flood(server: &str, seconds: u64) {
 }
 
 /// HTTP enough for probes and clients: `/` answers with the request's body or `hello`, `/fail` with 500.
-fn serve(port: u16) {
-    let listener = TcpListener::bind(("0.0.0.0", port)).unwrap_or_else(|error| panic!("listen on {port}: {error}"));
+fn serve(address: &str, port: u16) {
+    let listener = TcpListener::bind((address, port)).unwrap_or_else(|error| panic!("listen on {port}: {error}"));
     println!("listening on {port}");
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };

@@ -1,18 +1,19 @@
 //! NETWORK, `network` and `networks`: who is on which network, by which names and with which addresses.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use foldhash::{HashMap, HashMapExt as _, HashSet};
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, nearest, shown};
-use crate::model::{Attachment, BRIDGE, Network, Subnet, When};
+use crate::model::{Attachment, BRIDGE, Network, Subnet, Subnet6, When};
 use crate::syntax::{Body, ValueKind};
 
 use super::declare::{is_host_name, well_formed};
 use super::inherit::{Setting, Settings};
 use super::properties::NETWORK;
 use super::resolve::{MOST_COMPARED, Origin, Scope};
+use super::values::Read;
 use super::{Checker, Role, some_of};
 
 /// Most networks of a composition, and of one component.
@@ -27,6 +28,33 @@ pub(super) struct Declaration<'a> {
     pub(super) subnet: Option<Subnet>,
     /// The same of `internal = false`.
     pub(super) egress: bool,
+    /// Of `ipv6`, and of an IPv6 subnet.
+    pub(super) ipv6: bool,
+    pub(super) subnet6: Option<Subnet6>,
+}
+
+impl Declaration<'_> {
+    fn attachment(self, name: &str) -> Attachment {
+        let Self { subnet, egress, ipv6, subnet6, .. } = self;
+        Attachment { subnet, egress, ipv6, subnet6, ..Attachment::new(name) }
+    }
+}
+
+/// A subnet of either kind.
+#[derive(Clone, Copy)]
+enum Either {
+    Four(Subnet),
+    Six(Subnet6),
+}
+
+impl Either {
+    fn overlaps(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Four(one), Self::Four(other)) => one.overlaps(other),
+            (Self::Six(one), Self::Six(other)) => one.overlaps(other),
+            (Self::Four(_), Self::Six(_)) | (Self::Six(_), Self::Four(_)) => false,
+        }
+    }
 }
 
 /// Whether a component with this network is on the one with this name.
@@ -52,10 +80,15 @@ fn is_special(subnet: Subnet) -> bool {
     matches!(subnet.at(0).octets()[0], 0 | 127 | 224..) || link_local.is_some_and(|other| other.overlaps(subnet))
 }
 
+/// Whether it is of addresses that are somebody's own (RFC 4193), or may be (RFC 4291, 2.4).
+fn is_unicast(subnet: Subnet6) -> bool {
+    matches!(subnet.at(0).segments()[0], 0xfc00..0xfe00 | 0x2000..0x4000)
+}
+
 impl<'a> Checker<'a, '_> {
     /// Reads what the NETWORK statements say.
     pub(super) fn declared_networks(&mut self) {
-        let mut said: Vec<(Subnet, Span)> = Vec::new();
+        let mut said: Vec<(Either, Span)> = Vec::new();
         for place in 0..self.stores.networks.list.len() {
             let entry = &self.stores.networks.list[place];
             let (span, file, body) = (entry.span, entry.file, entry.what.body);
@@ -75,36 +108,58 @@ impl<'a> Checker<'a, '_> {
                 let egress = self.boolean(setting.read(), Scope::FILE) == Some(false);
                 self.stores.to_mut().networks.list[place].what.egress = egress;
             }
-            let Some(setting) = settings.get("subnet") else { continue };
-            let Some(subnet) = self.subnet(setting) else { continue };
-            let at = setting.value.value.span;
-            match said.iter().find(|(other, _)| other.overlaps(subnet)) {
-                Some(&(_, other)) => {
-                    self.finding(Code::BadSubnet, at, "two networks have addresses in common")
-                        .label("overlaps")
-                        .related(other, "with this one")
-                        .help("give them subnets that do not overlap, or leave `subnet` out to have one chosen");
+            let wants = settings.get("ipv6").and_then(|setting| self.boolean(setting.read(), Scope::FILE));
+            let (mut subnet, mut subnet6) = (None, None);
+            if let Some(setting) = settings.get("subnet") {
+                for item in self.items(setting, Scope::FILE).into_iter().flatten() {
+                    let at = item.value.span;
+                    let Some(written) = self.subnet((setting.property, item)) else { continue };
+                    if let Some(&(_, other)) = said.iter().find(|(other, _)| other.overlaps(written)) {
+                        self.finding(Code::BadSubnet, at, "two networks have addresses in common")
+                            .label("overlaps")
+                            .related(other, "with this one")
+                            .help("give them subnets that do not overlap, or leave `subnet` out to have one chosen");
+                        continue;
+                    }
+                    said.push((written, at));
+                    let twice = match written {
+                        Either::Four(four) => subnet.replace(four).is_some(),
+                        Either::Six(six) => subnet6.replace(six).is_some(),
+                    };
+                    if twice {
+                        self.finding(Code::BadSubnet, at, "a network has one subnet of IPv4, and one of IPv6")
+                            .label("another one")
+                            .help("declare another network for it");
+                    }
+                    if wants == Some(false) && subnet6.is_some() {
+                        self.finding(Code::BadSubnet, at, "an IPv6 subnet is given to a network with `ipv6 = false`")
+                            .label("no IPv6 there")
+                            .help("leave out one of the two");
+                    }
                 }
-                None => said.push((subnet, at)),
             }
-            self.stores.to_mut().networks.list[place].what.subnet = Some(subnet);
+            let what = &mut self.stores.to_mut().networks.list[place].what;
+            (what.subnet, what.subnet6, what.ipv6) = (subnet, subnet6, wants == Some(true) || subnet6.is_some());
         }
     }
 
-    fn subnet(&mut self, setting: &Setting<'a>) -> Option<Subnet> {
-        let span = setting.value.value.span;
-        let text = self.filled(setting.read(), Scope::FILE)?;
-        if text.contains(':') {
-            self.not_supported(span, "IPv6 on a network");
-            return None;
-        }
-        let subnet = Subnet::try_from(text.into_owned()).ok().filter(|subnet| !is_special(*subnet));
+    fn subnet(&mut self, setting: Read<'a>) -> Option<Either> {
+        let span = setting.1.value.span;
+        let text = self.filled(setting, Scope::FILE)?.into_owned();
+        let subnet = if text.contains(':') {
+            Subnet6::try_from(text).ok().filter(|subnet| is_unicast(*subnet)).map(Either::Six)
+        } else {
+            Subnet::try_from(text).ok().filter(|subnet| !is_special(*subnet)).map(Either::Four)
+        };
         if subnet.is_none() {
             let written = self.shown(span);
             self.finding(Code::BadSubnet, span, format!("{written} is no subnet for a network"))
                 .label("malformed or reserved")
-                .expected("an IPv4 address and the length of its prefix, 8 to 30, with no bit set behind that")
-                .help(format!("for example `{}`", setting.property.example));
+                .expected(
+                    "an IPv4 address and the length of its prefix, 8 to 30, or an IPv6 address in fc00::/7 or 2000::/3 and that, 8 to \
+                     112, with no bit set behind it",
+                )
+                .help(format!("for example `{}`", setting.0.example));
         }
         subnet
     }
@@ -116,16 +171,17 @@ impl<'a> Checker<'a, '_> {
         }
         let Some(setting) = settings.get("network") else {
             let Some(entry) = self.stores.networks.get(BRIDGE) else { return Some((Network::Bridge, Vec::new())) };
-            let (Declaration { subnet, egress, .. }, at) = (entry.what, entry.span);
+            let (attachment, at) = (entry.what.attachment(BRIDGE), entry.span);
             self.uses.networks.insert(BRIDGE.to_owned());
-            return Some((simplest(vec![Attachment { subnet, egress, ..Attachment::new(BRIDGE) }]), vec![at]));
+            return Some((simplest(vec![attachment]), vec![at]));
         };
         let span = setting.value.value.span;
         match self.filled(setting.read(), scope)?.as_ref() {
             "none" => Some((Network::None, Vec::new())),
             "host" => {
                 self.not_supported(span, "the host's network").help(
-                    "leave it out and publish its ports with EXPOSE: a container without privilege has no place there",
+                    "leave it out; EXPOSE publishes its ports, and shows it its clients; `NETWORK outside { internal = false }` lets it \
+                     reach others",
                 );
                 None
             }
@@ -156,7 +212,9 @@ impl<'a> Checker<'a, '_> {
                 if let Some(setting) = details.get("aliases") {
                     attachment.aliases = self.network_aliases(setting, scope);
                 }
-                attachment.address = details.get("address").and_then(|setting| self.own_address(setting, scope));
+                if let Some(setting) = details.get("address") {
+                    self.own_addresses(&mut attachment, setting, scope);
+                }
             }
             list.push(attachment);
             places.push(entry.key);
@@ -196,8 +254,7 @@ impl<'a> Checker<'a, '_> {
         if !self.uses.networks.contains(name) {
             self.uses.networks.insert(name.to_owned());
         }
-        let (subnet, egress) = declared.map_or((None, false), |said| (said.subnet, said.egress));
-        Some(Attachment { subnet, egress, ..Attachment::new(name) })
+        Some(declared.map_or_else(|| Attachment::new(name), |said| said.attachment(name)))
     }
 
     fn unknown_network(&mut self, span: Span) {
@@ -233,28 +290,34 @@ impl<'a> Checker<'a, '_> {
         aliases
     }
 
-    fn own_address(&mut self, setting: &Setting<'a>, scope: Scope) -> Option<Ipv4Addr> {
-        let text = self.filled(setting.read(), scope)?;
-        let span = setting.value.value.span;
-        if text.contains(':') {
-            self.not_supported(span, "IPv6 on a network");
-            return None;
+    fn own_addresses(&mut self, attachment: &mut Attachment, setting: &Setting<'a>, scope: Scope) {
+        for item in self.items(setting, scope).into_iter().flatten() {
+            let Some(text) = self.filled((setting.property, item), scope) else { continue };
+            let span = item.value.span;
+            let twice = match text.parse() {
+                Ok(IpAddr::V4(address)) => attachment.address.replace(address).is_some(),
+                Ok(IpAddr::V6(address)) => attachment.address6.replace(address).is_some(),
+                Err(_) => {
+                    let written = self.shown(span);
+                    self.finding(Code::BadAddress, span, format!("{written} is no IP address"))
+                        .label("malformed address")
+                        .expected(setting.property.wants)
+                        .help(format!("for example `{}`", setting.property.example));
+                    continue;
+                }
+            };
+            if twice {
+                self.finding(Code::BadNetworkAddress, span, "a component has one address of each kind on a network")
+                    .label("another one")
+                    .help("leave it out");
+            }
         }
-        let address = text.parse().ok();
-        if address.is_none() {
-            let written = self.shown(span);
-            self.finding(Code::BadAddress, span, format!("{written} is no IPv4 address"))
-                .label("malformed address")
-                .expected(setting.property.wants)
-                .help(format!("for example `{}`", setting.property.example));
-        }
-        address
     }
 
     /// Looks for addresses and aliases that cannot be given, because they are others' or the network has none such.
     pub(super) fn neighbours(&mut self) {
         let mut sizes: HashMap<String, (u64, Subnet, Span)> = HashMap::new();
-        let mut taken: HashMap<(String, Ipv4Addr), Span> = HashMap::new();
+        let mut taken: HashMap<(String, IpAddr), Span> = HashMap::new();
         let mut aliases: Vec<(String, String, usize, Span)> = Vec::new();
         for index in 0..self.declared.len() {
             let declared = &self.declared[index];
@@ -263,7 +326,8 @@ impl<'a> Checker<'a, '_> {
                 continue;
             }
             let (list, places, replicas) = (list.clone(), declared.networks_at.clone(), declared.replicas);
-            for (Attachment { network, subnet, aliases: own, address, .. }, span) in list.into_iter().zip(places) {
+            for (attachment, span) in list.into_iter().zip(places) {
+                let Attachment { network, subnet, subnet6, aliases: own, address, address6, .. } = attachment;
                 if self.report.full() {
                     return;
                 }
@@ -271,14 +335,24 @@ impl<'a> Checker<'a, '_> {
                     let size = sizes.entry(network.clone()).or_insert((0, subnet, span));
                     size.0 += u64::from(replicas.unwrap_or(1));
                 }
-                if let Some(address) = address
-                    && self.is_possible(index, span, subnet, address)
-                    && let Some(first) = taken.insert((network.clone(), address), span)
-                {
-                    self.finding(Code::BadNetworkAddress, span, "two components have the same address on a network")
+                let in_subnet =
+                    |subnet: Subnet, ip| subnet.number(ip).is_some_and(|n| (2..=subnet.last()).contains(&n));
+                let in_subnet6 = |subnet: Subnet6, ip| subnet.number(ip).is_some_and(|n| n >= 2);
+                let four = address.map(|ip| (IpAddr::V4(ip), subnet.map(|subnet| in_subnet(subnet, ip))));
+                let six = address6.map(|ip| (IpAddr::V6(ip), subnet6.map(|subnet| in_subnet6(subnet, ip))));
+                for (address, is_in) in four.into_iter().chain(six) {
+                    if self.is_possible(index, span, is_in, address)
+                        && let Some(first) = taken.insert((network.clone(), address), span)
+                    {
+                        self.finding(
+                            Code::BadNetworkAddress,
+                            span,
+                            "two components have the same address on a network",
+                        )
                         .label("the same address")
                         .related(first, "as here")
                         .help("give them different addresses, or leave one out to have it chosen");
+                    }
                 }
                 let lower = own.iter().map(|alias| alias.to_ascii_lowercase());
                 aliases.extend(lower.map(|alias| (network.clone(), alias, index, span)));
@@ -296,11 +370,13 @@ impl<'a> Checker<'a, '_> {
         self.aliases_are_distinct(&aliases);
     }
 
-    fn is_possible(&mut self, index: usize, span: Span, subnet: Option<Subnet>, address: Ipv4Addr) -> bool {
-        let Some(subnet) = subnet else {
+    /// `is_in`: whether it is one for components in the subnet of its kind, if there is one.
+    fn is_possible(&mut self, index: usize, span: Span, is_in: Option<bool>, address: IpAddr) -> bool {
+        let Some(possible) = is_in else {
+            let example = if address.is_ipv4() { "10.1.2.0/24" } else { "fd12:3456:789a::/64" };
             self.finding(Code::BadNetworkAddress, span, "an address is given on a network whose subnet is not")
                 .label("it may be any")
-                .help("say it: `NETWORK backend { subnet = \"10.1.2.0/24\" }`");
+                .help(format!("say it: `NETWORK backend {{ subnet = \"{example}\" }}`"));
             return false;
         };
         if self.declared[index].replicas.is_some() {
@@ -309,11 +385,12 @@ impl<'a> Checker<'a, '_> {
                 .help("leave it out: each is found by its name");
             return false;
         }
-        let possible = subnet.number(address).is_some_and(|number| (2..=subnet.last()).contains(&number));
         if !possible {
             self.finding(Code::BadNetworkAddress, span, "the network has no such address for a component")
                 .label("not in its subnet, or not for components")
-                .expected("an address of the subnet, but for the first two and the last, which are the network's own")
+                .expected(
+                    "an address of the subnet, but for the first two and IPv4's last, which are the network's own",
+                )
                 .help("choose another one, or leave it out");
         }
         possible

@@ -242,7 +242,11 @@ static ATTACHMENT: Kind = Kind {
     name: "a network of `networks`",
     known: &[
         list("aliases", "a host name in quotes, or a list of them", r#"aliases = ["db"]"#),
-        property("address", "an IPv4 address in quotes", r#"address = "10.1.2.5""#),
+        list(
+            "address",
+            "an IPv4 or an IPv6 address in quotes, or a list of one of each",
+            r#"address = ["10.1.2.5", "fd12:3456:789a::5"]"#,
+        ),
     ],
     other: None,
 };
@@ -252,7 +256,12 @@ pub(super) static NETWORK: Kind = Kind {
     name: "a NETWORK",
     known: &[
         property("internal", "`true` or `false`", "internal = false"),
-        property("subnet", "an IPv4 subnet in quotes", r#"subnet = "10.1.2.0/24""#),
+        property("ipv6", "`true` or `false`", "ipv6 = true"),
+        list(
+            "subnet",
+            "an IPv4 or an IPv6 subnet in quotes, or a list of one of each",
+            r#"subnet = ["10.1.2.0/24", "fd12:3456:789a::/64"]"#,
+        ),
     ],
     other: None,
 };
@@ -561,10 +570,10 @@ mod tests {
                 .map(|property| property.example)
                 .unwrap_or_default()
         };
-        let (internal, subnet) = (example(&NETWORK, "internal"), example(&NETWORK, "subnet"));
+        let [internal, ipv6, subnet] = ["internal", "ipv6", "subnet"].map(|name| example(&NETWORK, name));
         let (aliases, address) = (example(&ATTACHMENT, "aliases"), example(&ATTACHMENT, "address"));
         let source = format!(
-            "NETWORK n {{ {internal} {subnet} }} \
+            "NETWORK n {{ {internal} {ipv6} {subnet} }} \
              COMPONENT a {{ image = \"host:///bin/x\" networks {{ n {{ {aliases} {address} }} }} }}"
         );
         assert_eq!(codes(&source), [], "{source}");

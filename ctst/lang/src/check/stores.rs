@@ -93,7 +93,12 @@ impl<'a> Checker<'a, '_> {
     }
 
     pub(super) fn declare_network(&mut self, file: usize, name: Name, body: Option<&'a Body<'a>>) {
-        let entry = self.store("network", file, name, Declaration { body, subnet: None, egress: false });
+        let entry = self.store(
+            "network",
+            file,
+            name,
+            Declaration { body, subnet: None, egress: false, ipv6: false, subnet6: None },
+        );
         let (name, span) = (entry.name.clone(), entry.span);
         if matches!(name.as_ref(), "none" | "host") {
             self.finding(Code::BadName, span, format!("{} is reserved", shown(&name)))

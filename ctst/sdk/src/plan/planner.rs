@@ -460,6 +460,11 @@ impl Planner<'_> {
                 new: !had.is_some_and(|record| record.published.contains(port) || record.granted.contains(port)),
             });
         }
+        if let Some(on) = component.network.attachments().into_iter().find(|on| on.ipv6)
+            && !Path::new("/proc/sys/net/ipv6").exists()
+        {
+            return Err(Error::NoIpv6 { component: name.clone(), network: on.network });
+        }
         for on in component.network.attachments().into_iter().filter(|on| on.egress) {
             // A run would find the same.
             egress::find()?;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
-use containust_lang::model::{Attachment, Subnet};
+use containust_lang::model::Attachment;
 use containust_shared::{exit, names};
 
 use super::container::{Container, Then};
@@ -148,22 +148,29 @@ impl Supervisor {
         let names: HashSet<&str> = own.iter().map(|(name, _)| *name).collect();
         let mut others = HashMap::new();
         for container in self.containers.values().filter(|c| c.is_active() && !names.contains(c.name())) {
-            for Attachment { network, subnet, egress, .. } in container.record.spec.network.attachments() {
-                others.insert(network, ((subnet, egress), container.name()));
+            for on in container.record.spec.network.attachments() {
+                others.insert(on.network.clone(), (on, container.name()));
             }
         }
         for (name, attachments) in &own {
-            for Attachment { network, subnet, egress, .. } in attachments {
-                if let Some((theirs, other)) = others.get(network).filter(|(theirs, _)| *theirs != (*subnet, *egress)) {
-                    let said = |(subnet, egress): (Option<Subnet>, bool)| {
-                        let subnet = subnet.map_or("none".to_owned(), |subnet| subnet.to_string());
-                        format!("the subnet {subnet} and {} way out", if egress { "a" } else { "no" })
+            for on in attachments {
+                let said = |on: &Attachment| (on.subnet, on.egress, on.ipv6, on.subnet6);
+                if let Some((theirs, other)) = others.get(&on.network).filter(|(theirs, _)| said(theirs) != said(on)) {
+                    let network = &on.network;
+                    let said = |on: &Attachment| {
+                        let subnet = on.subnet.map_or("none".to_owned(), |subnet| subnet.to_string());
+                        let six = match on.subnet6 {
+                            Some(subnet) => format!(", {subnet}"),
+                            None if on.ipv6 => ", IPv6".to_owned(),
+                            None => String::new(),
+                        };
+                        format!("the subnet {subnet}{six} and {} way out", if on.egress { "a" } else { "no" })
                     };
                     let problem = format!(
                         "put it on the network {network} with {}: {other}, which runs, is on it with {}; say the \
                          same in both files, or stop {other} first",
-                        said((*subnet, *egress)),
-                        said(*theirs)
+                        said(on),
+                        said(theirs)
                     );
                     return Err(Error::Invalid { component: (*name).to_owned(), problem });
                 }

@@ -2,13 +2,13 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::Instant;
 
-use containust_lang::model::{Restart, When};
+use containust_lang::model::{Attachment, Restart, When};
 use containust_shared::exit;
 use containust_shared::protocol::{Ended, Failure, FromContainer, MAIN, ToContainer};
 use mio::Token;
@@ -18,6 +18,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Container, Exec, GRACE, Live, Stop, Then};
 use super::egress::Way;
+use super::network::Place;
 use super::poller::{Cid, Source, Timer};
 use super::volume::Provided;
 use super::{Supervisor, limits, network, say};
@@ -201,12 +202,15 @@ impl Supervisor {
         let Some(container) = self.containers.get_mut(&cid) else { return Ok(()) };
         let (bridges, addresses) = self.networks.links(&container.places);
         let on = container.record.spec.network.attachments().into_iter().zip(&container.places);
-        container.record.addresses = on.map(|(on, place)| (on.network, place.ip)).collect();
+        let named =
+            |(on, place): (Attachment, &Place)| place.ips().map(move |ip| (on.network.clone(), ip)).collect::<Vec<_>>();
+        container.record.addresses = on.flat_map(named).collect();
+        let addresses6 = self.networks.links6(&container.places);
         if self.ids.has_overlay() {
             prepare(&container.dir, &self.ids)?;
         }
         let spec = &container.record.spec;
-        let ips: Vec<Ipv4Addr> = container.places.iter().map(|place| place.ip).collect();
+        let ips: Vec<IpAddr> = container.places.iter().flat_map(Place::ips).collect();
         for (file, text) in [
             ("hostname", format!("{}\n", spec.hostname)),
             ("hosts", network::hosts(&ips, &spec.name, &spec.hostname, &spec.hosts)),
@@ -228,6 +232,7 @@ impl Supervisor {
         let places = Places::new(private);
         let (mut plan, mut held) =
             spec.plan(&container.dir, self.ids.has_overlay(), addresses, container.alone, &places, &container.secrets)?;
+        plan.addresses6 = addresses6;
         if bridges.len() > 1 {
             plan.sysctls.splice(0..0, network::apart());
         }

@@ -438,7 +438,7 @@ impl Supervisor {
             own.extend(of.into_iter().flatten().flat_map(|name| [name.to_owned(), host_name(name)]));
             let on = container.places.iter().zip(spec.network.attachments()).map(|(place, attachment)| {
                 let names = own.iter().chain(&attachment.aliases).map(|name| name.to_ascii_lowercase()).collect();
-                On { network: place.number, ip: place.ip, egress: attachment.egress, names }
+                On { network: place.number, ip: place.ip, ip6: place.ip6, egress: attachment.egress, names }
             });
             let (on, running, hosts) = (on.collect(), container.is_running(), spec.hosts.clone());
             Member { host: spec.hostname.clone(), on, running, hosts }
@@ -454,7 +454,8 @@ mod tests {
     /// A server on the loopback, with one member that asks from there.
     fn serving() -> (Names, SocketAddr, SocketAddr) {
         let mut names = Names::default();
-        let on = vec![On { network: 7, ip: Ipv4Addr::LOCALHOST, egress: false, names: vec!["me".to_owned()] }];
+        let on =
+            vec![On { network: 7, ip: Ipv4Addr::LOCALHOST, ip6: None, egress: false, names: vec!["me".to_owned()] }];
         names.set(1, Some(Member { on, running: true, ..Member::default() }));
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

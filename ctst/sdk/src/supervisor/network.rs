@@ -1,10 +1,10 @@
 //! The project's networks, and who has which address on them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use containust_lang::model::{Attachment, BRIDGE, Subnet};
-use containust_shared::protocol::{Address, Bridge, Sysctl};
+use containust_lang::model::{Attachment, BRIDGE, Subnet, Subnet6};
+use containust_shared::protocol::{Address, Address6, Bridge, Sysctl};
 use sha2::{Digest, Sha256};
 
 use super::poller::Cid;
@@ -27,8 +27,9 @@ struct Network {
     number: u8,
     name: String,
     /// What its author wants.
-    wanted: Option<Subnet>,
+    wanted: Wanted,
     subnet: Subnet,
+    subnet6: Option<Subnet6>,
     /// It has a way out of the project.
     egress: bool,
     /// A container had an address on it: its bridge may be there, and stays.
@@ -37,6 +38,16 @@ struct Network {
     taken: BTreeMap<u32, Cid>,
     /// What authors chose for somebody.
     chosen: BTreeSet<u32>,
+    /// The same of IPv6.
+    taken6: BTreeMap<u128, Cid>,
+    chosen6: BTreeSet<u128>,
+}
+
+/// The IPv4 subnet, whether there is IPv6, and its subnet.
+type Wanted = (Option<Subnet>, bool, Option<Subnet6>);
+
+fn wants(attachment: &Attachment) -> Wanted {
+    (attachment.subnet, attachment.ipv6, attachment.subnet6)
 }
 
 /// What a container has on one network.
@@ -45,6 +56,14 @@ pub(super) struct Place {
     /// Of the network.
     pub(super) number: u8,
     pub(super) ip: Ipv4Addr,
+    pub(super) ip6: Option<Ipv6Addr>,
+}
+
+impl Place {
+    /// Its addresses.
+    pub(super) fn ips(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(self.ip.into()), self.ip6.map(IpAddr::from)].into_iter().flatten()
+    }
 }
 
 impl Networks {
@@ -58,7 +77,7 @@ impl Networks {
     pub(super) fn prepare<'a>(&mut self, wanted: impl Iterator<Item = &'a Attachment> + Clone) -> Result<(), String> {
         // What an earlier run wanted and no container ever came to is nobody's.
         self.list.retain(|network| network.made);
-        let (own, others): (Vec<_>, Vec<_>) = wanted.partition(|attachment| attachment.subnet.is_some());
+        let (own, others): (Vec<_>, Vec<_>) = wanted.partition(|on| on.subnet.is_some() || on.subnet6.is_some());
         for attachment in own.into_iter().chain(others) {
             let index = match self.index(attachment) {
                 Some(index) => index,
@@ -66,6 +85,8 @@ impl Networks {
             };
             let network = &mut self.list[index];
             network.chosen.extend(attachment.address.and_then(|address| network.subnet.number(address)));
+            let number6 = |address| network.subnet6.and_then(|subnet| subnet.number(address));
+            network.chosen6.extend(attachment.address6.and_then(number6));
         }
         Ok(())
     }
@@ -81,7 +102,7 @@ impl Networks {
     }
 
     fn index(&self, wanted: &Attachment) -> Option<usize> {
-        self.list.iter().position(|network| network.name == wanted.network && network.wanted == wanted.subnet)
+        self.list.iter().position(|network| network.name == wanted.network && network.wanted == wants(wanted))
     }
 
     fn add(&mut self, wanted: &Attachment) -> Result<usize, String> {
@@ -103,17 +124,48 @@ impl Networks {
                 .find(|subnet| overlapping(*subnet).is_none())
                 .ok_or_else(|| format!("find a subnet for the network {name}: the others leave none"))?,
         };
+        let overlaps6 = |subnet: &Subnet6| {
+            self.list.iter().find(|network| network.subnet6.is_some_and(|other| other.overlaps(*subnet)))
+        };
+        let subnet6 = match wanted.subnet6 {
+            Some(subnet) => match overlaps6(&subnet) {
+                None => Some(subnet),
+                Some(other) => {
+                    let other = &other.name;
+                    return Err(format!(
+                        "give {subnet} to the network {name}: {other} has had addresses of it since the project was started; stop the \
+                         project first (ctst stop), or choose another subnet"
+                    ));
+                }
+            },
+            None if wanted.ipv6 => {
+                let found = self.candidates6(name).find(|subnet| overlaps6(subnet).is_none());
+                Some(
+                    found
+                        .ok_or_else(|| format!("find an IPv6 subnet for the network {name}: the others leave none"))?,
+                )
+            }
+            None => None,
+        };
         let number = (0..=u8::MAX).find(|number| self.list.iter().all(|network| network.number != *number));
         let number = number.ok_or_else(|| {
             format!(
                 "make the network {name}: 256 have been made since the project was started; stop it first (ctst stop)"
             )
         })?;
-        let (taken, chosen) = (BTreeMap::new(), BTreeSet::new());
-        let (egress, made) = (wanted.egress, false);
-        let network =
-            Network { number, name: name.clone(), wanted: wanted.subnet, subnet, egress, made, taken, chosen };
-        self.list.push(network);
+        self.list.push(Network {
+            number,
+            name: name.clone(),
+            wanted: wants(wanted),
+            subnet,
+            subnet6,
+            egress: wanted.egress,
+            made: false,
+            taken: BTreeMap::new(),
+            chosen: BTreeSet::new(),
+            taken6: BTreeMap::new(),
+            chosen6: BTreeSet::new(),
+        });
         Ok(self.list.len() - 1)
     }
 
@@ -136,6 +188,19 @@ impl Networks {
         };
         (0..count).filter_map(move |step| {
             Subnet::new(Ipv4Addr::from((begin + (at + step) % count) << (32 - u32::from(prefix))), prefix)
+        })
+    }
+
+    /// IPv6 subnets that nobody chose, the same in every run: of the project's own prefix (RFC 4193), one for each name.
+    fn candidates6(&self, name: &str) -> impl Iterator<Item = Subnet6> + use<> {
+        let Identity { dev, ino } = self.project;
+        let project = Sha256::digest(format!("{dev}:{ino}"));
+        let [first, second] = [0, 1].map(|at| u16::from(Sha256::digest(format!("{dev}:{ino}:{name}"))[at]));
+        let of = move |at: usize| u16::from_be_bytes([project[at], project[at + 1]]);
+        let prefix = [0xfd00 | of(2) & 0xff, of(4), of(6)];
+        (0..=u16::MAX).filter_map(move |step| {
+            let own = (first << 8 | second).wrapping_add(step);
+            Subnet6::new(Ipv6Addr::new(prefix[0], prefix[1], prefix[2], own, 0, 0, 0, 0), 64)
         })
     }
 
@@ -162,7 +227,7 @@ impl Networks {
             Some(index) => index,
             None => self.add(wanted)?,
         };
-        let Network { number, subnet, made, taken, chosen, .. } = &mut self.list[index];
+        let Network { number, subnet, subnet6, made, taken, chosen, taken6, chosen6, .. } = &mut self.list[index];
         let is_free = |host: &u32| !taken.contains_key(host) && !chosen.contains(host);
         let host = match wanted.address {
             Some(address) => {
@@ -187,18 +252,43 @@ impl Networks {
                 })?
             }
         };
+        let host6 = match (*subnet6, wanted.address6) {
+            (None, _) => None,
+            (Some(subnet), Some(address)) => {
+                let host = subnet.number(address).filter(|host| *host >= 2);
+                let host = host.ok_or_else(|| format!("give it {address} on {name}: that is not in {subnet}"))?;
+                if taken6.contains_key(&host) {
+                    return Err(format!("give it {address} on {name}: another component has it; stop that first"));
+                }
+                Some(host)
+            }
+            (Some(subnet), None) => {
+                // That of its IPv4 address, unless an author chose it for somebody.
+                let mut free = (u128::from(host)..=subnet.last()).chain(2..u128::from(host));
+                let found =
+                    free.find(|host| *host <= subnet.last() && !taken6.contains_key(host) && !chosen6.contains(host));
+                Some(found.ok_or_else(|| format!("give it an address: the network {name}, {subnet}, is full"))?)
+            }
+        };
         *made = true;
         taken.insert(host, cid);
-        Ok(Place { number: *number, ip: subnet.at(host) })
+        taken6.extend(host6.map(|host| (host, cid)));
+        let ip6 = subnet6.zip(host6).map(|(subnet, host)| subnet.at(host));
+        Ok(Place { number: *number, ip: subnet.at(host), ip6 })
     }
 
     pub(super) fn release(&mut self, cid: Cid, places: &[Place]) {
         for place in places {
-            if let Some(network) = self.list.iter_mut().find(|network| network.number == place.number)
-                && let Some(host) = network.subnet.number(place.ip)
+            let Some(network) = self.list.iter_mut().find(|network| network.number == place.number) else { continue };
+            if let Some(host) = network.subnet.number(place.ip)
                 && network.taken.get(&host) == Some(&cid)
             {
                 network.taken.remove(&host);
+            }
+            if let Some(host) = network.subnet6.zip(place.ip6).and_then(|(subnet, ip)| subnet.number(ip))
+                && network.taken6.get(&host) == Some(&cid)
+            {
+                network.taken6.remove(&host);
             }
         }
     }
@@ -217,6 +307,15 @@ impl Networks {
             Some((Bridge { number: place.number, address: address(subnet.at(1)), egress }, address(place.ip)))
         };
         places.iter().filter_map(link).unzip()
+    }
+
+    /// The same of IPv6, for those that have it.
+    pub(super) fn links6(&self, places: &[Place]) -> Vec<(u8, Address6)> {
+        let address = |(place, port): (&Place, u8)| {
+            let network = self.list.iter().find(|network| network.number == place.number)?;
+            Some((port, Address6 { ip: place.ip6?.octets(), prefix: network.subnet6?.prefix() }))
+        };
+        places.iter().zip(0..).filter_map(address).collect()
     }
 }
 
@@ -237,9 +336,9 @@ pub(super) fn apart() -> Vec<Sysctl> {
 
 /// `/etc/hosts` of a container with these addresses: itself, and what its component adds. Of others the name server knows, which
 /// this could not say without growing stale.
-pub(super) fn hosts(ips: &[Ipv4Addr], name: &str, hostname: &str, more: &[(String, IpAddr)]) -> String {
+pub(super) fn hosts(ips: &[IpAddr], name: &str, hostname: &str, more: &[(String, IpAddr)]) -> String {
     let name = if name == hostname { String::new() } else { format!(" {name}") };
-    let alone = [Ipv4Addr::new(127, 0, 1, 1)];
+    let alone = [Ipv4Addr::new(127, 0, 1, 1).into()];
     let own = if ips.is_empty() { &alone[..] } else { ips };
     let own: String = own.iter().map(|ip| format!("{ip} {hostname}{name}\n")).collect();
     let more: String = more.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect();
@@ -344,8 +443,50 @@ mod tests {
     }
 
     #[test]
+    fn gives_out_addresses_of_both_kinds() {
+        let six = |network: &str, subnet: Option<&str>, address: Option<&str>| Attachment {
+            ipv6: true,
+            subnet6: subnet.map(|subnet| Subnet6::try_from(subnet.to_owned()).unwrap()),
+            address6: address.map(|ip| ip.parse().unwrap()),
+            ..Attachment::new(network)
+        };
+        let ip6 = |place: &[Place]| place[0].ip6.unwrap().to_string();
+        let mut networks = Networks::new(PROJECT, 3);
+        let (own, third) = (six("a", Some("fd00:1::/64"), None), six("a", Some("fd00:1::/64"), Some("fd00:1::3")));
+        networks.prepare([&own, &third, &six("b", None, None), &Attachment::new("c")].into_iter()).unwrap();
+        // The number of the IPv4 address, unless it is another's.
+        let place = networks.take(1, std::slice::from_ref(&own), &[]).unwrap();
+        assert_eq!((place[0].ip.octets()[3], ip6(&place)), (2, "fd00:1::2".to_owned()));
+        let place = networks.take(2, std::slice::from_ref(&own), &[]).unwrap();
+        assert_eq!((place[0].ip.octets()[3], ip6(&place)), (3, "fd00:1::4".to_owned()));
+        assert_eq!(ip6(&networks.take(3, std::slice::from_ref(&third), &[]).unwrap()), "fd00:1::3");
+        assert!(networks.take(4, &[third], &[]).unwrap_err().contains("another component has it"));
+        // Who is made anew has the same, and what nobody has any more is given again.
+        assert_eq!(networks.take(2, std::slice::from_ref(&own), &place).unwrap(), place);
+        networks.release(2, &place);
+        assert_eq!(ip6(&networks.take(5, std::slice::from_ref(&own), &place).unwrap()), "fd00:1::4");
+        // Chosen ones are the project's own, the same in every run, and of one prefix.
+        let chosen = |networks: &mut Networks, name| networks.take(9, &[six(name, None, None)], &[]).unwrap()[0].ip6;
+        let first = chosen(&mut networks, "b").unwrap();
+        let again = chosen(&mut Networks::new(PROJECT, 3), "b");
+        let other = chosen(&mut networks, "d").unwrap();
+        assert!(first.is_unique_local() && again == Some(first), "{first} {again:?}");
+        assert_eq!((first.segments()[..3].to_vec(), first == other), (other.segments()[..3].to_vec(), false));
+        let elsewhere = chosen(&mut Networks::new(Identity { dev: 1, ino: 3 }, 3), "b").unwrap();
+        assert_ne!(elsewhere.segments()[..3], first.segments()[..3]);
+        // Where there is none nobody has one; and none is in two networks.
+        let plain = networks.take(6, &[Attachment::new("c")], &[]).unwrap();
+        assert!(plain[0].ip6.is_none() && networks.links6(&plain).is_empty());
+        let both = networks.take(7, &[Attachment::new("c"), six("b", None, None)], &[]).unwrap();
+        assert_eq!(networks.links6(&both).iter().map(|(port, six)| (*port, six.prefix)).collect::<Vec<_>>(), [(1, 64)]);
+        assert!(
+            networks.prepare([&six("e", Some("fd00:1::/32"), None)].into_iter()).unwrap_err().contains("a has had")
+        );
+    }
+
+    #[test]
     fn writes_what_resolvers_read() {
-        let (ip, more) = (Ipv4Addr::new(10, 89, 0, 2), [("six".to_owned(), "2001:db8::1".parse().unwrap())]);
+        let (ip, more) = (Ipv4Addr::new(10, 89, 0, 2).into(), [("six".to_owned(), "2001:db8::1".parse().unwrap())]);
         let text = hosts(&[ip], "my_db", "my-db", &more);
         assert_eq!(text, "127.0.0.1 localhost\n::1 localhost\n10.89.0.2 my-db my_db\n2001:db8::1 six\n");
         assert!(hosts(&[], "x", "x", &[]).ends_with("\n127.0.1.1 x\n"));

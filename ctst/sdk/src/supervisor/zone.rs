@@ -46,10 +46,20 @@ pub(super) struct On {
     /// The network's number.
     pub(super) network: u8,
     pub(super) ip: Ipv4Addr,
+    pub(super) ip6: Option<Ipv6Addr>,
     /// The network has a way out of the project.
     pub(super) egress: bool,
     /// All by which it is found there, in lower case. Several members may have the same.
     pub(super) names: Vec<String>,
+}
+
+impl On {
+    /// Its addresses, each with the network.
+    fn places(&self) -> impl Iterator<Item = (u8, IpAddr)> + use<> {
+        let network = self.network;
+        let ips = [Some(self.ip.into()), self.ip6.map(IpAddr::from)];
+        ips.into_iter().flatten().map(move |ip| (network, ip))
+    }
 }
 
 /// What is said to a message.
@@ -79,9 +89,10 @@ impl From<RCODE> for Lack {
 pub(super) struct Zone {
     members: HashMap<Cid, Member>,
     names: HashMap<Vec<u8>, BTreeSet<Cid>>,
-    addresses: HashMap<(u8, Ipv4Addr), Cid>,
-    /// Counts answers: who is named first is next in turn.
-    turn: usize,
+    addresses: HashMap<(u8, IpAddr), Cid>,
+    /// Count answers, those to questions for IPv6 by themselves: who is named first is next in turn. Resolvers ask for both kinds at once, and
+    /// would with one count, and two members, always be told of the same one first.
+    turns: [usize; 2],
 }
 
 impl Zone {
@@ -90,10 +101,13 @@ impl Zone {
         if self.members.get(&cid) == member.as_ref() {
             return;
         }
-        for On { network, ip, names, .. } in self.members.remove(&cid).into_iter().flat_map(|old| old.on) {
-            if self.addresses.get(&(network, ip)) == Some(&cid) {
-                self.addresses.remove(&(network, ip));
+        for on in self.members.remove(&cid).into_iter().flat_map(|old| old.on) {
+            for place in on.places() {
+                if self.addresses.get(&place) == Some(&cid) {
+                    self.addresses.remove(&place);
+                }
             }
+            let On { names, .. } = on;
             for name in names {
                 if let Some(cids) = self.names.get_mut(name.as_bytes()) {
                     cids.remove(&cid);
@@ -104,9 +118,9 @@ impl Zone {
             }
         }
         if let Some(member) = member {
-            for On { network, ip, names, .. } in &member.on {
-                self.addresses.insert((*network, *ip), cid);
-                for name in names {
+            for on in &member.on {
+                self.addresses.extend(on.places().map(|place| (place, cid)));
+                for name in &on.names {
                     self.names.entry(name.clone().into_bytes()).or_default().insert(cid);
                 }
             }
@@ -114,7 +128,7 @@ impl Zone {
         }
     }
 
-    fn at(&self, network: u8, ip: Ipv4Addr) -> Option<&Member> {
+    fn at(&self, network: u8, ip: IpAddr) -> Option<&Member> {
         self.members.get(self.addresses.get(&(network, ip))?)
     }
 
@@ -201,7 +215,7 @@ impl Zone {
         (network, from): (u8, Ipv4Addr),
     ) -> Result<Vec<RData<'static>>, Lack> {
         // Whoever is none of us has its address from nobody.
-        let asking = self.at(network, from).ok_or(RCODE::Refused)?;
+        let asking = self.at(network, from.into()).ok_or(RCODE::Refused)?;
         let key = name.as_bytes().map(<[u8]>::to_ascii_lowercase).collect::<Vec<_>>().join(&b'.');
         let addresses = |of: &[IpAddr]| -> Vec<RData<'static>> {
             let record = |ip: &IpAddr| match ip {
@@ -231,13 +245,13 @@ impl Zone {
             return Ok(if kind == TYPE_PTR || kind == ANY { vec![RData::PTR(PTR(host))] } else { Vec::new() });
         }
         // By the first network that both are on, if that is its name there.
-        let place = |member: &Member| -> Option<IpAddr> {
+        let place = |member: &Member| -> Option<[Option<IpAddr>; 2]> {
             let known = |on: &&On| on.names.iter().any(|name| name.as_bytes() == key);
             let common = |mine: &On| member.on.iter().filter(known).find(|on| on.network == mine.network);
-            asking.on.iter().find_map(common).map(|on| on.ip.into())
+            asking.on.iter().find_map(common).map(|on| [Some(on.ip.into()), on.ip6.map(IpAddr::from)])
         };
         let members = self.names.get(&key).into_iter().flatten().filter_map(|cid| self.members.get(cid));
-        let mut told: Vec<IpAddr> = members.clone().filter(|m| m.running).filter_map(place).collect();
+        let mut told: Vec<_> = members.clone().filter(|m| m.running).filter_map(place).collect();
         if told.is_empty() {
             told = members.filter_map(place).collect();
         }
@@ -246,17 +260,25 @@ impl Zone {
             return Err(lack(!self.names.contains_key(&key)));
         }
         if told.len() > 1 {
-            let first = self.turn % told.len();
+            let turn = &mut self.turns[usize::from(kind == TYPE_AAAA)];
+            let first = *turn % told.len();
             told.rotate_left(first);
-            self.turn = self.turn.wrapping_add(1);
+            *turn = turn.wrapping_add(1);
         }
-        Ok(addresses(&told))
+        Ok(addresses(&told.into_iter().flatten().flatten().collect::<Vec<_>>()))
     }
 }
 
 /// Whether somebody outside may know whose address this is (RFC 6303, 4).
-fn is_public(ip: Ipv4Addr) -> bool {
-    !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast())
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast())
+        }
+        IpAddr::V6(ip) => {
+            !(ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified())
+        }
+    }
 }
 
 /// Where the name of the first question ends. None where it does not, or is a pointer: there is nothing to point to before it.
@@ -271,10 +293,20 @@ fn name_end(message: &[u8]) -> Option<usize> {
     }
 }
 
-/// The address that `4.3.2.1.in-addr.arpa` stands for (RFC 1035, 3.5).
-fn reversed(name: &[u8]) -> Option<Ipv4Addr> {
-    let digits = std::str::from_utf8(name.strip_suffix(b".in-addr.arpa")?).ok()?;
-    digits.parse::<Ipv4Addr>().ok().map(|ip| Ipv4Addr::from(u32::from(ip).swap_bytes()))
+/// The address that `4.3.2.1.in-addr.arpa` stands for (RFC 1035, 3.5), or one of 32 digits before `.ip6.arpa` (RFC 3596, 2.5).
+fn reversed(name: &[u8]) -> Option<IpAddr> {
+    let name = std::str::from_utf8(name).ok()?;
+    if let Some(digits) = name.strip_suffix(".in-addr.arpa") {
+        return digits.parse::<Ipv4Addr>().ok().map(|ip| Ipv4Addr::from(u32::from(ip).swap_bytes()).into());
+    }
+    let digits = name.strip_suffix(".ip6.arpa")?.split('.');
+    let mut number = (0, 0u128);
+    for digit in digits {
+        let value =
+            Some(digit).filter(|digit| digit.len() == 1).and_then(|digit| digit.chars().next()?.to_digit(16))?;
+        number = (number.0 + 1, number.1 >> 4 | u128::from(value) << 124);
+    }
+    (number.0 == 32).then(|| Ipv6Addr::from(number.1).into())
 }
 
 #[cfg(test)]
@@ -292,7 +324,7 @@ mod tests {
         let host = names[0].clone();
         Some(Member {
             host,
-            on: vec![On { network: 0, ip: ip(last), egress: false, names }],
+            on: vec![On { network: 0, ip: ip(last), ip6: None, egress: false, names }],
             running,
             hosts: vec![("db.example".into(), Ipv4Addr::new(192, 0, 2, 7).into())],
         })
@@ -394,6 +426,7 @@ mod tests {
         let on = |network, last, names: &[&str]| On {
             network,
             ip: Ipv4Addr::new(10, network, 0, last),
+            ip6: None,
             egress: false,
             names: names.iter().map(ToString::to_string).collect(),
         };
@@ -434,7 +467,7 @@ mod tests {
         let mut zone = Zone::default();
         let on = |network: u8, last, name: &str| {
             let ip = Ipv4Addr::new(10, network, 0, last);
-            On { network, ip, egress: network == 1, names: vec![name.to_owned()] }
+            On { network, ip, ip6: None, egress: network == 1, names: vec![name.to_owned()] }
         };
         let mut set = |cid, host: &str, on| zone.set(cid, Some(Member { host: host.into(), on, ..Member::default() }));
         set(1, "inner", vec![on(2, 2, "inner")]);
@@ -468,6 +501,40 @@ mod tests {
         let mut unasked = query("example.org", TYPE_A);
         unasked[2] &= !1;
         assert_eq!(ask(1, 2, unasked), Some(3), "without recursion");
+    }
+
+    #[test]
+    fn tells_of_both_kinds_of_addresses() {
+        let mut zone = Zone::default();
+        let six = |last| Ipv6Addr::new(0xfd00, 1, 2, 3, 0, 0, 0, last);
+        for last in [2, 3, 4] {
+            let ip6 = (last != 4).then(|| six(last.into()));
+            let on = vec![On { network: 0, ip: ip(last), ip6, egress: true, names: vec!["web".into()] }];
+            let member = Member { host: format!("web-{last}"), on, running: true, hosts: Vec::new() };
+            zone.set(last.into(), Some(member));
+        }
+        // Each kind has its own turn.
+        let firsts: Vec<_> =
+            [TYPE_A, TYPE_AAAA, TYPE_A, TYPE_AAAA].map(|kind| ask(&mut zone, "web", kind).1.remove(0)).into();
+        assert_eq!(firsts, ["10.89.0.2", "fd00:1:2:3::2", "10.89.0.3", "fd00:1:2:3::3"]);
+        assert_eq!(ask(&mut zone, "web", ANY).1.len(), 5);
+        let reverse = |ip: Ipv6Addr| {
+            let digits = ip.octets().map(|octet| format!("{:x}.{:x}", octet & 0xf, octet >> 4));
+            let digits: Vec<_> = digits.into_iter().rev().collect();
+            format!("{}.ip6.arpa", digits.join("."))
+        };
+        assert_eq!(ask(&mut zone, &reverse(six(3)), TYPE_PTR), found(&["web-3"]));
+        assert_eq!(ask(&mut zone, &reverse(Ipv6Addr::LOCALHOST), TYPE_PTR), found(&["localhost"]));
+        // Of what is nobody's here, and of no other, nobody outside is asked.
+        assert_eq!(ask(&mut zone, &reverse(six(9)), TYPE_PTR).0, RCODE::NameError);
+        for name in [reverse("2001:db8::1".parse().unwrap()), reverse(six(3))[2..].to_owned(), "x.ip6.arpa".to_owned()]
+        {
+            let asked = zone.answer(&mut query(&name, TYPE_PTR), (0, ip(2)), 512);
+            assert!(matches!(asked, Answer::Outside(_)), "{name}: {asked:?}");
+        }
+        // It is not found any more once it is gone.
+        zone.set(3, None);
+        assert_eq!(ask(&mut zone, &reverse(six(3)), TYPE_PTR).0, RCODE::NameError);
     }
 
     #[test]

@@ -104,6 +104,7 @@ fn bare(argv: &[&str]) -> Plan {
         readonly: true,
         mounts: Vec::new(),
         addresses: Vec::new(),
+        addresses6: Vec::new(),
         capabilities: containust_policy::capabilities::DEFAULT,
         filter: Filter::Strict,
         profile: Vec::new(),
