@@ -213,7 +213,6 @@ fn received<T: Message>(result: io::Result<usize>, buffer: &[u8], fds: Vec<Owned
             Err(e) => Err(Error::Sandbox(format!("understand ctst-shim: {e}"))),
         },
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Received::Empty),
-        Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(Received::End),
         Err(e) => Err(Error::io("read from ctst-shim", e)),
     }
 }
@@ -272,6 +271,19 @@ mod tests {
         let Ok(Received::Message(ToSandbox::Dial { .. }, _)) = b.wait() else { panic!("no message") };
         a.offer(&ToSandbox::Dial { count: 1, udp: false }, vec![]).unwrap();
         assert!(!a.is_stuck());
+    }
+
+    #[test]
+    fn hears_who_ended_before_it_read_everything() {
+        let (a, b) = seqpacket().unwrap();
+        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let last = FromShim::Failed(Failure { step: "x".into(), subject: vec![], errno: 0 });
+        b.send(&last, vec![]).unwrap();
+        a.send(&ToSandbox::Dial { count: 1, udp: false }, vec![]).unwrap();
+        drop(b);
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let Ok(Received::Message(got, _)) = a.receive::<FromShim>(&mut buffer) else { panic!("no message") };
+        assert!(got == last && matches!(a.receive::<FromShim>(&mut buffer), Ok(Received::End)));
     }
 
     #[test]

@@ -72,7 +72,8 @@ fn receive_with(
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
         match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags | RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
+            // Told once of a peer that closed before it had read everything. What it sent before is behind it.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             result => break result?,
         }
     };

@@ -304,7 +304,6 @@ impl Connection {
                     self.input.extend_from_slice(&chunk[..n]);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Incoming::Empty),
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => self.ended = true,
                 Err(e) => return Err(Error::io("read from the project's socket", e)),
             }
             if self.fds.len() > 2 * MAX_FDS {
