@@ -111,7 +111,7 @@ COMPONENT ill {
   image = "file://ROOTFS"
   command = ["sh", "-c", "exit 3"]
   restart = "always"
-  healthcheck { command = ["true"] }
+  healthcheck { command = ["false"] }
 }
 COMPONENT visitor { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
 CONNECT visitor -> ill
