@@ -131,7 +131,7 @@ impl<'a> Checker<'a, '_> {
                             .label("another one")
                             .help("declare another network for it");
                     }
-                    if wants == Some(false) && subnet6.is_some() {
+                    if wants == Some(false) && matches!(written, Either::Six(_)) {
                         self.finding(Code::BadSubnet, at, "an IPv6 subnet is given to a network with `ipv6 = false`")
                             .label("no IPv6 there")
                             .help("leave out one of the two");
