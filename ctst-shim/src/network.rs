@@ -122,11 +122,7 @@ impl Network {
         nat::masquerade(EGRESS).step("translate addresses by nftables", "")?;
         for (setting, seconds) in REMEMBERED {
             #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
-            match std::fs::write(setting, seconds) {
-                // Kernels before Linux 5.3 keep these from all but the first user namespace.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                done => done.step("have connections remembered by", setting)?,
-            }
+            std::fs::write(setting, seconds).step("have connections remembered by", setting)?;
         }
         let rule = Rule { priority: 50, table: CLIENTS, mark: Some(nat::ANSWER), ..Rule::default() };
         links.add_rule(&rule).step("keep answers to clients here by", "a rule for routes")?;
