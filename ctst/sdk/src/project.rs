@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use containust_lang::model::{Attachment, BRIDGE, Composition, Network};
 use containust_lang::{Inputs, Loader, Outcome};
@@ -17,9 +17,12 @@ use crate::error::{During, Error, Result};
 use crate::host::cgroup;
 use crate::images::imports::{Fetching, Imports};
 use crate::record;
+use crate::run::PAUSE;
 
 /// A composition longer than this is a mistake: ten thousand components take 4.4 MB.
 const MAX_FILE: u64 = 64 << 20;
+/// From the end of a project's last container to that of its supervisor.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest path that fits `sockaddr_un` (`unix(7)`), its zero byte not counted.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -181,9 +184,13 @@ impl Project {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.during(|| format!("open {}", self.lock_file().display()))?,
         };
-        // Who holds it serves the project, and is not done yet.
-        if lock.try_lock().is_err() {
-            return Ok(());
+        // Without containers a supervisor ends by itself, unless it was asked for new ones meanwhile.
+        let end = Instant::now() + PATIENCE;
+        while lock.try_lock().is_err() {
+            if Instant::now() > end {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
         }
         cgroup::sweep();
         let sockets = self.sockets().into_iter().filter(|path| path.parent().is_some_and(|d| check_private(d).is_ok()));
@@ -413,6 +420,26 @@ mod tests {
         std::fs::write(dir.path().join("stack.ctst"), "").unwrap();
         assert_eq!(default_file(dir.path()).unwrap(), dir.path().join("stack.ctst"));
         assert!(Project::locate(Some(&dir.path().join("none.ctst"))).is_err());
+    }
+
+    #[test]
+    fn a_supervisor_that_is_ending_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.ctst");
+        std::fs::write(&file, "").unwrap();
+        let project = Project::locate(Some(&file)).unwrap();
+        project.create_state_dir().unwrap();
+        std::fs::create_dir(project.containers_dir()).unwrap();
+        std::fs::write(project.supervisor_log(), "").unwrap();
+        let held = std::fs::File::create(project.lock_file()).unwrap();
+        held.lock().unwrap();
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(held);
+        });
+        project.clear_away().unwrap();
+        ending.join().unwrap();
+        assert!(!project.containers_dir().exists() && !project.supervisor_log().exists());
     }
 
     #[test]
