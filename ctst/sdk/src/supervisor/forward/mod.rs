@@ -230,6 +230,7 @@ const BOTH: usize = 3;
 struct State {
     poll: Poll,
     commands: Receiver<Command>,
+    is_stopped: bool,
     needs: Arc<Needs>,
     next_id: usize,
     /// By token id.
@@ -316,6 +317,7 @@ impl State {
         Self {
             poll,
             commands,
+            is_stopped: false,
             needs,
             next_id: 0,
             ports: HashMap::new(),
@@ -348,15 +350,16 @@ impl State {
             }
             for event in &events {
                 if event.token() == WAKE {
-                    if !self.obey() {
-                        return;
-                    }
+                    self.obey();
                     continue;
                 }
                 if event.is_read_closed() {
                     self.note_closing(event.token());
                 }
                 self.ready(event.token(), event.is_error());
+            }
+            if self.is_stopped {
+                return;
             }
             self.on_time(Instant::now());
             self.connect_waiting();
@@ -381,8 +384,14 @@ impl State {
         times.into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
-    /// Carries out the commands that are there; false: the last one was to stop.
-    fn obey(&mut self) -> bool {
+    /// Where who has just come to this port is led. He may have come after a command that is not carried out yet.
+    fn lead(&mut self, port: usize) -> Option<Target> {
+        self.obey();
+        self.ports.get_mut(&port)?.next()
+    }
+
+    /// Carries out the commands that are there.
+    fn obey(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Listen(caller_id, protocol, socket) => self.add_port(caller_id, protocol, socket),
@@ -420,10 +429,9 @@ impl State {
                     }
                 }
                 Command::Networks(subnets) => self.subnets = subnets,
-                Command::Stop => return false,
+                Command::Stop => self.is_stopped = true,
             }
         }
-        true
     }
 
     fn pool(&mut self, protocol: Protocol) -> &mut Pool {

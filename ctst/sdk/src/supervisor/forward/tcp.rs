@@ -126,9 +126,8 @@ impl State {
     }
 
     pub(super) fn accept(&mut self, id: usize) {
-        let Some(port) = self.ports.get_mut(&id) else { return };
         for _ in 0..ACCEPTS {
-            let Socket::Tcp(listener) = &port.socket else { return };
+            let Some(Socket::Tcp(listener)) = self.ports.get(&id).map(|port| &port.socket) else { return };
             let (client, from) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
@@ -140,7 +139,7 @@ impl State {
                     return;
                 }
             };
-            let Some(target) = port.next() else {
+            let Some(target) = self.lead(id) else {
                 abort(&client);
                 continue;
             };

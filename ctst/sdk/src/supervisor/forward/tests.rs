@@ -58,6 +58,7 @@ impl Stage {
 
     fn pair(&self) -> (StdStream, StdStream) {
         let client = self.connect();
+        assert!(readable(&self.server, PATIENCE), "nobody was led there");
         let (server, _) = self.server.accept().unwrap();
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         server.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -299,8 +300,11 @@ fn no_container_no_listener_no_port() {
     let stage = Stage::new();
     stage.forwarder.target(7, None);
     assert_reset(&mut stage.connect());
-    let refused = StdListener::bind(LOCAL).unwrap().local_addr().unwrap();
-    stage.forwarder.target(7, Some(refused));
+    // Bound and not listening, so that nobody else gets it.
+    let refused = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&refused, &LOCAL).unwrap();
+    let refused: StdListener = refused.into();
+    stage.forwarder.target(7, Some(refused.local_addr().unwrap()));
     assert_reset(&mut stage.connect());
     stage.forwarder.target(7, Some("[::1]:1".parse().unwrap()));
     assert_reset(&mut stage.connect());
@@ -312,6 +316,17 @@ fn no_container_no_listener_no_port() {
     assert_eq!(stage.forwarder.listen(7, tcp(stage.address)).unwrap(), stage.address);
     let taken = stage.forwarder.listen(8, tcp(stage.address)).unwrap_err();
     assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn whoever_comes_after_a_command_is_led_by_it() {
+    let stage = Stage::new();
+    for _ in 0..500 {
+        stage.forwarder.target(7, None);
+        assert_reset(&mut stage.connect());
+        stage.forwarder.target(7, Some(stage.server.local_addr().unwrap()));
+        drop(stage.pair());
+    }
 }
 
 #[test]

@@ -276,7 +276,7 @@ impl State {
         let id = match self.flows.by_key.get(&key) {
             Some(id) => *id,
             None => {
-                let Some(target) = self.ports.get_mut(&key.port).and_then(super::Port::next) else { return };
+                let Some(target) = self.lead(key.port) else { return };
                 if self.flows.all.len() >= most() {
                     self.flows.push_out();
                 }
