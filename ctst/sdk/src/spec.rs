@@ -133,13 +133,13 @@ pub(crate) fn volume(folder: &Path, component: &str, volume: &Volume, places: &P
         return Ok(Bind { source: volume.source.clone().into(), target, readonly, named: true });
     }
     let path = folder.join(&volume.source);
-    let source =
+    let (source, file) =
         places.canonical(&path).map_err(|source| Error::Source { component: component.to_owned(), path, source })?;
     if source.to_str().is_none() {
         let problem = format!("mount {}: its name is not UTF-8", source.display());
         return Err(Error::Invalid { component: component.to_owned(), problem });
     }
-    places.shown(component, &source)?;
+    places.shown_of(component, &source, file)?;
     Ok(Bind { source, target, readonly, named: false })
 }
 

@@ -72,7 +72,11 @@ fn make(args: &args::Plan, file: Option<&Path>, offline: bool) -> Result<bool, F
         None => {
             let composition = loaded.outcome.composition.as_ref().ok_or(Failure::Told(TOOL))?;
             let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
-            project.plan_some(composition, &with_needs(composition, &only)?)?
+            if only.is_empty() {
+                project.plan(composition)?
+            } else {
+                project.plan_some(composition, &with_needs(composition, &only)?)?
+            }
         }
     };
     match args.format {

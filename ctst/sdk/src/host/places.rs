@@ -43,9 +43,10 @@ impl Places {
         Self { private, above, ..Self::default() }
     }
 
-    /// As `std::fs::canonicalize`; many paths in one folder cost little more than one.
-    pub(crate) fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.canonicalize() };
+    /// As `std::fs::canonicalize`, and which file it is; many paths in one folder cost little more than one.
+    pub(crate) fn canonical(&self, path: &Path) -> io::Result<(PathBuf, Id)> {
+        let elsewhere = || path.canonicalize().and_then(|whole| whole.metadata().map(|meta| (whole, of(&meta))));
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return elsewhere() };
         let known = self.canonical.borrow().get(parent).map(|folder| folder.join(name));
         let whole = match known {
             Some(whole) => whole,
@@ -56,12 +57,17 @@ impl Places {
                 whole
             }
         };
-        if whole.symlink_metadata()?.is_symlink() { whole.canonicalize() } else { Ok(whole) }
+        let meta = whole.symlink_metadata()?;
+        if meta.is_symlink() { elsewhere() } else { Ok((whole, of(&meta))) }
     }
 
     /// What a mount of `source`, which is canonical, would show of the private folders, as paths below it.
     pub(crate) fn shown(&self, component: &str, source: &Path) -> Result<&[PathBuf]> {
-        let Some(own) = id(source) else { return Ok(&[]) };
+        id(source).map_or(Ok(&[]), |own| self.shown_of(component, source, own))
+    }
+
+    /// The same where it is known which file it is.
+    pub(crate) fn shown_of(&self, component: &str, source: &Path, own: Id) -> Result<&[PathBuf]> {
         let inside = self.private.iter().position(|(_, id)| *id == own);
         let inside = inside.or_else(|| source.parent().and_then(|folder| self.within(folder)));
         if let Some((place, _)) = inside.and_then(|index| self.private.get(index)) {
@@ -84,7 +90,11 @@ impl Places {
 }
 
 fn id(path: &Path) -> Option<Id> {
-    path.metadata().ok().map(|meta: Metadata| (meta.dev(), meta.ino()))
+    path.metadata().ok().as_ref().map(of)
+}
+
+fn of(meta: &Metadata) -> Id {
+    (meta.dev(), meta.ino())
 }
 
 #[cfg(test)]
@@ -104,7 +114,9 @@ mod tests {
         let places = Places::default();
         for path in ["a", "a/b", "a/file", "a/link", "way/link", "way/file", "a/../way", "a/b/..", "."] {
             let path = dir.join(path);
-            assert_eq!(places.canonical(&path).unwrap(), path.canonicalize().unwrap(), "{}", path.display());
+            let expected = path.canonicalize().unwrap();
+            let file = id(&expected).unwrap();
+            assert_eq!(places.canonical(&path).unwrap(), (expected, file), "{}", path.display());
         }
         for path in ["none", "a/none", "none/a", "a/file/x"] {
             let path = dir.join(path);

@@ -68,12 +68,19 @@ impl Project {
     /// # Errors
     /// As [`Project::plan`].
     pub fn plan_some(&self, composition: &Composition, chosen: &HashSet<String>) -> Result<Plan> {
-        let mut part = composition.clone();
-        part.components.retain(|component| chosen.contains(&component.name));
-        if part.components.len() == composition.components.len() {
+        let is_chosen = |name: &str| chosen.contains(name);
+        if composition.components.iter().all(|component| is_chosen(&component.name)) {
             return self.plan(composition);
         }
-        part.exposures.retain(|exposure| chosen.contains(&exposure.component));
+        let Composition { name, components, exposures, volumes, secrets, labels } = composition;
+        let part = Composition {
+            name: name.clone(),
+            components: components.iter().filter(|component| is_chosen(&component.name)).cloned().collect(),
+            exposures: exposures.iter().filter(|exposure| is_chosen(&exposure.component)).cloned().collect(),
+            volumes: volumes.clone(),
+            secrets: secrets.clone(),
+            labels: labels.clone(),
+        };
         let mut plan = self.plan(&part)?;
         // The others are not surplus.
         plan.steps.retain(|step| chosen.contains(&step.component));
