@@ -104,10 +104,11 @@ test-vm:
 	clean_debian
 	tests/vm/vmtest tests/vm/packages "$$debian" "$$(realpath target/deb)"
 
-# Ratios against bwrap, nsenter and a direct connection, all measured in the same run.
+# Ratios against bwrap, nsenter, a direct connection and slirp4netns, all measured in the same run.
 bench:
 	. tests/setup.sh
-	packages uidmap busybox-static bubblewrap wrk python3 util-linux zstd gcc libc6-dev libcap2-bin
+	packages uidmap busybox-static bubblewrap wrk python3 util-linux zstd gcc libc6-dev libcap2-bin slirp4netns
+	tun_device
 	rust release
 	cargo build --quiet --release --bins -p ctst -p ctst-shim
 	ordinary_user ctst-test
