@@ -105,7 +105,7 @@ impl Network {
     }
 
     /// The device by which what bridges with egress send leaves the project, as a file for somebody outside, and a socket for his
-    /// questions about names.
+    /// questions about names, to whomever lies beyond.
     pub(crate) fn tap(&mut self) -> Result<Vec<OwnedFd>, Failure> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let tap = rustix::fs::open(TUN, flags, Mode::empty()).step("open", TUN)?;
@@ -129,11 +129,8 @@ impl Network {
         forward_from(egress::DEVICE, true)?;
         let names =
             rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, FLAGS, None).step("make a socket", "")?;
-        // Its connection alone does not keep out what bridges bring in the resolver's name: the kernel hands that over before it asks where
-        // it came from (early demultiplexing).
+        // What bridges bring in a resolver's name is not for it.
         sys::bind_to_device(names.as_fd(), egress::DEVICE).step("bind a socket to", egress::DEVICE)?;
-        rustix::net::connect(&names, &SocketAddrV4::new(egress::RESOLVER.into(), 53))
-            .step("connect to the resolver", "")?;
         Ok(vec![tap, names])
     }
 }

@@ -29,7 +29,7 @@ fn zone() -> Zone {
         names: names.iter().map(ToString::to_string).collect(),
     };
     let mut set = |cid, host: &str, on, hosts| {
-        zone.set(cid, Some(Member { host: host.to_owned(), on, running: cid != 14, hosts }));
+        zone.set(cid, Some(Member { host: host.to_owned(), on, running: cid != 14, hosts, ..Member::default() }));
     };
     set(1, "front", vec![on(1, 2, &["front"])], vec![("own.example".to_owned(), OWN.into())]);
     set(2, "both", vec![on(1, 3, &["both", "proxy"]), on(2, 3, &["both", "upstream"])], Vec::new());
@@ -51,7 +51,7 @@ pub(crate) fn run(bytes: &[u8]) {
     assert_eq!(answer != Answer::None, is_question, "an answer to no question, or none to one");
     let mut answer = match answer {
         Answer::Here(answer) => answer,
-        Answer::Outside(end) => {
+        Answer::Outside(end, _) => {
             assert!([(2, 2), (2, 3), (1, 3)].contains(&(network, last)) && message[2] & 1 == 1, "asked on");
             assert!(end <= message.len() && read == message, "another question");
             return;

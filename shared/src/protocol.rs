@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -317,7 +317,7 @@ pub enum FromSandbox {
     /// They could not be made.
     ListenFailed(Failure),
     /// Two non-blocking descriptors: the device, as a file of whole Ethernet frames (`Documentation/networking/tuntap.rst`), and a UDP
-    /// socket that is connected to [`egress::RESOLVER`].
+    /// socket that is bound to it.
     Tapped,
     /// They could not be made.
     TapFailed(Failure),

@@ -23,4 +23,4 @@ pub use project::{
     weakened,
 };
 pub use raw::RawShim;
-pub use world::{World, inside};
+pub use world::{Asked, World, inside};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -68,10 +69,35 @@ impl World {
         // They end with the tests.
         let names = ready.clone();
         let place = namespace.clone();
-        thread::spawn(move || within(&place, || UdpSocket::bind((gateway, 53)).expect("bind"), &names, tell_names));
+        thread::spawn(move || {
+            within(
+                &place,
+                || UdpSocket::bind((gateway, 53)).expect("bind"),
+                &names,
+                |socket| {
+                    tell_names(socket, World::NAME, 3, &Asked::default());
+                },
+            );
+        });
         thread::spawn(move || within(&namespace, || TcpListener::bind("0.0.0.0:80").expect("bind"), &ready, greet));
         served.recv().and_then(|()| served.recv()).expect("the world answers");
         world
+    }
+
+    /// A name server at this address elsewhere, which is given it, that answers with the address of [`World::THERE`] to this name, and with
+    /// this response code to all others. Returns what it is asked.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn name_server(&self, ip: Ipv4Addr, name: &'static str, code: u8) -> Asked {
+        let line = format!("-n {} address add {ip}/32 dev uplink", self.there);
+        finish(Command::new("ip").args(line.split(' '))).ok();
+        let socket = self.elsewhere(|| UdpSocket::bind((ip, 53)).expect("bind"));
+        let asked = Asked::default();
+        let asking = asked.clone();
+        thread::spawn(move || tell_names(&socket, name, code, &asking));
+        asked
     }
 
     /// `ip netns exec` mounts what is in here over `/etc`.
@@ -169,17 +195,27 @@ fn greet(listener: &TcpListener) {
     }
 }
 
-fn tell_names(socket: &UdpSocket) {
+/// Names that a server was asked for, in lower case.
+pub type Asked = Arc<Mutex<Vec<String>>>;
+
+fn tell_names(socket: &UdpSocket, name: &str, code: u8, asked: &Asked) {
     let mut buffer = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut buffer) {
         let question = &buffer[..length];
-        let name: Vec<u8> =
-            World::NAME.split('.').flat_map(|part| [&[part.len() as u8], part.as_bytes()].concat()).collect();
+        let name: Vec<u8> = name.split('.').flat_map(|part| [&[part.len() as u8], part.as_bytes()].concat()).collect();
         let Some(end) = question[12..].iter().position(|byte| *byte == 0).map(|at| 12 + at + 5) else { continue };
         let known = question[12..end - 5].eq_ignore_ascii_case(&name);
+        let mut labels = Vec::new();
+        let mut rest = &question[12..end - 5];
+        while let [length, more @ ..] = rest {
+            let (label, others) = more.split_at(usize::from(*length));
+            labels.push(String::from_utf8_lossy(label).to_lowercase());
+            rest = others;
+        }
+        asked.lock().expect("a list").push(labels.join("."));
         let mut answer = question[..end.min(length)].to_vec();
         answer[2] |= 0x80;
-        answer[3] = if known { 0x80 } else { 0x83 };
+        answer[3] = if known { 0x80 } else { 0x80 | code };
         answer[6..12].fill(0);
         if known && question[end - 3] == 1 {
             answer[7] = 1;

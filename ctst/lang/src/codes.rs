@@ -112,6 +112,7 @@ codes! {
     Inactive "E0409" "a component is needed that is not deployed";
     NotAJob "E0410" "a wait for completion of what is no JOB";
     NoCommonNetwork "E0411" "a connection between components that are on no network together";
+    NoWayOut "E0412" "name servers are given to a component that cannot ask them";
     NotSupported "E0900" "not supported yet";
     Unconnected "W0001" "a component is referred to but not connected";
     NoShell "W0002" "a shell operator stands in a command that no shell runs";

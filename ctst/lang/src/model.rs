@@ -135,6 +135,9 @@ pub struct Component {
     /// Further host names that it knows, with their addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<(String, IpAddr)>,
+    /// Whom it asks for names that the project does not have, and how; none: the resolver of this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Box<Dns>>,
     /// How much of its output is kept.
     #[serde(default, skip_serializing_if = "is_default")]
     pub logs: Logs,
@@ -194,6 +197,7 @@ impl Component {
             stop: Stop::default(),
             labels: Vec::new(),
             hosts: Vec::new(),
+            dns: None,
             logs: Logs::default(),
             no_healthcheck: false,
             cap_add: Vec::new(),
@@ -379,6 +383,19 @@ pub struct Stop {
     pub signal: Option<i32>,
     /// How long it has before SIGKILL; none: 10 s.
     pub grace: Option<Duration>,
+}
+
+/// How a component finds names that the project does not have (resolv.conf(5)).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dns {
+    /// Whom to ask, at port 53, by the project's way out: each where those before it do not answer. Without any it is the resolver
+    /// of this host.
+    pub servers: Vec<Ipv4Addr>,
+    /// Domains in which names with few dots are looked for.
+    pub search: Vec<String>,
+    /// Options of its resolver, such as `ndots:1`, each name once.
+    pub options: Vec<String>,
 }
 
 /// How much of a component's output is kept.

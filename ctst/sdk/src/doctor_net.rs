@@ -54,6 +54,8 @@ pub(crate) struct Outlook {
     pub(crate) resolvers: Vec<Ipv4Addr>,
     /// It is on a network with a way out.
     pub(crate) egress: bool,
+    /// Whom it asks there, instead of this host's resolver.
+    pub(crate) servers: Vec<Ipv4Addr>,
 }
 
 /// Tries the networks of a project that runs, from inside each of its containers that does, and its published ports from this host. A
@@ -236,12 +238,23 @@ fn way_out(socket: Option<OwnedFd>, outlook: &Outlook) -> Finding {
     }
     let answer =
         connect(socket, (resolver, 53).into(), PATIENCE_OUTSIDE).and_then(|mut stream| ask(&mut stream, ".", TYPE::NS));
-    const FIX: &str = "see whether this host itself resolves names (getent hosts example.org), and what .containust/supervisor.log says of passt";
+    let (who, fix) = if outlook.servers.is_empty() {
+        (
+            "this host's resolver".to_owned(),
+            "see whether this host itself resolves names (getent hosts example.org), and what .containust/supervisor.log says of passt",
+        )
+    } else {
+        let servers: Vec<String> = outlook.servers.iter().map(ToString::to_string).collect();
+        (
+            servers.join(" or "),
+            "see whether this host reaches what `dns` names, and what .containust/supervisor.log says of passt",
+        )
+    };
     match answer {
         // That there is none would be a strange thing to say, but somebody outside says it.
-        Ok((RCODE::NoError | RCODE::NameError, _)) => good("this host's resolver answers from inside".to_owned()),
-        Ok((code, _)) => bad(format!("this host's resolver, asked from inside, refuses: {code:?}"), FIX),
-        Err(error) => bad(format!("ask this host's resolver from inside: {error}"), FIX),
+        Ok((RCODE::NoError | RCODE::NameError, _)) => good(format!("{who} answers from inside")),
+        Ok((code, _)) => bad(format!("{who}, asked from inside, refuses: {code:?}"), fix),
+        Err(error) => bad(format!("ask {who} from inside: {error}"), fix),
     }
 }
 

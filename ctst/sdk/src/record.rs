@@ -282,7 +282,7 @@ pub(crate) fn list(containers: &Path) -> Result<Vec<String>> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use containust_lang::model::{Healthcheck, Limits, Logs, Network, Probe, Restart, Stop};
+    use containust_lang::model::{Dns, Healthcheck, Limits, Logs, Network, Probe, Restart, Stop};
     use std::time::Duration;
 
     use super::*;
@@ -327,6 +327,7 @@ pub(crate) mod tests {
             stop: Stop::default(),
             labels: vec![],
             hosts: vec![],
+            dns: Dns::default(),
             logs: Logs::default(),
             kept: vec![],
             cap_add: vec![],

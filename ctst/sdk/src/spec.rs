@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use containust_image::model::Image;
 use containust_lang::model::{
-    Component, ConfigFile, Dependency, Healthcheck, Landlock, Limits, Logs, Network, Probe, Replica, Restart,
+    Component, ConfigFile, Dependency, Dns, Healthcheck, Landlock, Limits, Logs, Network, Probe, Replica, Restart,
     SecretFile, SecretVariable, Stop, Tmpfs, Ulimit, Volume,
 };
 use containust_shared::protocol::{Address, Address6, Mount, Plan, Process, Source, Sysctl, ToContainer};
@@ -82,6 +82,8 @@ pub(crate) struct ContainerSpec {
     pub(crate) labels: Vec<(String, String)>,
     #[serde(default)]
     pub(crate) hosts: Vec<(String, IpAddr)>,
+    #[serde(default)]
+    pub(crate) dns: Dns,
     #[serde(default)]
     pub(crate) logs: Logs,
     /// What its image wants to be volumes and a read-only root would keep it from writing: folders beside its writable layer,
@@ -211,6 +213,7 @@ pub(crate) fn resolve(
         },
         labels: component.labels.clone(),
         hosts: component.hosts.clone(),
+        dns: component.dns.as_deref().cloned().unwrap_or_default(),
         logs: component.logs.clone(),
         kept: match component.readonly {
             true => kept(component, image).map_err(invalid)?,

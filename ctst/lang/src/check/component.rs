@@ -115,6 +115,7 @@ impl<'a> Checker<'a, '_> {
         let stop = self.stop(settings, scope);
         let labels = self.labels(settings, scope);
         let hosts = self.hosts(settings, scope);
+        let dns = self.dns(index, settings);
         let logs = self.logs(settings, scope);
         self.init(settings, scope);
         let (cap_add, cap_drop) = self.capabilities(settings, scope);
@@ -159,6 +160,7 @@ impl<'a> Checker<'a, '_> {
             stop,
             labels,
             hosts,
+            dns,
             logs,
             no_healthcheck: declared.no_healthcheck,
             cap_add,

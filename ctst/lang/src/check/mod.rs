@@ -7,6 +7,7 @@
 mod component;
 mod connect;
 mod declare;
+mod dns;
 mod env_file;
 mod expose;
 mod files;

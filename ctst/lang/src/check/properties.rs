@@ -178,6 +178,9 @@ pub(super) static COMPONENT: Kind = Kind {
             r#"hosts { "db.example" = "192.0.2.7" }"#,
             &HOSTS,
         ),
+        list("dns", "an IPv4 address in quotes, or a list of them", r#"dns = ["192.0.2.53"]"#),
+        list("dns_search", "a domain in quotes, or a list of them", r#"dns_search = ["corp.example"]"#),
+        list("dns_options", "an option of resolv.conf(5) in quotes, or a list of them", r#"dns_options = ["ndots:1"]"#),
         block("logs", "a block", "logs { max_size = 10MiB, max_files = 3 }", &LOGS),
         property("init", "`true`", "init = true"),
         list("cap_add", "a capability's name in quotes, or a list of them", r#"cap_add = ["NET_RAW"]"#),
@@ -410,12 +413,13 @@ pub(super) static ENV_FILE: Kind = Kind {
 
 /// Properties of the language that are not carried out yet.
 const LATER: &[&str] =
-    &["annotate", "build", "devices", "distroless", "dns", "lazy", "no_new_privileges", "platform", "stdin", "tty"];
+    &["annotate", "build", "devices", "distroless", "lazy", "no_new_privileges", "platform", "stdin", "tty"];
 
 /// Words of docker compose for what is said otherwise here.
 const COMPOSE: &[(&str, &str)] = &[
     ("container_name", "the component's own name"),
     ("depends_on", "a statement `CONNECT a -> b`"),
+    ("dns_opt", "`dns_options`"),
     ("environment", "`env { NAME = \"value\" }`"),
     ("expose", "`port`"),
     ("extra_hosts", "`hosts`"),
@@ -522,11 +526,13 @@ mod tests {
                 "image" => "command = \"x\"",
                 _ => "image = \"host:///bin/x\"",
             };
+            // Servers are asked by a way out.
+            let network = if *name == "dns" { "NETWORK bridge { internal = false }" } else { "" };
             let others = "image = \"host:///bin/x\" configs = \"motd\"";
             let port = if name.starts_with("port") { "" } else { "port = 80" };
             assert_eq!(
                 codes(&format!(
-                    "CONFIG motd = \"\" COMPONENT a {{ {image} {port} {example} }} COMPONENT z {{ {others} }}"
+                    "{network} CONFIG motd = \"\" COMPONENT a {{ {image} {port} {example} }} COMPONENT z {{ {others} }}"
                 )),
                 [],
                 "{example}"

@@ -120,6 +120,7 @@ fn weight(component: &model::Component) -> usize {
         + pairs(&component.env)
         + pairs(&component.labels)
         + pairs(&component.sysctls)
+        + component.dns.as_deref().map_or(0, |dns| texts(&dns.search) + texts(&dns.options))
         + component.secret_env.iter().map(|variable| EACH + parts(&variable.parts)).sum::<usize>()
         + component.configs.iter().map(|config| EACH + parts(&config.content)).sum::<usize>()
         + EACH * (component.after.len() + component.volumes.len() + component.tmpfs.len() + component.ports.len())

@@ -156,12 +156,14 @@ impl Differ<'_> {
         for (name, value) in new_map {
             let was = old_map.get(name).unwrap_or(&Value::Null);
             if was != value {
-                let name = match (field, name.as_str()) {
-                    ("limits", "cpu_millis") => "cpus",
-                    ("limits", "cpu_weight") => "cpu",
-                    (_, name) => name,
+                let field = match (field, name.as_str()) {
+                    ("limits", "cpu_millis") => "limits.cpus".to_owned(),
+                    ("limits", "cpu_weight") => "limits.cpu".to_owned(),
+                    ("dns", "servers") => "dns".to_owned(),
+                    ("dns", name) => format!("dns_{name}"),
+                    (_, name) => format!("{field}.{name}"),
                 };
-                self.push(format!("{field}.{name}"), Some(was), Some(value));
+                self.push(field, Some(was), Some(value));
             }
         }
     }
@@ -290,6 +292,12 @@ mod tests {
         );
         let landlock = Landlock { bind: Some(vec![80]), ..Landlock::default() };
         assert_eq!(told(|s| s.landlock = Some(landlock)), ["landlock: landlock added (- -> bind [80], scope [])"]);
+        let server = ["192.0.2.53".parse().unwrap()];
+        assert_eq!(told(|s| s.dns.servers = server.to_vec()), [r#"dns: dns changed ([] -> ["192.0.2.53"])"#]);
+        assert_eq!(
+            told(|s| s.dns.search = vec!["x.example".into()]),
+            [r#"dns_search: dns_search changed ([] -> ["x.example"])"#]
+        );
         let labels = told(|s| s.labels = vec![("a".into(), "1".into())]);
         assert_eq!(labels, ["~labels.a: labels a added (- -> 1)"]);
         assert_eq!(told(|s| s.argv = vec!["x".repeat(1000)])[0].chars().filter(|c| *c == 'x').count(), MAX_SHOWN - 2);

@@ -451,7 +451,8 @@ impl Supervisor {
                 let (bridges, _) = self.networks.links(&container.places);
                 let resolvers = bridges.iter().take(3).map(|bridge| Ipv4Addr::from(bridge.address.ip)).collect();
                 let egress = bridges.iter().any(|bridge| bridge.egress);
-                self.tell(client, &Reply::Sockets(Outlook { resolvers, egress }), sockets);
+                let servers = container.record.spec.dns.servers.clone();
+                self.tell(client, &Reply::Sockets(Outlook { resolvers, egress, servers }), sockets);
             }
             Err(problem) => {
                 let component = container.name().to_owned();

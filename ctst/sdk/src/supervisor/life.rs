@@ -214,7 +214,7 @@ impl Supervisor {
         for (file, text) in [
             ("hostname", format!("{}\n", spec.hostname)),
             ("hosts", network::hosts(&ips, &spec.name, &spec.hostname, &spec.hosts)),
-            ("resolv.conf", network::resolv_conf(&bridges)),
+            ("resolv.conf", network::resolv_conf(&bridges, &spec.dns)),
         ] {
             write_in_place(&container.dir.join(file), &text)?;
         }

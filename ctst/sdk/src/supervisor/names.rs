@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,9 +20,9 @@ use mio::net::{TcpListener, TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::Supervisor;
-use super::outside::{Asker, Outside};
+use super::outside::{Asker, Outside, PORT};
 use super::poller::Cid;
-use super::zone::{Answer, Member, On, UDP_LIMIT, Zone};
+use super::zone::{Answer, Member, On, Servers, UDP_LIMIT, Zone};
 use crate::error::Error;
 use crate::host::confine;
 use crate::shim::describe;
@@ -59,7 +59,7 @@ struct Server {
 #[derive(Debug)]
 enum Command {
     Serve(u8, UdpSocket, TcpListener),
-    /// Ask what is not known here on this socket, which is connected to who may know.
+    /// Ask what is not known here on this socket.
     AskOn(UdpSocket),
     Stop,
 }
@@ -87,7 +87,7 @@ impl Names {
 }
 
 impl Names {
-    /// Asks what is not known here on this non-blocking UDP socket, which is connected to who may know.
+    /// Asks what is not known here on this non-blocking UDP socket, which is bound to the way out.
     ///
     /// # Errors
     /// As of [`Names::serve`].
@@ -177,8 +177,8 @@ struct Connection {
 enum Step {
     /// There may be more to do.
     More,
-    /// This question is to be asked on; so many bytes of it are header and question.
-    AskOn(Vec<u8>, usize),
+    /// This question is to be asked on, of these; so many bytes of it are header and question.
+    AskOn(Vec<u8>, usize, Servers),
     End,
 }
 
@@ -188,9 +188,11 @@ impl State {
         loop {
             let now = Instant::now();
             let timeout = if self.again.is_empty() {
-                let times =
-                    self.connections.values().map(|c| c.until).chain(self.accept_at.as_ref().map(|(at, _)| *at));
-                times.min().map(|at| at.saturating_duration_since(now))
+                let times = self.connections.values().map(|c| c.until).chain(self.outside.next());
+                times
+                    .chain(self.accept_at.as_ref().map(|(at, _)| *at))
+                    .min()
+                    .map(|at| at.saturating_duration_since(now))
             } else {
                 Some(Duration::ZERO)
             };
@@ -213,7 +215,7 @@ impl State {
             }
             let now = Instant::now();
             self.connections.retain(|_, connection| connection.until > now);
-            self.outside.forget(now);
+            self.outside.go_on(now);
             if let Some((_, Token(number))) = self.accept_at.take_if(|(at, _)| *at <= now) {
                 self.accept(number / 2);
             }
@@ -259,7 +261,9 @@ impl State {
                     let answer = locked(&self.zone).answer(question, (*network, ip), UDP_LIMIT);
                     let answer = match answer {
                         Answer::Here(answer) => Some(answer),
-                        Answer::Outside(end) => self.outside.ask(question, end, Asker::Udp(index, from)),
+                        Answer::Outside(end, servers) => {
+                            self.outside.ask(question, end, servers, Asker::Udp(index, from))
+                        }
                         Answer::None => None,
                     };
                     if let Some(answer) = answer {
@@ -339,8 +343,8 @@ impl State {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         match connection.go_on(&self.zone, &mut self.buffer) {
             Ok(Step::More) => self.again.push(Token(number)),
-            Ok(Step::AskOn(mut question, end)) => {
-                if let Some(answer) = self.outside.ask(&mut question, end, Asker::Tcp(number)) {
+            Ok(Step::AskOn(question, end, servers)) => {
+                if let Some(answer) = self.outside.ask(&question, end, servers, Asker::Tcp(number)) {
                     connection.tell(&answer);
                     self.again.push(Token(number));
                 }
@@ -383,9 +387,9 @@ impl Connection {
                     let answer = locked(zone).answer(&mut question, from, usize::from(u16::MAX));
                     match answer {
                         Answer::Here(answer) => self.tell(&answer),
-                        Answer::Outside(end) => {
+                        Answer::Outside(end, servers) => {
                             self.waits = true;
-                            return Ok(Step::AskOn(question, end));
+                            return Ok(Step::AskOn(question, end, servers));
                         }
                         Answer::None => return Ok(Step::End),
                     }
@@ -440,8 +444,9 @@ impl Supervisor {
                 let names = own.iter().chain(&attachment.aliases).map(|name| name.to_ascii_lowercase()).collect();
                 On { network: place.number, ip: place.ip, ip6: place.ip6, egress: attachment.egress, names }
             });
+            let servers = spec.dns.servers.iter().map(|ip| SocketAddrV4::new(*ip, PORT)).collect();
             let (on, running, hosts) = (on.collect(), container.is_running(), spec.hosts.clone());
-            Member { host: spec.hostname.clone(), on, running, hosts }
+            Member { host: spec.hostname.clone(), on, running, hosts, servers }
         });
         self.name_server.set(cid, member);
     }

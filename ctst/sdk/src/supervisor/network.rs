@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use containust_lang::model::{Attachment, BRIDGE, Subnet, Subnet6};
+use containust_lang::model::{Attachment, BRIDGE, Dns, Subnet, Subnet6};
 use containust_shared::protocol::{Address, Address6, Bridge, Sysctl};
 use sha2::{Digest, Sha256};
 
@@ -346,12 +346,29 @@ pub(super) fn hosts(ips: &[IpAddr], name: &str, hostname: &str, more: &[(String,
 }
 
 /// `/etc/resolv.conf` of a container on these bridges, each of which tells of all of them: as many as resolvers ask
-/// (resolv.conf(5)). Without any there is nobody to ask, and what the image has there is of another network.
-pub(super) fn resolv_conf(bridges: &[Bridge]) -> String {
+/// (resolv.conf(5)). Without any there is nobody to ask, and what the image has there is of another network. With domains to
+/// search, names of the project come before those in there, unless the author says otherwise.
+pub(super) fn resolv_conf(bridges: &[Bridge], dns: &Dns) -> String {
     if bridges.is_empty() {
         return "# no network, no name server\n".to_owned();
     }
-    bridges.iter().take(3).map(|bridge| format!("nameserver {}\n", Ipv4Addr::from(bridge.address.ip))).collect()
+    let mut text = String::new();
+    if !dns.servers.is_empty() {
+        let servers: Vec<String> = dns.servers.iter().map(ToString::to_string).collect();
+        text = format!("# names outside of the project are asked of {}\n", servers.join(", "));
+    }
+    text.extend(bridges.iter().take(3).map(|bridge| format!("nameserver {}\n", Ipv4Addr::from(bridge.address.ip))));
+    let mut options = dns.options.clone();
+    if !dns.search.is_empty() {
+        text.push_str(&format!("search {}\n", dns.search.join(" ")));
+        if !options.iter().any(|option| option.starts_with("ndots:")) {
+            options.insert(0, "ndots:0".to_owned());
+        }
+    }
+    if !options.is_empty() {
+        text.push_str(&format!("options {}\n", options.join(" ")));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -493,7 +510,16 @@ mod tests {
         let bridge =
             |number| Bridge { number, address: Address { ip: [10, 89, number, 1], prefix: 24 }, egress: false };
         let many: Vec<Bridge> = (0..5).map(bridge).collect();
-        assert_eq!(resolv_conf(&many[..1]), "nameserver 10.89.0.1\n");
-        assert!(resolv_conf(&many).lines().count() == 3 && !resolv_conf(&[]).contains("nameserver "));
+        let plain = Dns::default();
+        assert_eq!(resolv_conf(&many[..1], &plain), "nameserver 10.89.0.1\n");
+        assert!(resolv_conf(&many, &plain).lines().count() == 3 && !resolv_conf(&[], &plain).contains("nameserver "));
+        let mut dns = Dns { search: vec!["a.example".into(), "b".into()], ..plain };
+        assert!(resolv_conf(&many, &dns).ends_with("\nsearch a.example b\noptions ndots:0\n"));
+        dns.options = vec!["rotate".into(), "ndots:2".into()];
+        assert!(resolv_conf(&many, &dns).ends_with("\noptions rotate ndots:2\n"));
+        dns.search.clear();
+        dns.servers = vec![Ipv4Addr::new(192, 0, 2, 53)];
+        let text = resolv_conf(&many[..1], &dns);
+        assert!(text.contains(" 192.0.2.53\nnameserver 10.89.0.1\noptions rotate"), "{text}");
     }
 }

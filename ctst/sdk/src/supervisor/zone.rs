@@ -4,7 +4,8 @@
 //! that a container sent only the question is parsed; what follows it (EDNS, mostly) asks for nothing that there is here.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::sync::Arc;
 
 use simple_dns::rdata::{A, AAAA, PTR, RData};
 use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, RCODE, ResourceRecord};
@@ -38,7 +39,12 @@ pub(super) struct Member {
     pub(super) running: bool,
     /// Further names that it alone sees.
     pub(super) hosts: Vec<(String, IpAddr)>,
+    /// Whom to ask outside, one after another; none: who is usually asked.
+    pub(super) servers: Servers,
 }
+
+/// Name servers, in the order in which they are asked.
+pub(super) type Servers = Arc<[SocketAddrV4]>;
 
 /// What it has on one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +73,8 @@ impl On {
 pub(super) enum Answer {
     /// This, in whole.
     Here(Vec<u8>),
-    /// What somebody outside says to it, whose first so many bytes are header and question.
-    Outside(usize),
+    /// What one of these says to it, whose first so many bytes are header and question.
+    Outside(usize, Servers),
     /// Nothing.
     None,
 }
@@ -76,7 +82,7 @@ pub(super) enum Answer {
 /// Why there are no records.
 enum Lack {
     Code(RCODE),
-    Outside,
+    Outside(Servers),
 }
 
 impl From<RCODE> for Lack {
@@ -192,12 +198,12 @@ impl Zone {
                 }
             }
             // RFC 1035, 4.1.1: whoever does not want it asked on says so.
-            Err(Lack::Outside) if flags & 1 == 0 => *reply.rcode_mut() = RCODE::NameError,
-            Err(Lack::Outside) => {
+            Err(Lack::Outside(_)) if flags & 1 == 0 => *reply.rcode_mut() = RCODE::NameError,
+            Err(Lack::Outside(servers)) => {
                 drop((question, reply));
                 message[..HEADER].copy_from_slice(&header);
                 message[end..end + KIND].copy_from_slice(&asked);
-                return Some(Answer::Outside(end + KIND));
+                return Some(Answer::Outside(end + KIND, servers));
             }
             Err(Lack::Code(why)) => *reply.rcode_mut() = why,
         }
@@ -236,7 +242,10 @@ impl Zone {
             return Ok(addresses(&own));
         }
         let has_way = asking.on.iter().any(|mine| mine.egress);
-        let lack = |elsewhere: bool| if elsewhere && has_way { Lack::Outside } else { Lack::Code(RCODE::NameError) };
+        let lack = |elsewhere: bool| match elsewhere && has_way {
+            true => Lack::Outside(Arc::clone(&asking.servers)),
+            false => Lack::Code(RCODE::NameError),
+        };
         if let Some(ip) = reversed(&key) {
             let of = asking.on.iter().find_map(|mine| self.at(mine.network, ip)).map(|member| member.host.as_str());
             let host = of.or(ip.is_loopback().then_some("localhost"));
@@ -327,6 +336,7 @@ mod tests {
             on: vec![On { network: 0, ip: ip(last), ip6: None, egress: false, names }],
             running,
             hosts: vec![("db.example".into(), Ipv4Addr::new(192, 0, 2, 7).into())],
+            servers: Servers::default(),
         })
     }
 
@@ -373,7 +383,7 @@ mod tests {
         fn here(self) -> Option<Vec<u8>> {
             match self {
                 Self::Here(bytes) => Some(bytes),
-                Self::Outside(_) => panic!("asked outside"),
+                Self::Outside(..) => panic!("asked outside"),
                 Self::None => None,
             }
         }
@@ -477,7 +487,7 @@ mod tests {
             let before = message.clone();
             let answer = zone.answer(&mut message, (network, Ipv4Addr::new(10, network, 0, last)), 512);
             match answer {
-                Answer::Outside(length) => {
+                Answer::Outside(length, _) => {
                     assert_eq!((&message, length), (&before, before.len()));
                     None
                 }
@@ -510,7 +520,7 @@ mod tests {
         for last in [2, 3, 4] {
             let ip6 = (last != 4).then(|| six(last.into()));
             let on = vec![On { network: 0, ip: ip(last), ip6, egress: true, names: vec!["web".into()] }];
-            let member = Member { host: format!("web-{last}"), on, running: true, hosts: Vec::new() };
+            let member = Member { host: format!("web-{last}"), on, running: true, ..Member::default() };
             zone.set(last.into(), Some(member));
         }
         // Each kind has its own turn.
@@ -530,7 +540,7 @@ mod tests {
         for name in [reverse("2001:db8::1".parse().unwrap()), reverse(six(3))[2..].to_owned(), "x.ip6.arpa".to_owned()]
         {
             let asked = zone.answer(&mut query(&name, TYPE_PTR), (0, ip(2)), 512);
-            assert!(matches!(asked, Answer::Outside(_)), "{name}: {asked:?}");
+            assert!(matches!(asked, Answer::Outside(..)), "{name}: {asked:?}");
         }
         // It is not found any more once it is gone.
         zone.set(3, None);
