@@ -257,3 +257,82 @@ COMPONENT two { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] co
     assert_eq!(project.ctst(["exec", "two", "cat", "/srv/page"]).ok().stdout, "new");
     project.stop();
 }
+
+#[test]
+fn a_file_belongs_to_whom_its_author_names() {
+    let text = r#"
+CONFIG plain = "for one user"
+CONFIG mixed = "password=${secret.kept}"
+COMPONENT one {
+  image   = "file://ROOTFS"
+  command = ["/bin/ctst-probe", "hold"]
+  secrets = [{ source = "kept", owner = "70:71" }, { source = "kept", target = "/named", owner = "somebody" }, "kept:/usual"]
+  configs = [{ source = "plain", mode = "0400", owner = 70 }, { source = "mixed", mode = "0640", owner = "0:1000" }]
+}
+"#;
+    for caller in [Caller::ranges(), Caller::root(), Caller::strict()].into_iter().flatten() {
+        let project = Project::new(&caller, text);
+        keep(&project, "kept", "12345\n", 0o400);
+        project.up();
+        let files = ["/run/secrets/kept", "/named", "/usual", "/plain", "/mixed"];
+        let words = [&["exec", "one", "stat", "-c", "%u:%g %a %n"][..], &files].concat();
+        let told = project.ctst(words).ok().stdout;
+        let expected =
+            "70:71 400 /run/secrets/kept\n1000:1000 400 /named\n0:0 400 /usual\n70:0 400 /plain\n0:1000 640 /mixed\n";
+        assert_eq!(told, expected, "{}", caller.name);
+        let reads = |user: &str, file: &str| project.ctst(["exec", "-u", user, "one", "cat", file]);
+        assert_eq!(reads("70", "/run/secrets/kept").ok().stdout, "12345");
+        assert_eq!(reads("70", "/plain").ok().stdout, "for one user");
+        assert_eq!(reads("somebody", "/mixed").ok().stdout, "password=12345");
+        for (user, file) in
+            [("70", "/named"), ("somebody", "/run/secrets/kept"), ("somebody", "/plain"), ("70", "/mixed")]
+        {
+            reads(user, file).fails(1, &["Permission denied"]);
+        }
+        // Who is named is a part of what the component is; what stands in it is shown to nobody.
+        project.write("stack.ctst", &text.replace("70:71", "70:72").replace("for one user", "secret words"));
+        let plan = project.ctst(["plan"]).ok().stdout;
+        assert!(plan.lines().any(|line| line.trim_start().starts_with("-/+  one")), "{plan}");
+        assert!(plan.contains("owner 70:71") && plan.contains("owner 70:72"), "{plan}");
+        assert!(plan.contains("configs /plain changed") && !plan.contains("words"), "{plan}");
+        project.up();
+        let told = project.ctst(["exec", "one", "stat", "-c", "%u:%g", "/run/secrets/kept"]).ok().stdout;
+        assert_eq!(told, "70:72\n");
+        project.stop();
+    }
+}
+
+#[test]
+fn who_has_one_id_gives_files_to_nobody_else() {
+    let text = |user: &str, owner: &str| {
+        format!(
+            r#"
+CONFIG plain = "x"
+COMPONENT one {{
+  image   = "file://ROOTFS"
+  command = ["/bin/ctst-probe", "hold"]
+  user    = "{user}"
+  secrets = [{{ source = "kept", owner = "{owner}" }}]
+  configs = [{{ source = "plain", owner = "{owner}" }}]
+}}
+"#
+        )
+    };
+    let project = Project::new(&Caller::single(), &text("0", "1000"));
+    keep(&project, "kept", "12345\n", 0o400);
+    // Whose id a name has is known with the image.
+    project.ctst(["build"]).ok();
+    for command in [&["plan"][..], &["run", "-d"]] {
+        project.ctst(command).fails(125, &["give /run/secrets/kept to `1000`: only one id is mapped"]);
+    }
+    assert!(project.ps().is_empty());
+    for (user, owner) in [("0", "root"), ("1000:1000", "1000:1000")] {
+        project.write("stack.ctst", &text(user, owner));
+        project.up();
+        assert_eq!(project.ctst(["exec", "one", "cat", "/run/secrets/kept", "/plain"]).ok().stdout, "12345x");
+        project.write("stack.ctst", &text(user, "7"));
+        project.ctst(["run", "-d"]).fails(125, &["to `7`: only one id is mapped"]);
+        assert_eq!(project.status("one")["state"], "running");
+        project.stop();
+    }
+}

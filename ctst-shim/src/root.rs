@@ -169,20 +169,23 @@ fn set(proc: &OwnedFd, Sysctl { name, value }: &Sysctl) -> Result<(), Failure> {
 /// mount of its own, so that it can be anywhere, and nothing but these mounts can reach the ramfs.
 fn files(root: BorrowedFd<'_>, proc: &OwnedFd, plan: &Plan) -> Result<(), Failure> {
     let wanted = plan.mounts.iter().filter_map(|mount| match mount {
-        Mount::File { target, mode, content } => Some((target, *mode, content)),
+        Mount::File { target, mode, owner, content } => {
+            let owner = if owner.is_empty() { &plan.process.user } else { owner };
+            Some(user::look_up(owner, &[]).map(|owner| (target, *mode, owner, content)))
+        }
         Mount::Bind { .. } | Mount::Tmpfs { .. } => None,
     });
-    let wanted: Vec<_> = wanted.collect();
+    // Owners are looked up while nothing of this is there to be found.
+    let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
     if wanted.is_empty() {
         return Ok(());
     }
-    let user = user::look_up(&plan.process.user, &[])?;
-    let owner = (Some(rustix::fs::Uid::from_raw(user.uid)), Some(rustix::fs::Gid::from_raw(user.gid)));
     let store = mount::new("ramfs", &[("mode", "0700")], DATA_ONLY).step("make a ramfs for", "secrets")?;
     // The kernel copies only what is mounted. Over /proc nobody looks: there is no other process here yet.
     mount::attach(&store, proc).step("mount for a moment on", "/proc")?;
     let mut copies = Vec::new();
-    for (number, (target, mode, content)) in wanted.into_iter().enumerate() {
+    for (number, (target, mode, owner, content)) in wanted.into_iter().enumerate() {
+        let owner = (Some(rustix::fs::Uid::from_raw(owner.uid)), Some(rustix::fs::Gid::from_raw(owner.gid)));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&store, number.to_string(), flags, Mode::empty()).step("create", target)?;
         let mut rest = content.as_slice();
@@ -191,7 +194,7 @@ fn files(root: BorrowedFd<'_>, proc: &OwnedFd, plan: &Plan) -> Result<(), Failur
             rest = rest.get(written..).unwrap_or_default();
         }
         rustix::fs::fchown(&file, owner.0, owner.1)
-            .step("give to the component's user (is it mapped in this user namespace?)", target)?;
+            .step("give to its owner (is it mapped in this user namespace?)", target)?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o777)).step("set the mode of", target)?;
         copies.push((target, mount::copy(&file, false, DATA_ONLY | READ_ONLY).step("prepare the mount of", target)?));
     }

@@ -406,11 +406,21 @@ fn plans_that_ask_for_too_much_are_refused() {
 
 #[test]
 fn files_in_memory_are_files_and_stay_inside() {
-    let file = |target: &str, mode| Mount::File { target: target.into(), mode, content: b"canary".into() };
+    let file =
+        |target: &str, mode| Mount::File { target: target.into(), mode, owner: Vec::new(), content: b"canary".into() };
     for target in ["/", "relative", "/a/../b", ""] {
         refuses(|plan, _| plan.mounts.push(file(target, 0o400)), 125, "plain path");
     }
     refuses(|plan, _| plan.mounts.push(file("/proc/version", 0o400)), 125, "/proc");
+    for (owner, why) in [
+        ("unheard", "passwd the user unheard"),
+        ("0:unheard", "group the group unheard"),
+        ("4294967295", "the user 4294967295"),
+        ("3000000000", "give to its owner"),
+    ] {
+        let owned = Mount::File { target: "/x".into(), mode: 0o400, owner: owner.into(), content: b"canary".into() };
+        refuses(|plan, _| plan.mounts.push(owned), 125, why);
+    }
     refuses(|plan, _| plan.mounts.push(file("/probe/x", 0o400)), 125, "find");
     refuses(
         |plan, image| {
@@ -1103,7 +1113,12 @@ fn links_that_are_swapped_lead_no_mount_out() {
         race(|plan| {
             plan.mounts.push(Mount::Bind { source: source(&shared), target: b"/shared".into(), readonly: false });
             plan.mounts.push(Mount::Tmpfs { target: b"/shared/a/inner".into(), size: 0, mode: 0o755 });
-            plan.mounts.push(Mount::File { target: b"/shared/a/file".into(), mode: 0o400, content: b"x".into() });
+            plan.mounts.push(Mount::File {
+                target: b"/shared/a/file".into(),
+                mode: 0o400,
+                owner: Vec::new(),
+                content: b"x".into(),
+            });
         })
     });
     assert!(built > 0 && refused > 0, "{built} built, {refused} refused: there was no race");
@@ -1126,7 +1141,12 @@ fn a_source_that_is_swapped_is_never_mounted() {
     let (built, refused) = exchanging(&good, &[link, other.clone()], || {
         race(|plan| {
             plan.mounts.push(Mount::Bind { source: checked.clone(), target: b"/data".into(), readonly: false });
-            plan.mounts.push(Mount::File { target: b"/data/mark".into(), mode: 0o400, content: b"x".into() });
+            plan.mounts.push(Mount::File {
+                target: b"/data/mark".into(),
+                mode: 0o400,
+                owner: Vec::new(),
+                content: b"x".into(),
+            });
         })
     });
     assert!(built > 0 && refused > 0, "{built} built, {refused} refused: there was no race");

@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -370,12 +370,14 @@ pub enum Mount {
         /// Permission bits of its root, such as 0o1777.
         mode: u32,
     },
-    /// A file that is nowhere but in memory, never swapped out, read-only, and belongs to the main process's user.
+    /// A file that is nowhere but in memory, never swapped out, and read-only.
     File {
         /// Where: absolute path inside; created if missing.
         target: Vec<u8>,
         /// Permission bits, such as 0o400.
         mode: u32,
+        /// Whose it is, as [`Process::user`] says who that is; empty: the main process's user's.
+        owner: Vec<u8>,
         /// What it holds.
         content: Vec<u8>,
     },

@@ -307,8 +307,11 @@ pub struct SecretFile {
     pub secret: String,
     /// Absolute path inside; `/run/secrets/NAME` unless the author says otherwise.
     pub target: String,
-    /// Permission bits; default 0o400, owned by the component's user.
+    /// Permission bits; default 0o400.
     pub mode: u32,
+    /// `name`, `uid`, `name:group` or `uid:gid`; none: the component's user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// A file made from a CONFIG.
@@ -320,6 +323,9 @@ pub struct ConfigFile {
     pub target: String,
     /// Permission bits; default 0o444.
     pub mode: u32,
+    /// As of [`SecretFile`], and then the file is in memory beside those; none: root, or with a secret in it the component's user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// What stands in it. `Part::Secret` puts it beside the secrets instead of on a disk.
     pub content: Vec<Part>,
 }

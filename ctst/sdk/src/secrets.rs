@@ -289,7 +289,7 @@ fn check_variables(component: &Component, values: &Values) -> Result<()> {
 
 /// Writes the configs of a container that hold no secret, where `dir` is its folder: to be mounted from there.
 pub(crate) fn write_configs(dir: &Path, configs: &[ConfigFile], own: impl Fn(&Path) -> Result<()>) -> Result<()> {
-    let plain: Vec<_> = configs.iter().enumerate().filter(|(_, config)| !is_secret(config)).collect();
+    let plain: Vec<_> = configs.iter().enumerate().filter(|(_, config)| !is_in_memory(config)).collect();
     if plain.is_empty() {
         return Ok(());
     }
@@ -312,8 +312,9 @@ pub(crate) fn write_configs(dir: &Path, configs: &[ConfigFile], own: impl Fn(&Pa
 }
 
 /// Whether a config has to be kept in memory.
-pub(crate) fn is_secret(config: &ConfigFile) -> bool {
-    config.content.iter().any(|part| matches!(part, Part::Secret(_)))
+pub(crate) fn is_in_memory(config: &ConfigFile) -> bool {
+    // Only who is root inside can give away a file that is on a disk.
+    config.owner.is_some() || config.content.iter().any(|part| matches!(part, Part::Secret(_)))
 }
 
 /// Where the config with this number is, in the folder of its container.

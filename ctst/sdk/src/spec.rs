@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::host::ids::Ids;
 use crate::host::kernel;
 use crate::host::places::Places;
 use crate::images::declared;
@@ -343,15 +344,21 @@ impl ContainerSpec {
         }
         for (number, config) in self.configs.iter().enumerate() {
             let target = config.target.clone().into_bytes();
-            mounts.push(vec![if secrets::is_secret(config) {
-                Mount::File { target, mode: config.mode, content: values.render(&config.content).to_vec() }
+            mounts.push(vec![if secrets::is_in_memory(config) {
+                let content = values.render(&config.content).to_vec();
+                Mount::File { target, mode: config.mode, owner: owner(config.owner.as_deref()), content }
             } else {
                 Mount::Bind { source: open(&secrets::config_path(dir, number))?, target, readonly: true }
             }]);
         }
         for secret in &self.secrets {
             let (target, content) = (secret.target.clone().into_bytes(), values.get(&secret.secret).to_vec());
-            mounts.push(vec![Mount::File { target, mode: secret.mode, content }]);
+            mounts.push(vec![Mount::File {
+                target,
+                mode: secret.mode,
+                owner: owner(secret.owner.as_deref()),
+                content,
+            }]);
         }
         // Stable, so that the author's order stands where it matters.
         mounts.sort_by_key(|group| group.first().map_or(0, |mount| depth(target(mount))));
@@ -443,6 +450,20 @@ impl ContainerSpec {
         }
     }
 
+    /// As [`Ids::alone`]; an error also where files are to be given to whom these ids do not have.
+    pub(crate) fn alone(&self, ids: &Ids) -> Result<Option<(u32, u32)>, String> {
+        let alone = ids.alone(&self.layers, &self.user)?;
+        let secrets = self.secrets.iter().map(|file| (&file.target, &file.owner));
+        let configs = self.configs.iter().map(|file| (&file.target, &file.owner));
+        for (target, owner) in secrets.chain(configs) {
+            let Some(owner) = owner else { continue };
+            if let Some(why) = ids.refuses(&self.layers, owner, alone) {
+                return Err(format!("give {target} to `{owner}`: {why}"));
+            }
+        }
+        Ok(alone)
+    }
+
     /// The secrets that it refers to.
     pub(crate) fn secret_names(&self) -> BTreeSet<&str> {
         secrets::names(&self.secret_env, &self.secrets, &self.configs)
@@ -489,6 +510,10 @@ fn target(mount: &Mount) -> &[u8] {
     match mount {
         Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } | Mount::File { target, .. } => target,
     }
+}
+
+fn owner(owner: Option<&str>) -> Vec<u8> {
+    owner.unwrap_or_default().into()
 }
 
 fn depth(path: &[u8]) -> usize {

@@ -280,7 +280,7 @@ impl<'a> Checker<'a, '_> {
             .help("add for example `command = [\"/bin/app\"]`");
     }
 
-    fn user(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
+    pub(super) fn user(&mut self, setting: Read<'a>, scope: Scope) -> Option<String> {
         let user = self.account(setting, scope)?;
         if !is_account(&user) {
             let (property, span) = (setting.0, setting.1.value.span);

@@ -397,6 +397,7 @@ pub(super) static MOUNTED: Kind = Kind {
         property("source", "a name in quotes", r#"source = "token""#),
         property("target", "an absolute path in quotes", r#"target = "/etc/token""#),
         property("mode", "an octal number", r#"mode = "0440""#),
+        property("owner", "a user, with a group if wanted", r#"owner = "redis""#),
     ],
     other: None,
 };

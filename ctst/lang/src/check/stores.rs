@@ -321,7 +321,7 @@ impl<'a> Checker<'a, '_> {
         let mut files = Vec::new();
         let Some(setting) = settings.get("secrets") else { return files };
         for item in self.items(setting, scope).into_iter().flatten() {
-            let Some(Mounted { name, target, mode }) = self.mounted_file((setting.property, item), scope) else {
+            let Some(Mounted { name, target, mode, owner }) = self.mounted_file((setting.property, item), scope) else {
                 continue;
             };
             let span = item.value.span;
@@ -331,7 +331,7 @@ impl<'a> Checker<'a, '_> {
             let target = target.unwrap_or_else(|| format!("/run/secrets/{name}"));
             self.uses.secrets.insert(name.clone());
             let Some(target) = self.target(span, "secrets", &target, targets) else { continue };
-            files.push(SecretFile { secret: name, target, mode: mode.unwrap_or(0o400) });
+            files.push(SecretFile { secret: name, target, mode: mode.unwrap_or(0o400), owner });
         }
         files
     }
@@ -346,7 +346,7 @@ impl<'a> Checker<'a, '_> {
         let mut files = Vec::new();
         let Some(setting) = settings.get("configs") else { return files };
         for item in self.items(setting, scope).into_iter().flatten() {
-            let Some(Mounted { name, target, mode }) = self.mounted_file((setting.property, item), scope) else {
+            let Some(Mounted { name, target, mode, owner }) = self.mounted_file((setting.property, item), scope) else {
                 continue;
             };
             let span = item.value.span;
@@ -361,7 +361,7 @@ impl<'a> Checker<'a, '_> {
             let content = self.content(span, file, value, scope).unwrap_or_default();
             let target = target.unwrap_or_else(|| format!("/{name}"));
             if let Some(target) = self.target(span, "configs", &target, targets) {
-                files.push(ConfigFile { config: name, target, mode: mode.unwrap_or(0o444), content });
+                files.push(ConfigFile { config: name, target, mode: mode.unwrap_or(0o444), owner, content });
             }
         }
         files
@@ -452,9 +452,15 @@ impl<'a> Checker<'a, '_> {
                     .label("`source` is missing")
                     .help(format!("for example `{}`", property.example));
             }
+            let owner = settings.get("owner").map(|setting| self.user(setting.read(), scope));
             let (target, mode) =
                 (target.map_or(Some(None), |text| text.map(Some))?, mode.map_or(Some(None), |mode| mode.map(Some))?);
-            return Some(Mounted { name: source??, target, mode });
+            return Some(Mounted {
+                name: source??,
+                target,
+                mode,
+                owner: owner.map_or(Some(None), |user| user.map(Some))?,
+            });
         }
         let text = self.filled((property, bound), scope)?;
         let mut parts = text.splitn(3, ':');
@@ -464,7 +470,7 @@ impl<'a> Checker<'a, '_> {
             Some(mode) => Some(self.mode(span, property, mode)?),
             None => None,
         };
-        Some(Mounted { name, target, mode })
+        Some(Mounted { name, target, mode, owner: None })
     }
 
     fn mode(&mut self, span: Span, property: &super::properties::Property, text: &str) -> Option<u32> {
@@ -481,4 +487,5 @@ struct Mounted {
     name: String,
     target: Option<String>,
     mode: Option<u32>,
+    owner: Option<String>,
 }

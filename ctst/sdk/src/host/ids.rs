@@ -140,23 +140,30 @@ impl Ids {
     /// The ids that the caller's only one stands for in a container of these layers that runs as `user`; `None`: the
     /// project's map, in which there is root.
     pub(crate) fn alone(&self, layers: &[PathBuf], user: &str) -> Result<Option<(u32, u32)>, String> {
-        let Self::Single(_) = self else { return Ok(None) };
-        if user.is_empty() || user.split(':').all(|part| matches!(part, "root" | "0")) {
-            return Ok(None);
+        match self {
+            Self::Single(_) => other_than_root(layers, user).map_err(|why| format!("run as user `{user}`: {why}")),
+            Self::Helper { .. } | Self::Strict { .. } | Self::Root(_) => Ok(None),
         }
-        let ids = users::lookup(layers, user).map_err(|why| format!("run as user `{user}`: {why}"))?;
-        Ok((ids != (0, 0)).then_some(ids))
     }
 
-    /// Why an exec cannot run as `user` in a container that was started with these ids of [`Ids::alone`].
+    /// Why there is no `user` in a container that was started with these ids of [`Ids::alone`].
     pub(crate) fn refuses(&self, layers: &[PathBuf], user: &str, alone: Option<(u32, u32)>) -> Option<String> {
         let Self::Single(why) = self else { return None };
-        match self.alone(layers, user) {
+        match other_than_root(layers, user) {
             Ok(ids) if ids == alone => None,
-            Ok(_) => Some(format!("run as user `{user}`: only one id is mapped, {why}")),
+            Ok(_) => Some(format!("only one id is mapped, {why}")),
             Err(why) => Some(why),
         }
     }
+}
+
+/// The ids of `user` in a container of these layers; none: those of root.
+fn other_than_root(layers: &[PathBuf], user: &str) -> Result<Option<(u32, u32)>, String> {
+    if user.is_empty() || user.split(':').all(|part| matches!(part, "root" | "0")) {
+        return Ok(None);
+    }
+    let ids = users::lookup(layers, user)?;
+    Ok((ids != (0, 0)).then_some(ids))
 }
 
 fn subordinate(uid: u32, etc: &Path) -> Ids {

@@ -17,7 +17,7 @@ use containust_lang::shown_size;
 /// container's cgroup. Everything else went into namespaces, mounts and the program's memory when it was made.
 const IN_PLACE: [&str; 8] = ["connect", "healthcheck", "image", "labels", "limits", "logs", "restart", "stop"];
 /// Fields whose values are shown to nobody.
-const HIDDEN: [&str; 4] = ["configs", "env", "secret_env", "secrets"];
+const HIDDEN: [&str; 2] = ["env", "secret_env"];
 /// Longer values are cut, in characters.
 const MAX_SHOWN: usize = 160;
 
@@ -142,7 +142,11 @@ impl Differ<'_> {
         let message = format!("{words} {what}");
         let text =
             |value: Option<&Value>| value.filter(|value| self.shown && !none(Some(value))).map(|v| told(&field, v));
-        let (old, new) = (text(old), text(new));
+        // What is the same in a file with other content says nothing.
+        let (old, new) = match (text(old), text(new)) {
+            (old, new) if old == new => (None, None),
+            told => told,
+        };
         self.causes.push(Cause { field, message, old, new, in_place: self.in_place });
     }
 
@@ -200,6 +204,12 @@ fn told(field: &str, value: &Value) -> String {
             let part = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
             let digest = part("sha256");
             format!("{} (sha256 {})", part("path"), digest.get(..12).unwrap_or(digest))
+        }
+        // What stands in one is shown to nobody.
+        _ if field.starts_with("configs.") => {
+            let mut rest = value.as_object().cloned().unwrap_or_default();
+            rest.remove("content");
+            shown(&Value::Object(rest))
         }
         _ if field.starts_with("volumes.") => {
             let source = value.get("source").and_then(Value::as_str).unwrap_or_default();
@@ -336,8 +346,8 @@ mod tests {
         assert_eq!(all, ["env.A: env A changed (- -> -)"]);
         let content = vec![Part::Text("hunter2".into())];
         all = told(|s| {
-            s.configs = vec![ConfigFile { config: "c".into(), target: "/c".into(), mode: 0o444, content }];
+            s.configs = vec![ConfigFile { config: "c".into(), target: "/c".into(), mode: 0o444, owner: None, content }];
         });
-        assert_eq!(all, ["configs./c: configs /c added (- -> -)"]);
+        assert_eq!(all, ["configs./c: configs /c added (- -> config c, mode 0444)"]);
     }
 }

@@ -430,9 +430,7 @@ impl Planner<'_> {
                 &Values::default(),
             )?;
             self.policy.judge(name, &plan, (&spec.limits, &spec.network), ports)?;
-            self.ids
-                .alone(&spec.layers, &spec.user)
-                .map_err(|problem| Error::Invalid { component: name.clone(), problem })?;
+            spec.alone(&self.ids).map_err(|problem| Error::Invalid { component: name.clone(), problem })?;
         }
         self.kept_ports(name, ports)?;
         let had = old.as_ref().and_then(Known::record);

@@ -49,11 +49,7 @@ impl Supervisor {
             return Err(Error::Reported(report.clone()));
         }
         for Wanted { spec, .. } in &wanted {
-            let alone = if names::is_name(&spec.name) {
-                self.ids.alone(&spec.layers, &spec.user)
-            } else {
-                Err("no name".into())
-            };
+            let alone = if names::is_name(&spec.name) { spec.alone(&self.ids) } else { Err("no name".into()) };
             let alone = alone.and_then(|_| {
                 kernel::problem(&spec.ulimits, &spec.sysctls, &spec.groups, &self.ids).map_or(Ok(()), Err)
             });

@@ -345,8 +345,8 @@ impl Supervisor {
         }
         let mut process = environment.process(request.argv.clone(), container.alone, &container.secrets);
         if let Some(user) = &request.user {
-            if let Some(problem) = self.ids.refuses(&spec.layers, user, container.alone) {
-                return Err(invalid(problem));
+            if let Some(why) = self.ids.refuses(&spec.layers, user, container.alone) {
+                return Err(invalid(format!("run as user `{user}`: {why}")));
             }
             process.user = user.clone().into_bytes();
         }

@@ -223,10 +223,8 @@ impl Supervisor {
             return Err(Error::Invalid { component: spec.name.clone(), problem });
         }
         write_configs(&container.dir, &spec.configs, |path| own_by_root(path, &self.ids))?;
-        container.alone = self
-            .ids
-            .alone(&spec.layers, &spec.user)
-            .map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
+        container.alone =
+            spec.alone(&self.ids).map_err(|problem| Error::Invalid { component: spec.name.clone(), problem })?;
         // Root's own folders are closed to containers, whose ids are others; a cover might be out of their reach too.
         let private = if matches!(self.ids, Ids::Root(_)) { Vec::new() } else { self.project.private_dirs() };
         let places = Places::new(private);
