@@ -117,7 +117,7 @@ impl<'a> Checker<'a, '_> {
         let hosts = self.hosts(settings, scope);
         let dns = self.dns(index, settings);
         let logs = self.logs(settings, scope);
-        self.init(settings, scope);
+        self.always(settings, scope);
         let (cap_add, cap_drop) = self.capabilities(settings, scope);
         let seccomp = self.seccomp(settings, scope);
         let landlock = self.landlock(settings, scope);

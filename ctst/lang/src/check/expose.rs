@@ -79,7 +79,7 @@ impl Checker<'_, '_> {
                     .help("keep one of them");
                 None
             }
-            (Some((_, address)), None) => Some(address.to_canonical()),
+            (Some((span, address)), None) => self.bound(span, address.to_canonical()),
             (None, Some(_)) => Some(Ipv4Addr::UNSPECIFIED.into()),
             (None, None) => Some(Ipv4Addr::LOCALHOST.into()),
         };
@@ -104,6 +104,23 @@ impl Checker<'_, '_> {
             return None;
         }
         Some((address?, host, inside))
+    }
+
+    /// Refuses addresses that no host has, or that mean nothing without a link.
+    fn bound(&mut self, span: Span, address: IpAddr) -> Option<IpAddr> {
+        let special = match address {
+            IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_multicast() || ip.is_unicast_link_local(),
+        };
+        if special {
+            let written = self.shown(span);
+            self.finding(Code::BadAddress, span, format!("nothing can be published on {written}"))
+                .label("multicast, broadcast, or of one link only")
+                .expected("an address of this host, or PUBLIC")
+                .help("leave it out for 127.0.0.1, or see which addresses this host has: ip address");
+            return None;
+        }
+        Some(address)
     }
 
     fn range(&mut self, ports: Ports) -> Option<RangeInclusive<u16>> {

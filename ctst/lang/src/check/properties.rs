@@ -183,6 +183,7 @@ pub(super) static COMPONENT: Kind = Kind {
         list("dns_options", "an option of resolv.conf(5) in quotes, or a list of them", r#"dns_options = ["ndots:1"]"#),
         block("logs", "a block", "logs { max_size = 10MiB, max_files = 3 }", &LOGS),
         property("init", "`true`", "init = true"),
+        property("no_new_privileges", "`true`", "no_new_privileges = true"),
         list("cap_add", "a capability's name in quotes, or a list of them", r#"cap_add = ["NET_RAW"]"#),
         list("cap_drop", "a capability's name in quotes, `ALL`, or a list of them", r#"cap_drop = ["ALL"]"#),
         list(
@@ -413,8 +414,7 @@ pub(super) static ENV_FILE: Kind = Kind {
 };
 
 /// Properties of the language that are not carried out yet.
-const LATER: &[&str] =
-    &["annotate", "build", "devices", "distroless", "lazy", "no_new_privileges", "platform", "stdin", "tty"];
+const LATER: &[&str] = &["annotate", "build", "devices", "distroless", "lazy", "platform", "stdin", "tty"];
 
 /// Words of docker compose for what is said otherwise here.
 const COMPOSE: &[(&str, &str)] = &[

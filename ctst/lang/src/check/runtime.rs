@@ -180,18 +180,23 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    /// Every container has a first process that takes in orphans, so there is nothing to switch off.
-    pub(super) fn init(&mut self, settings: &Settings<'a>, scope: Scope) {
-        let Some(setting) = settings.get("init") else { return };
-        if self.boolean(setting.read(), scope) == Some(false) {
-            self.finding(
-                Code::UnknownChoice,
-                setting.value.value.span,
-                "every container has a process 1 that forwards signals and reaps, which cannot be switched off",
-            )
-            .label("cannot be had")
-            .expected("`true`, which is always so")
-            .help("remove it");
+    /// What every container has, so that there is nothing to switch off: a first process that takes in orphans, and that no program gains
+    /// rights by being executed.
+    pub(super) fn always(&mut self, settings: &Settings<'a>, scope: Scope) {
+        for (name, why) in [
+            ("init", "every container has a process 1 that forwards signals and reaps, which cannot be switched off"),
+            (
+                "no_new_privileges",
+                "in no container a program gains rights by being executed, whoever owns it, which cannot be switched off",
+            ),
+        ] {
+            let Some(setting) = settings.get(name) else { continue };
+            if self.boolean(setting.read(), scope) == Some(false) {
+                self.finding(Code::UnknownChoice, setting.value.value.span, why)
+                    .label("cannot be had")
+                    .expected("`true`, which is always so")
+                    .help("remove it");
+            }
         }
     }
 }
