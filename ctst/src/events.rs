@@ -39,6 +39,7 @@ pub(crate) fn line(event: &Event) -> String {
         EventKind::OutOfMemory { limit: None } => (BAD, "out of memory: this host has no more".to_owned()),
         EventKind::CutOff { why } => (WARN, format!("nothing leaves its networks: {why}")),
         EventKind::EgressBack => (GOOD, "what leaves its networks gets through again".to_owned()),
+        EventKind::ClientsWait { place, why } => (WARN, format!("clients of {place} wait: {why}")),
         EventKind::Paused => (Style::new(), "paused".to_owned()),
         EventKind::Unpaused => (Style::new(), "goes on".to_owned()),
         EventKind::Stopping { grace } if grace.is_zero() => (DIM, "stopping at once".to_owned()),

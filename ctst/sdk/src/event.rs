@@ -82,6 +82,13 @@ pub enum EventKind {
     },
     /// What leaves its networks gets through again.
     EgressBack,
+    /// Clients of one of its published ports wait to be connected. Told once a minute at most, however long it lasts.
+    ClientsWait {
+        /// The place on this host, such as `127.0.0.1:8080`.
+        place: String,
+        /// Why.
+        why: String,
+    },
     /// It was frozen.
     Paused,
     /// It goes on.

@@ -431,7 +431,7 @@ impl Supervisor {
             }
             Source::Wake => self.on_removed(),
             Source::Listener => self.on_listener(),
-            Source::Forwarder => self.feed_forwarder(),
+            Source::Forwarder => self.on_forwarder(),
             Source::Shim => self.on_shim(),
             Source::Init => {
                 self.sandbox.init_event(&mut self.poller);
@@ -646,9 +646,23 @@ impl Supervisor {
         }
     }
 
-    fn feed_forwarder(&mut self) {
+    fn on_forwarder(&mut self) {
         let Some(forwarder) = &self.forwarder else { return };
         forwarder.noticed();
+        for (id, why) in forwarder.full() {
+            // It may have been withdrawn meanwhile.
+            let Some((key, port)) = self.ports.iter().find(|(_, port)| port.id == id) else { continue };
+            let place = key.to_string();
+            say(&format!("clients of {place} wait: {why}"));
+            for cid in port.owners.iter().map(|owner| owner.cid).collect::<Vec<_>>() {
+                self.event(cid, EventKind::ClientsWait { place: place.clone(), why: why.clone() });
+            }
+        }
+        self.feed_forwarder();
+    }
+
+    fn feed_forwarder(&mut self) {
+        let Some(forwarder) = &self.forwarder else { return };
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let needs = forwarder.needs(protocol);
             if needs == 0 {

@@ -12,9 +12,9 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ pub(crate) struct Forwarder {
 struct Needs {
     tcp: AtomicUsize,
     udp: AtomicUsize,
+    /// Ports whose clients wait, by the caller's ids, and why.
+    full: Mutex<Vec<(u64, String)>>,
     event: OwnedFd,
 }
 
@@ -85,7 +87,8 @@ impl Forwarder {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let needs = Arc::new(Needs { tcp: AtomicUsize::new(0), udp: AtomicUsize::new(0), event });
+        let needs =
+            Arc::new(Needs { tcp: AtomicUsize::new(0), udp: AtomicUsize::new(0), full: Mutex::default(), event });
         let (commands, receiver) = channel();
         let state = State::new(poll, receiver, Arc::clone(&needs));
         let thread = confine::on_sockets("forward", move || state.run())?;
@@ -148,6 +151,11 @@ impl Forwarder {
         self.needs.of(protocol).load(Ordering::SeqCst)
     }
 
+    /// Ports whose clients have to wait, by their ids, and why: each once a minute at most.
+    pub(crate) fn full(&self) -> Vec<(u64, String)> {
+        std::mem::take(&mut *self.needs.full.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn send(&self, command: Command) -> io::Result<()> {
         self.commands.send(command).map_err(|_| io::Error::other("the forwarder has stopped"))?;
         self.waker.wake()
@@ -155,7 +163,7 @@ impl Forwarder {
 }
 
 impl AsFd for Forwarder {
-    /// A descriptor that gets readable when sockets are wanted.
+    /// A descriptor that gets readable when sockets are wanted, or clients wait.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.needs.event.as_fd()
     }
@@ -261,6 +269,8 @@ struct Port {
     turn: usize,
     /// Counts targets that came: a container that is started again is another one at the same address.
     generation: u64,
+    /// When it was told that its clients wait.
+    told_full: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -459,7 +469,8 @@ impl State {
             Protocol::Udp => Door::open(socket.into(), registry, token).map(Socket::Udp),
         };
         if let Ok(socket) = opened {
-            self.ports.insert(id, Port { caller_id, socket, targets: Vec::new(), turn: 0, generation: 0 });
+            self.ports
+                .insert(id, Port { caller_id, socket, targets: Vec::new(), turn: 0, generation: 0, told_full: None });
         }
     }
 

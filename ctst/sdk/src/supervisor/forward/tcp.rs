@@ -8,6 +8,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream as StdStream};
 use std::os::fd::OwnedFd;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -25,6 +26,8 @@ const ACCEPTS: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Accepting goes on after this where the process or the host ran out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// That clients of a port wait is told once in this time.
+const TELL_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -126,18 +129,24 @@ impl State {
     }
 
     pub(super) fn accept(&mut self, id: usize) {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        // Two descriptors each: half of them are for others, without which neither could anybody be connected.
+        let most = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 4).unwrap_or(usize::MAX));
         for _ in 0..ACCEPTS {
+            if self.connections.len() >= most {
+                let limit = limit.unwrap_or(u64::MAX);
+                return self.wait_to_accept(
+                    id,
+                    format!("{most} connections are all that a limit of {limit} open files allows"),
+                );
+            }
             let Some(Socket::Tcp(listener)) = self.ports.get(&id).map(|port| &port.socket) else { return };
             let (client, from) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 // The connection ended before it was accepted.
                 Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => continue,
-                Err(_) => {
-                    let at = Instant::now() + ACCEPT_PAUSE;
-                    self.accept_after.get_or_insert_with(|| (at, Vec::new())).1.push(id);
-                    return;
-                }
+                Err(error) => return self.wait_to_accept(id, format!("take a connection: {error}")),
             };
             let Some(target) = self.lead(id) else {
                 abort(&client);
@@ -166,6 +175,22 @@ impl State {
             }
         }
         self.again.push(Token(4 * id + DOOR));
+    }
+
+    fn wait_to_accept(&mut self, id: usize, why: String) {
+        let now = Instant::now();
+        let (_, ports) = self.accept_after.get_or_insert_with(|| (now + ACCEPT_PAUSE, Vec::new()));
+        // Others come meanwhile.
+        if !ports.contains(&id) {
+            ports.push(id);
+        }
+        let Some(port) = self.ports.get_mut(&id) else { return };
+        if port.told_full.is_none_or(|told| told + TELL_PAUSE <= now) {
+            port.told_full = Some(now);
+            self.needs.full.lock().unwrap_or_else(PoisonError::into_inner).push((port.caller_id, why));
+            // The counter cannot overflow: it is written once in that time.
+            rustix::io::write(&self.needs.event, &1u64.to_ne_bytes()).ok();
+        }
     }
 
     pub(super) fn connect_waiting(&mut self) {
