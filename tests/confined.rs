@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -164,6 +165,12 @@ EXPOSE {} -> web:8000
     );
     let project = Project::new(&caller, &text);
     project.write_bytes("a.tar", &Archive::root().end());
+    // Left by an earlier supervisor: this one removes it before it has given up anything.
+    for folder in [".containust", ".containust/containers", ".containust/containers/.old-7"] {
+        project.make_folder(folder);
+    }
+    fs::set_permissions(project.folder().join(".containust"), fs::Permissions::from_mode(0o700)).expect("set a mode");
+    project.write(".containust/containers/.old-7/file", "");
     let ctst = project.command(["run", "-d", "--wait", "--yes"]);
     let trace = project.folder().join("trace");
     project.write("trace", "");
@@ -216,5 +223,14 @@ EXPOSE {} -> web:8000
             "{calls:#?}"
         );
         assert!(!calls.iter().any(|call| call.starts_with("landlock_add_rule(")), "{calls:#?}");
+    }
+    // Who removes has one folder.
+    let removers = pids(&|call| call.contains("PR_SET_NAME, \"remove\""));
+    assert!(!removers.is_empty() && !project.folder().join(".containust/containers/.old-7").exists(), "{trace}");
+    for pid in removers {
+        let calls = of(pid);
+        let (Some(files), Some(filter)) = locks(&calls) else { panic!("{pid} has not both: {calls:#?}") };
+        let rules = calls[..files].iter().filter(|call| call.starts_with("landlock_add_rule("));
+        assert!(rules.count() == 1 && files < filter, "{calls:#?}");
     }
 }

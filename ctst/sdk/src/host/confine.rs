@@ -169,12 +169,18 @@ pub(crate) fn on_ports(name: &str, work: impl FnOnce() + Send + 'static) -> io::
     confined(name, || without_files(CapabilitySet::NET_BIND_SERVICE, Own::Ports), work)
 }
 
-/// Starts a thread of the supervisor's that removes files.
+/// Starts a thread of the supervisor's that removes what is in this folder, and reaches no other file. The supervisor itself
+/// may not have given anything up yet.
 ///
 /// # Errors
 /// Those of creating a thread, and where the kernel refuses.
-pub(crate) fn on_files(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    confined(name, || filtered(Own::Supervisor), work)
+pub(crate) fn on_files(name: &str, folder: &Path, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let folder = folder.to_owned();
+    // Root's: files of all owners, whatever their modes say.
+    let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+    // What lies too deep is moved up before it is removed.
+    let rights = AccessFs::ReadDir | AccessFs::RemoveFile | AccessFs::RemoveDir | AccessFs::MakeDir | AccessFs::Refer;
+    confined(name, move || with_files(&[(folder.as_path(), rights)], kept, Own::Supervisor), work)
 }
 
 fn confined(
@@ -197,10 +203,14 @@ fn confined(
 }
 
 fn without_files(keep: CapabilitySet, own: Own) -> Result<()> {
+    with_files(&[], keep, own)
+}
+
+fn with_files(rules: &[Rule<'_>], keep: CapabilitySet, own: Own) -> Result<()> {
     capable(keep)?;
     rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Error::Confine { problem: format!("set no_new_privs: {errno}") })?;
-    landlocked(AccessFs::from_all(NEWEST), &[], false)?;
+    landlocked(AccessFs::from_all(NEWEST), rules, false)?;
     filtered(own)
 }
 

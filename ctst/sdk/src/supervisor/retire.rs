@@ -106,7 +106,8 @@ impl Supervisor {
         };
         let sender = self.removals.clone();
         let place = path.clone();
-        let spawned = confine::on_files("remove", move || {
+        let folder = path.parent().unwrap_or(&path).to_owned();
+        let spawned = confine::on_files("remove", &folder, move || {
             // What a worker has emptied may be closed to us, who are still allowed to remove it.
             let emptied = worked && std::fs::remove_dir(&path).is_ok();
             let result = if emptied { Ok(()) } else { containust_image::remove_tree(&path) };
