@@ -81,8 +81,11 @@ COMPONENT shy {{
   healthcheck {{ command = ["/bin/wget", "-q", "-O", "/dev/null", "http://127.0.0.1/passwd"] }}
 }}
 COMPONENT deaf {{ image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] port = 80 }}
+COMPONENT tells {{ image = "file://ROOTFS" command = ["/bin/ctst-probe", "tell", "udp:53"] }}
 EXPOSE {one} -> shy:80
 EXPOSE {two} -> deaf:80
+EXPOSE {one} -> tells:53/udp
+EXPOSE {two} -> deaf:53/udp
 "#
     );
     let project = Project::new(&Caller::ordinary(), &text);
@@ -93,10 +96,19 @@ EXPOSE {two} -> deaf:80
     assert_eq!(shy["status"], "bad");
     assert!(shy["found"].as_str().is_some_and(|found| found.contains("loopback only")), "{shy}");
     assert_eq!(shy["fix"], "have it listen on 0.0.0.0:80");
-    let deaf = find(&checks, "deaf", "->");
+    let deaf = find(&checks, "deaf", "-> 80");
     assert!(deaf["found"].as_str().is_some_and(|found| found.contains("nothing in deaf answers on port 80")), "{deaf}");
     assert_eq!(deaf["fix"], "see what it says: ctst logs deaf");
     assert_eq!(find(&checks, "deaf", "names")["status"], "good");
+    let datagrams = |name: &str| {
+        let check = find(&checks, name, "/udp -> 53");
+        (check["status"].as_str().map(str::to_owned), check["found"].as_str().unwrap_or_default().to_owned())
+    };
+    let (status, found) = datagrams("tells");
+    let told = format!("a socket takes datagrams on 127.0.0.1:{one}/udp of this host, and one on port 53 inside");
+    assert_eq!((status.as_deref(), &found), (Some("good"), &told));
+    let (status, found) = datagrams("deaf");
+    assert_eq!((status.as_deref(), &*found), (Some("bad"), "nothing in deaf takes datagrams on port 53"));
     let text = project.ctst(["doctor", "net"]).fails(125, &[]).stdout;
     assert!(text.contains("have it listen on 0.0.0.0:80"), "{text}");
     project.stop();

@@ -145,15 +145,19 @@ fn ports_are_listed() {
     let (one, two) = (free_port(), free_port());
     let text = hold("web", "ports = [80, 443]")
         + &hold("quiet", "")
-        + &format!("EXPOSE {one} -> web:80\nEXPOSE 0.0.0.0:{two} -> web:443\n");
+        + &format!("EXPOSE {one} -> web:80\nEXPOSE 0.0.0.0:{two} -> web:443\nEXPOSE {one} -> web:80/udp\n");
     let project = Project::new(&Caller::ordinary(), &text);
     assert_eq!(project.ctst(["port"]).ok().stdout, "");
     project.ctst(["port", "web"]).fails(125, &["web", "not running"]);
     project.up();
-    let lines = format!("0.0.0.0:{two} -> web:443\n127.0.0.1:{one} -> web:80\n");
+    let lines = format!("0.0.0.0:{two} -> web:443\n127.0.0.1:{one} -> web:80\n127.0.0.1:{one} -> web:80/udp\n");
     assert_eq!(project.ctst(["port"]).ok().stdout, lines);
     assert_eq!(project.ctst(["port", "web"]).ok().stdout, lines);
-    assert_eq!(project.ctst(["port", "web", "80"]).ok().stdout, format!("127.0.0.1:{one}\n"));
+    assert_eq!(project.ctst(["port", "web", "80"]).ok().stdout, format!("127.0.0.1:{one}\n127.0.0.1:{one}/udp\n"));
+    assert_eq!(project.ctst(["port", "web", "80/tcp"]).ok().stdout, format!("127.0.0.1:{one}\n"));
+    assert_eq!(project.ctst(["port", "web", "80/udp"]).ok().stdout, format!("127.0.0.1:{one}/udp\n"));
+    project.ctst(["port", "web", "443/udp"]).fails(125, &["port 443/udp of web", "web:443/udp"]);
+    project.ctst(["port", "web", "80/sctp"]).fails(125, &["tcp or udp"]);
     assert_eq!(project.ctst(["port", "quiet"]).ok().stdout, "");
     project.ctst(["port", "web", "81"]).fails(125, &["port 81 of web", "EXPOSE"]);
     project.ctst(["port", "quiet", "80"]).fails(125, &["not published"]);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use containust_sdk::lang::model::Protocol;
 
 /// Runs stacks of containers from one `.ctst` file, without a daemon and without root.
 #[derive(Debug, Parser)]
@@ -144,6 +145,16 @@ pub(crate) struct Inputs {
 fn assignment(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("a name, = and a value are expected, such as port=8080")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+fn port_of_one_kind(text: &str) -> Result<(u16, Option<Protocol>), String> {
+    let (port, protocol) = match text.split_once('/') {
+        None => (text, None),
+        Some((port, "tcp")) => (port, Some(Protocol::Tcp)),
+        Some((port, "udp")) => (port, Some(Protocol::Udp)),
+        Some(_) => return Err("tcp or udp is expected behind /, such as 53/udp".to_owned()),
+    };
+    Ok((port.parse().map_err(|_| "a number from 0 to 65535 is expected, such as 80 or 53/udp")?, protocol))
 }
 
 fn label(text: &str) -> Result<(String, Option<String>), String> {
@@ -305,9 +316,9 @@ pub(crate) struct Port {
     /// Only of this one
     #[arg(value_name = "COMPONENT")]
     pub(crate) component: Option<String>,
-    /// Only of this port of it; then nothing but the addresses is shown, and none is an error
-    #[arg(value_name = "PORT")]
-    pub(crate) port: Option<u16>,
+    /// Only of this port of it, such as 53 or 53/udp; then nothing but the addresses is shown, and none is an error
+    #[arg(value_name = "PORT", value_parser = port_of_one_kind)]
+    pub(crate) port: Option<(u16, Option<Protocol>)>,
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

@@ -4,7 +4,8 @@
 //! sockets in its network namespace and hands them out, and this process uses them. What that tries is everything between a
 //! program's system call and its answer: the container's device and routes, the project's bridges, what keeps networks apart, and the
 //! name server. It does not try what a program does with a name before it asks, such as its C library's reading of
-//! `/etc/resolv.conf` and `/etc/nsswitch.conf`, nor UDP: the same server answers both.
+//! `/etc/resolv.conf` and `/etc/nsswitch.conf`, nor names by UDP: the same server answers both. Published ports of UDP are looked up in
+//! the kernel's tables: what is behind one answers only what it understands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -22,6 +23,7 @@ use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE
 use crate::doctor::Verdict;
 use crate::error::{Error, Result};
 use crate::host::launch::{being_offline, is_offline};
+use crate::host::listening::Listening;
 use crate::ipc::client::Client;
 use crate::project::Project;
 use crate::status::{ContainerStatus, Published, State};
@@ -96,12 +98,15 @@ fn examine_one(client: &mut Client, from: &ContainerStatus, all: &[ContainerStat
         let socket = client.sockets(&from.component, 1)?.1.into_iter().next();
         tell("way out", way_out(socket, &outlook));
     }
-    // What is behind a port of UDP answers only what it understands.
-    for published in from.ports.iter().filter(|published| published.protocol == Protocol::Tcp) {
-        let host = SocketAddr::new(published.address, published.host_port);
-        let mut sockets = client.sockets(&from.component, 2)?.1.into_iter();
-        let finding = port(published, from, [sockets.next(), sockets.next()]);
-        tell(&format!("{host} -> {}", published.port), finding);
+    for published in &from.ports {
+        let finding = match published.protocol {
+            Protocol::Tcp => {
+                let mut sockets = client.sockets(&from.component, 2)?.1.into_iter();
+                port(published, from, [sockets.next(), sockets.next()])
+            }
+            Protocol::Udp => port_of_datagrams(published, from),
+        };
+        tell(&format!("{} -> {}", published.on_host(), published.port), finding);
     }
     Ok(checks)
 }
@@ -287,6 +292,37 @@ fn port(published: &Published, of: &ContainerStatus, [direct, loopback]: [Option
             format!("it answers inside on {ip}:{port}, and not on {host} of this host: {error}"),
             format!("start it again: ctst restart {name}"),
         ),
+    }
+}
+
+/// A published port of UDP: whether sockets have it, on this host and inside.
+fn port_of_datagrams(published: &Published, of: &ContainerStatus) -> Finding {
+    let (name, port, host) = (&of.component, published.port, published.on_host());
+    let pid = of.pid.map(|pid| pid.to_string()).unwrap_or_default();
+    let inside = match Listening::of(&pid) {
+        Ok(inside) => inside,
+        // It has ended, or /proc hides it.
+        Err(error) => return bad(error.to_string(), "see whether /proc hides processes: ctst doctor"),
+    };
+    let holders = inside.holders(Protocol::Udp, port);
+    if holders.is_empty() {
+        let found = format!("nothing in {name} takes datagrams on port {port}");
+        return bad(found, format!("see what it says: ctst logs {name}"));
+    }
+    if holders.iter().all(IpAddr::is_loopback) {
+        let found =
+            format!("{name} takes datagrams on port {port} of its own loopback only, where nobody else reaches it");
+        return bad(found, format!("have it listen on 0.0.0.0:{port}"));
+    }
+    match Listening::read() {
+        Ok(here) if here.holders(Protocol::Udp, host.place.port()).contains(&host.place.ip()) => {
+            good(format!("a socket takes datagrams on {host} of this host, and one on port {port} inside"))
+        }
+        Ok(_) => bad(
+            format!("a socket takes datagrams on port {port} inside, and none on {host} of this host"),
+            format!("start it again: ctst restart {name}"),
+        ),
+        Err(error) => bad(error.to_string(), "see whether /proc is mounted: ctst doctor"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use containust_sdk::lang::model::Protocol;
 use containust_sdk::{ContainerStatus, Project, Published};
 use serde::Serialize;
 
@@ -36,9 +37,10 @@ pub(crate) fn run(args: &args::Port, file: Option<&Path>) -> Outcome {
         }
     };
     let rows = rows(&meant, args.port);
-    if let (Some(name), Some(port), []) = (&args.component, args.port, &rows[..]) {
-        let problem = format!("find port {port} of {name} on this host: it is not published");
-        return Err(Failure::new(problem, format!("publish it in the file: EXPOSE {port} -> {name}:{port}")));
+    if let (Some(name), Some((port, protocol)), []) = (&args.component, args.port, &rows[..]) {
+        let kind = protocol.map(Protocol::suffix).unwrap_or_default();
+        let problem = format!("find port {port}{kind} of {name} on this host: it is not published");
+        return Err(Failure::new(problem, format!("publish it in the file: EXPOSE {port} -> {name}:{port}{kind}")));
     }
     match args.format {
         Format::Json => output::json(&rows)?,
@@ -48,9 +50,11 @@ pub(crate) fn run(args: &args::Port, file: Option<&Path>) -> Outcome {
 }
 
 /// Replicas share a port, each with a row of its own.
-fn rows<'a>(meant: &[&'a ContainerStatus], port: Option<u16>) -> Vec<Row<'a>> {
+fn rows<'a>(meant: &[&'a ContainerStatus], port: Option<(u16, Option<Protocol>)>) -> Vec<Row<'a>> {
     let ports = meant.iter().flat_map(|status| status.ports.iter().map(|published| (&status.component, published)));
-    let wanted = ports.filter(|(_, published)| port.is_none_or(|port| published.port == port));
+    let wanted = ports.filter(|(_, published)| {
+        port.is_none_or(|(port, kind)| published.port == port && kind.is_none_or(|kind| published.protocol == kind))
+    });
     let mut rows: Vec<Row> = wanted.map(|(component, &published)| Row { component, published }).collect();
     rows.sort();
     rows

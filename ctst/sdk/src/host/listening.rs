@@ -12,10 +12,10 @@ use crate::status::HostPort;
 /// The tables, and the state in them of a socket that is in the way: `TCP_LISTEN` of `include/net/tcp_states.h`; one of UDP
 /// that is connected has `TCP_ESTABLISHED`, and lets others be bound to no port of its own.
 const TABLES: [(Protocol, &str, &str); 4] = [
-    (Protocol::Tcp, "/proc/self/net/tcp", "0A"),
-    (Protocol::Tcp, "/proc/self/net/tcp6", "0A"),
-    (Protocol::Udp, "/proc/self/net/udp", "07"),
-    (Protocol::Udp, "/proc/self/net/udp6", "07"),
+    (Protocol::Tcp, "tcp", "0A"),
+    (Protocol::Tcp, "tcp6", "0A"),
+    (Protocol::Udp, "udp", "07"),
+    (Protocol::Udp, "udp6", "07"),
 ];
 
 /// The addresses that are taken, by port.
@@ -25,9 +25,18 @@ pub(crate) struct Listening(HashMap<(Protocol, u16), Vec<IpAddr>>);
 impl Listening {
     /// Those of this network namespace.
     pub(crate) fn read() -> Result<Self> {
+        Self::of("self")
+    }
+
+    /// Those of the network namespace in which the process with this pid is. Everybody may read them who sees it in /proc.
+    pub(crate) fn of(pid: &str) -> Result<Self> {
         let mut found = Self::default();
+        // Where this is not there, it is not for want of IPv6.
+        let folder = format!("/proc/{pid}/net");
+        std::fs::metadata(&folder).map_err(|e| Error::io(format!("read {folder}"), e))?;
         for (protocol, table, state) in TABLES {
-            match std::fs::read_to_string(table) {
+            let table = format!("{folder}/{table}");
+            match std::fs::read_to_string(&table) {
                 Ok(text) => found.add(protocol, &text, state),
                 // A kernel without IPv6.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -35,6 +44,11 @@ impl Listening {
             }
         }
         Ok(found)
+    }
+
+    /// The addresses on which this port is taken.
+    pub(crate) fn holders(&self, protocol: Protocol, port: u16) -> &[IpAddr] {
+        self.0.get(&(protocol, port)).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn add(&mut self, protocol: Protocol, table: &str, taken: &str) {
@@ -52,7 +66,7 @@ impl Listening {
     /// Whether `bind(2)` to this port would be refused.
     pub(crate) fn blocks(&self, HostPort { protocol, place }: HostPort) -> bool {
         let address = place.ip();
-        let holders = self.0.get(&(protocol, place.port())).map(Vec::as_slice).unwrap_or_default();
+        let holders = self.holders(protocol, place.port());
         let overlap = |holder: &IpAddr| match (holder, &address) {
             // `::` takes the port of IPv4 along unless IPV6_V6ONLY says otherwise, which the tables do not tell: nothing is
             // claimed that may be wrong.
