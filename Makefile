@@ -14,7 +14,7 @@ demo:
 
 test:
 	. tests/setup.sh
-	packages uidmap busybox-static xz-utils gcc libc6-dev strace libcap2-bin iproute2 passt
+	packages uidmap busybox-static xz-utils gcc libc6-dev strace libcap2-bin iproute2 passt zsh fish
 	tun_device
 	rust
 	ordinary_user ctst-single single

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use containust_tests::{Caller, Project, eventually, finish};
+use containust_tests::{Caller, Done, Project, eventually, finish};
 
 const TWO: &str = r#"
 COMPONENT db { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
@@ -271,13 +271,48 @@ fn bash_completes_names() {
     let project = with_secret(&Caller::ordinary(), TWO);
     let script = project.ctst(["completions", "bash"]).ok().stdout;
     project.write("completions", &script);
-    let ctst = project.command([""; 0]);
-    let folder = std::path::Path::new(ctst.get_program()).parent().expect("a folder").display().to_string();
     let words = "source ./completions; COMP_WORDS=(ctst run a); COMP_CWORD=2; COMP_TYPE=9; \
         _clap_complete_ctst ctst a run; echo \"${COMPREPLY[@]}\"";
-    let mut bash = std::process::Command::new("bash");
-    project.caller.login(&mut bash);
-    let done =
-        finish(bash.args(["-c", words]).env("PATH", format!("{folder}:/usr/bin:/bin")).current_dir(project.folder()));
-    assert_eq!(done.ok().stdout, "app\n");
+    assert_eq!(in_shell(&project, "bash", words).stdout, "app\n");
+}
+
+#[test]
+fn fish_completes_names() {
+    let project = with_secret(&Caller::ordinary(), TWO);
+    let script = project.ctst(["completions", "fish"]).ok().stdout;
+    project.write("completions", &script);
+    let words = "source ./completions; complete -C 'ctst run a'";
+    assert_eq!(in_shell(&project, "fish", words).stdout, "app\n");
+    assert!(in_shell(&project, "fish", "source ./completions; complete -C 'ctst sto'").stdout.starts_with("stop\t"));
+}
+
+/// Found by its name, as the package has it there, in a terminal: functions of zsh complete nowhere else.
+#[test]
+fn zsh_completes_names() {
+    const WORDS: &str = r#"
+zmodload zsh/zpty
+zpty shell "TERM=dumb zsh -f -i"
+zpty -w shell "fpath=(./functions \$fpath); autoload -Uz compinit; compinit -u -D; print now-'ready'"
+zpty -r shell seen "*now-ready*"
+zpty -n -w shell $'ctst run a\t'
+zpty -r shell seen "*ctst run app*"
+zpty -n -w shell $'\C-uctst sto\t'
+zpty -r shell seen "*ctst stop*"
+print completed
+zpty -d shell
+"#;
+    let project = with_secret(&Caller::ordinary(), TWO);
+    let script = project.ctst(["completions", "zsh"]).ok().stdout;
+    project.make_folder("functions");
+    project.write("functions/_ctst", &script);
+    assert_eq!(in_shell(&project, "zsh", WORDS).stdout, "completed\n");
+}
+
+fn in_shell(project: &Project, shell: &str, words: &str) -> Done {
+    let ctst = project.command([""; 0]);
+    let folder = std::path::Path::new(ctst.get_program()).parent().expect("a folder").display().to_string();
+    let mut command = std::process::Command::new("timeout");
+    project.caller.login(&mut command);
+    command.args(["60", shell, "-c", words]).env("PATH", format!("{folder}:/usr/bin:/bin"));
+    finish(command.current_dir(project.folder())).ok()
 }
