@@ -14,7 +14,9 @@ demo:
 
 test:
 	. tests/setup.sh
-	packages uidmap busybox-static xz-utils gcc libc6-dev strace libcap2-bin iproute2 passt zsh fish
+	packages uidmap busybox-static xz-utils gcc libc6-dev strace libcap2-bin iproute2 passt zsh fish skopeo
+	package_lists
+	unpacked target/registry docker-registry
 	tun_device
 	rust
 	ordinary_user ctst-single single

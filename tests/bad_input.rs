@@ -330,7 +330,7 @@ fn state_of_somebody_else_or_of_the_future() {
 #[test]
 fn what_is_not_carried_out_is_refused() {
     for (text, word) in [
-        ("COMPONENT one { image = \"oci://docker.io/library/redis\" }", "oci"),
+        ("COMPONENT one { image = \"preset://redis\" }", "preset"),
         ("COMPONENT one { image = \"file:///\" command = [\"/bin/true\"] network = \"host\" }", "network"),
         ("COMPONENT one { image = \"file:///\" command = [\"/bin/true\"] devices = [\"/dev/fuse\"] }", "devices"),
     ] {

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use containust_tests::archive::Archive;
+use containust_tests::registry::Registry;
 use containust_tests::{Caller, Project, eventually};
 use tar::EntryType;
 
@@ -132,6 +133,54 @@ fn a_worker_has_given_up_what_it_needs_no_more() {
         assert_eq!((row[3].as_str(), field(&status, "Seccomp")), ("strict, worker", "2"));
         // The eleven of a container, over its own user namespace.
         assert_eq!(capabilities(&status).count_ones(), 11, "{}", field(&status, "CapEff"));
+    }
+}
+
+#[test]
+fn the_registry_client_has_given_up_what_it_needs_no_more() {
+    let row = row("registry client");
+    let mut callers = Caller::all();
+    callers.extend(Caller::root());
+    for caller in callers {
+        // It waits, confined, for an answer that does not come.
+        let registry = Registry::new();
+        registry.behave(|_, _| {
+            std::thread::sleep(std::time::Duration::from_secs(5));
+            None
+        });
+        let image = format!("oci://{}/app:1", registry.host());
+        let project = Project::new(&caller, &format!("COMPONENT one {{ image = \"{image}\" }}"));
+        let mut command = project.command(["pull"]);
+        command.env("UNSEEN_BY_IT", "1").env("NO_PROXY", "seen");
+        let mut pulling = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start ctst");
+        eventually("it asks", || !registry.asked().is_empty());
+        let children = format!("/proc/{0}/task/{0}/children", pulling.id());
+        let children = fs::read_to_string(children).expect("read children");
+        let is_client = |pid: &&str| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with(b"ctst\0registry\0"))
+        };
+        let pid = children.split_ascii_whitespace().find(is_client).expect("a client").to_owned();
+        let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).expect("read of the client");
+        let status = read("status");
+        assert_eq!((row[2].as_str(), field(&status, "NoNewPrivs")), ("yes", "1"), "as {}", caller.name);
+        assert_eq!((row[3].as_str(), field(&status, "Seccomp")), ("client", "2"), "as {}", caller.name);
+        assert_eq!((row[5].as_str(), capabilities(&status)), ("none", 0), "as {}", caller.name);
+        let variables = read("environ");
+        assert!(variables.contains("NO_PROXY=seen") && !variables.contains("UNSEEN_BY_IT"), "{variables}");
+        // The file that it writes has no name, and beside it there are pipes and its connection.
+        let open: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .expect("list descriptors")
+            .flatten()
+            .map(|entry| fs::read_link(entry.path()).unwrap_or_default().display().to_string())
+            .collect();
+        let allowed = |place: &&String| {
+            place.starts_with("pipe:")
+                || place.starts_with("socket:")
+                || place.starts_with("anon_inode:")
+                || place.ends_with(" (deleted)")
+        };
+        assert!(open.iter().all(|place| allowed(&place)), "{open:?}");
+        assert!(pulling.wait().expect("wait for ctst").code() == Some(125), "there is no such image");
     }
 }
 

@@ -33,6 +33,19 @@ package_lists() {
   compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null || as_root apt-get -q update >&2
 }
 
+# Unpacks Debian packages into a folder, because what installs them would start a service.
+unpacked() { # FOLDER NAME...
+  local folder=$1 new
+  shift
+  [ ! -d "$folder" ] || return 0
+  new=$(mktemp -d)
+  (cd "$new" && apt-get -q download "$@" >&2) || fail "apt-get cannot download $*; run: sudo apt-get update"
+  mkdir -p "$folder.new"
+  find "$new" -name '*.deb' -exec dpkg-deb -x {} "$folder.new" \;
+  rm -rf "$new"
+  mv "$folder.new" "$folder"
+}
+
 rust() { # finds cargo, and sets $built to where it puts the programs of the profile $1 (default: debug)
   [ ! -d "$HOME/.cargo/bin" ] || PATH=$PATH:$HOME/.cargo/bin
   command -v cargo >/dev/null || fail "no cargo in PATH nor in ~/.cargo/bin; install Rust from https://rustup.rs"

@@ -99,9 +99,22 @@ pub(crate) enum Command {
     Rm(Rm),
     /// Import all images of a composition
     Build(Build),
-    /// Fetch what a composition imports from the network, and lock it to what it is now
+    /// Pull images from their registries
     ///
-    /// The digests of imports without SHA256 go into containust.lock beside the file, which belongs under version control.
+    /// What containust.lock or a digest in the file says is pulled, whatever the tag means by now. What nothing says it of is what the
+    /// tag means now, and is locked to that.
+    Pull(Pull),
+    /// Store as whom a registry is asked, once it has let that in
+    ///
+    /// It is kept where docker, podman and skopeo look, too: by the credential helper that ~/.docker/config.json names, or in
+    /// ~/.config/containers/auth.json, where everybody who may read that file can read it.
+    Login(Login),
+    /// Remove what is stored for a registry
+    Logout(Logout),
+    /// Fetch what a composition imports from the network, and lock it and its images of registries to what they are now
+    ///
+    /// The digests of imports without SHA256, and of images without @sha256:…, go into containust.lock beside the file, which belongs
+    /// under version control. Images are not pulled.
     Lock(Lock),
     /// List imported images, and look after them
     Images(Images),
@@ -503,6 +516,52 @@ pub(crate) struct Build {
     #[command(flatten)]
     pub(crate) inputs: Inputs,
 }
+
+#[derive(Debug, ClapArgs)]
+#[command(after_long_help = REGISTRIES)]
+pub(crate) struct Pull {
+    /// Components whose images are pulled, or images such as oci://registry/name:tag; otherwise all of the composition's
+    #[arg(value_name = "COMPONENT|IMAGE")]
+    pub(crate) what: Vec<String>,
+    /// Pull what the tags mean now, and lock that
+    #[arg(long)]
+    pub(crate) update: bool,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Login {
+    /// Host, with a port if need be; docker.io for docker's
+    #[arg(value_name = "REGISTRY")]
+    pub(crate) registry: String,
+    /// The name; asked for otherwise
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, requires = "username")]
+    pub(crate) password_stdin: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Logout {
+    /// Host, with a port if need be; docker.io for docker's
+    #[arg(value_name = "REGISTRY")]
+    pub(crate) registry: String,
+}
+
+/// What stands behind the help of commands that ask registries.
+const REGISTRIES: &str = "\
+registries.toml, in $XDG_CONFIG_HOME/containust (~/.config/containust) or /etc/containust, says what is otherwise than usual:
+
+  [registry.\"docker.io\"]
+  mirrors = [\"mirror.example:5000/hub\"]    # asked before it, in this order
+
+  [registry.\"registry.example\"]
+  ca = \"/etc/ssl/our-own.pem\"             # trusted there beside the system's
+
+Registries are asked by TLS, and those on localhost or 127.0.0.0/8 without it, unless they have a `ca`. As whom, is in the files of podman,
+skopeo and docker (auth.json, config.json), or their credential helpers know it.";
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Lock {

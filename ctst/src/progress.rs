@@ -1,17 +1,20 @@
-//! Imports of images, told on standard error: on one line that changes, on a terminal; else when one begins and ends.
+//! Imports of images, told on standard error: on lines that change, on a terminal; else when one begins and ends.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use containust_sdk::Progress as Step;
-use containust_sdk::image;
+use containust_sdk::image::{self, registry::Part};
 use containust_sdk::logs::escape;
 
-use crate::output::{BOLD, DIM, WARN, short_reference, size, talk};
+use crate::output::{BOLD, DIM, WARN, short_digest, short_reference, size, talk};
 
 /// A line that changes more often cannot be read, and slows the import.
 const PERIOD: Duration = Duration::from_millis(50);
+/// Layers that are shown one by one, and how wide.
+const BARS: usize = 8;
+const WIDTH: usize = 30;
 /// Where it is no terminal.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -19,8 +22,8 @@ pub(crate) struct Progress<'a> {
     /// The project's.
     folder: &'a Path,
     terminal: bool,
-    /// Something stands in the line.
-    open: bool,
+    /// Lines in which something stands that is to be taken away.
+    open: usize,
     shown: Option<Instant>,
     /// Of which component the beginning was told.
     begun: Option<String>,
@@ -28,7 +31,7 @@ pub(crate) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub(crate) fn new(folder: &'a Path) -> Self {
-        Self { folder, terminal: io::stderr().is_terminal(), open: false, shown: None, begun: None }
+        Self { folder, terminal: io::stderr().is_terminal(), open: 0, shown: None, begun: None }
     }
 
     pub(crate) fn show(&mut self, step: &Step) {
@@ -46,23 +49,35 @@ impl<'a> Progress<'a> {
                     self.shown = Some(Instant::now());
                     talk!("{what}, {}", progress(detail));
                 }
-                if self.terminal && (first || self.shown.is_none_or(|at| at.elapsed() >= PERIOD)) {
+                self.draw(first, || vec![format!("{what} {DIM}{}{DIM:#}", progress(detail))]);
+            }
+            Step::Pulling { component, reference, parts } => {
+                let what = format!("{BOLD}{component}{BOLD:#} pulling {}", short_reference(reference, self.folder));
+                let first = self.begun.as_ref() != Some(component);
+                self.begun = Some(component.clone());
+                let (done, total) = parts.iter().fold((0_u64, 0_u64), |(done, total), part| {
+                    (done.saturating_add(part.done), total.saturating_add(part.total))
+                });
+                let all = share(done, total);
+                if !self.terminal && (first || self.shown.is_none_or(|at| at.elapsed() >= TELL_EVERY)) {
                     self.shown = Some(Instant::now());
-                    self.open = true;
-                    clear_line();
-                    talk(&format!("{what} {DIM}{}{DIM:#}", progress(detail)));
+                    talk!("{what}{}", if first { String::new() } else { format!(", {all}") });
                 }
+                self.draw(first, || {
+                    // What is finished, or not begun, needs no line of its own.
+                    let under_way = parts.iter().filter(|part| part.done > 0 && part.done < part.total);
+                    let lines =
+                        under_way.take(BARS).map(|part| format!("  {} {}", short_digest(&part.digest), bar(part)));
+                    std::iter::once(format!("{what} {DIM}{all}{DIM:#}")).chain(lines).collect()
+                });
             }
             Step::Exporting { image, detail } => {
                 let first = self.begun.is_none();
                 self.begun = Some(image.clone());
-                if self.terminal && (first || self.shown.is_none_or(|at| at.elapsed() >= PERIOD)) {
-                    self.shown = Some(Instant::now());
-                    self.open = true;
-                    clear_line();
+                self.draw(first, || {
                     let image = escape(image.as_bytes());
-                    talk(&format!("{BOLD}{image}{BOLD:#} exporting {DIM}{}{DIM:#}", progress(detail)));
-                }
+                    vec![format!("{BOLD}{image}{BOLD:#} exporting {DIM}{}{DIM:#}", progress(detail))]
+                });
             }
             Step::Imported { component, reference, notes, .. } => {
                 self.clear();
@@ -75,26 +90,44 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Makes the line free for something else.
+    /// Shows these lines instead of those before, on a terminal.
+    fn draw(&mut self, first: bool, lines: impl FnOnce() -> Vec<String>) {
+        if !self.terminal || !first && self.shown.is_some_and(|at| at.elapsed() < PERIOD) {
+            return;
+        }
+        self.clear();
+        let lines = lines();
+        self.shown = Some(Instant::now());
+        self.open = lines.len();
+        talk(&lines.join("\n"));
+    }
+
+    /// Makes the lines free for something else.
     pub(crate) fn clear(&mut self) {
-        if std::mem::take(&mut self.open) {
-            clear_line();
+        let lines = std::mem::take(&mut self.open);
+        if lines > 0 {
+            // Not through anstream, which takes escapes away where no colours are wanted. As with all that is told.
+            io::stderr().write_all(format!("{}\r\x1b[J", "\x1b[A".repeat(lines - 1)).as_bytes()).ok();
         }
     }
 }
 
-/// Not through anstream, which takes escapes away where no colours are wanted.
-fn clear_line() {
-    // As with all that is told.
-    io::stderr().write_all(b"\r\x1b[K").ok();
+/// `40% of 12 MiB`.
+fn share(done: u64, total: u64) -> String {
+    match total {
+        0 => "looking".to_owned(),
+        _ => format!("{}% of {}", done.saturating_mul(100) / total, size(total)),
+    }
+}
+
+fn bar(part: &Part) -> String {
+    let full = usize::try_from(part.done.saturating_mul(WIDTH as u64) / part.total.max(1)).unwrap_or(0).min(WIDTH);
+    format!("[{}{}] {DIM}{}{DIM:#}", "=".repeat(full), " ".repeat(WIDTH - full), share(part.done, part.total))
 }
 
 fn progress(detail: &image::Progress) -> String {
     match detail {
-        image::Progress::Copying { bytes_done, bytes_total, .. } if *bytes_total > 0 => {
-            let percent = bytes_done.saturating_mul(100) / bytes_total;
-            format!("{percent}% of {}", size(*bytes_total))
-        }
+        image::Progress::Copying { bytes_done, bytes_total, .. } => share(*bytes_done, *bytes_total),
         image::Progress::Syncing => "writing to disk".to_owned(),
         _ => "looking".to_owned(),
     }

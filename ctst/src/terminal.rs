@@ -1,6 +1,6 @@
 //! The caller's terminal: its size, and raw mode with a sure way back.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -47,6 +47,29 @@ impl RawMode {
         tcsetattr(&saved.terminal, OptionalActions::Drain, &raw)?;
         Ok(Self(saved))
     }
+}
+
+/// A line of the terminal on standard input that is not shown.
+pub(crate) fn read_hidden() -> io::Result<String> {
+    // As the terminal itself would take them.
+    const INTERRUPT: u8 = 3;
+    const END: u8 = 4;
+    const ERASE: [u8; 2] = [8, 127];
+    const KILL: u8 = 21;
+    let raw = RawMode::enter()?;
+    let mut line = Vec::new();
+    for byte in io::stdin().lock().bytes() {
+        match byte? {
+            b'\r' | b'\n' | END => break,
+            INTERRUPT => return Err(io::ErrorKind::Interrupted.into()),
+            byte if ERASE.contains(&byte) => drop(line.pop()),
+            KILL => line.clear(),
+            byte => line.push(byte),
+        }
+    }
+    drop(raw);
+    eprintln!();
+    String::from_utf8(line).map_err(io::Error::other)
 }
 
 impl Drop for RawMode {

@@ -1,5 +1,5 @@
 //! The filters of ctst's own processes and threads, as what they say instead of [`STRICT`](super::seccomp::STRICT): of a supervisor,
-//! once its sandbox stands, of a worker, before it reads a byte; and what a command gives up that was told to stay offline. What
+//! once its sandbox stands, of a worker, and of who asks registries, before they read a byte; and what a command gives up that was told to stay offline. What
 //! they refuse fails; nothing is killed by it.
 
 use super::table::{
@@ -17,13 +17,16 @@ pub enum Own {
     Sockets,
     /// Reads an archive, copies or removes files, in a container of its own.
     Worker,
+    /// Asks registries.
+    Client,
     /// A command with `--offline`, and what it starts but ctst-shim, the supervisor, and those who map ids.
     Offline,
 }
 
 impl Own {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Supervisor, Self::Ports, Self::Sockets, Self::Worker, Self::Offline];
+    pub const ALL: [Self; 6] =
+        [Self::Supervisor, Self::Ports, Self::Sockets, Self::Worker, Self::Client, Self::Offline];
 
     /// The name in a snapshot.
     pub fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Own {
             Self::Ports => "ports",
             Self::Sockets => "sockets",
             Self::Worker => "worker",
+            Self::Client => "client",
             Self::Offline => "offline",
         }
     }
@@ -43,6 +47,7 @@ impl Own {
             Self::Ports => vec![LISTENING, NO_CHILDREN, NO_NODES, Base::Strict.changes()],
             Self::Sockets => vec![NO_SOCKETS, NO_CHILDREN, NO_NODES, Base::Strict.changes()],
             Self::Worker => vec![NO_NETWORK, NO_CHILDREN, Base::Strict.changes()],
+            Self::Client => vec![CONNECTING, NO_CHILDREN, NO_NODES, Base::Strict.changes()],
             Self::Offline => vec![INSIDE],
         }
     }
@@ -103,6 +108,19 @@ static LISTENING: &[Row] = &[
         reason: "for the ports that the project publishes",
     },
     refuse("socketpair connect sendto sendmsg sendmmsg", "others come to them"),
+];
+
+static CONNECTING: &[Row] = &[
+    Row {
+        calls: "socket",
+        verdict: Verdict::AllowIfAll(&[
+            Clause { any: &[(0, Check::In(&[AF_INET, AF_INET6]))], otherwise: Errno::Eperm },
+            TYPES,
+            PROTOCOLS,
+        ]),
+        reason: "to registries, and to those who know their addresses",
+    },
+    refuse("socketpair bind listen accept accept4", "nobody comes to it"),
 ];
 
 static NO_SOCKETS: &[Row] =

@@ -12,6 +12,7 @@ pub mod escapes;
 pub mod probe;
 mod project;
 mod raw;
+pub mod registry;
 // Of which registers make up a system call.
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;

@@ -255,6 +255,16 @@ pub enum Error {
     /// What is imported brings no name, and none was given.
     #[error("`{}` brings no name for its image", shown(.0))]
     Nameless(PathBuf),
+    /// A registry does not give an image, or the process that asks it fails.
+    #[error("{text}")]
+    Registry {
+        /// `I050` to `I055`, or that of what was found wrong with the image.
+        code: &'static str,
+        /// What was tried, and why it failed.
+        text: String,
+        /// What to do about it.
+        help: Option<String>,
+    },
     /// An image of the store is not what was imported.
     #[error("image `{}` was changed in the store: {why}", text(reference))]
     Damaged {
@@ -324,6 +334,7 @@ impl Error {
             Error::Ambiguous { .. } => "I044",
             Error::Name(_) => "I045",
             Error::Nameless(_) => "I046",
+            Error::Registry { code, .. } => code,
         }
     }
 
@@ -377,7 +388,7 @@ impl Error {
             }
             Error::SeveralImages { .. } => "save one image into the archive: `docker save NAME -o FILE`".into(),
             Error::NoWorker => "use the caller's ownership".into(),
-            Error::Worker { help, .. } => return help.clone(),
+            Error::Worker { help, .. } | Error::Registry { help, .. } => return help.clone(),
             Error::NotInStore { near, .. } if !near.is_empty() => {
                 let near: Vec<String> = near.iter().map(|near| format!("`{}`", text(near))).collect();
                 format!("did you mean {}?", near.join(" or "))

@@ -33,6 +33,14 @@ pub enum Source {
     /// What was imported under this name ([`Store::import_as`](crate::Store::import_as)), as [`name`] writes it. The ownership of
     /// such a request is that of archives.
     Local(String),
+    /// An image of a registry. The pin of such a request is the digest of its manifest or index, as registries know it, and without
+    /// a pin it is never found: which one a tag means only its registry knows.
+    Registry {
+        /// `registry/repository:tag`.
+        name: String,
+        /// The digest where the author of the request wrote one, 64 hexadecimal digits: another digest is another source.
+        digest: Option<String>,
+    },
     /// Programs of this host with what they need.
     Host {
         /// Absolute paths; the first is the entrypoint.
@@ -50,6 +58,10 @@ impl fmt::Display for Source {
             Source::File(path) => write!(f, "file://{}", shown(path)),
             Source::Tar(path) => write!(f, "tar://{}", shown(path)),
             Source::Local(name) => write!(f, "image://{}", clean(name)),
+            Source::Registry { name, digest: None } => write!(f, "oci://{}", clean(name)),
+            Source::Registry { name, digest: Some(digest) } => {
+                write!(f, "oci://{}@sha256:{}", clean(name), clean(digest))
+            }
             Source::Host { programs, include } => {
                 let programs: Vec<String> = programs.iter().map(|path| shown(path)).collect();
                 write!(f, "host://{}", programs.join(","))?;
@@ -81,7 +93,7 @@ impl Request<'_> {
                         return Err(Error::Range { base, count });
                     }
                 }
-                if !matches!(self.source, Source::Tar(_) | Source::Local(_)) {
+                if !matches!(self.source, Source::Tar(_) | Source::Local(_) | Source::Registry { .. }) {
                     return Err(Error::NoWorker);
                 }
             }
@@ -118,6 +130,11 @@ impl Request<'_> {
             Source::Local(name) => {
                 part(b"image");
                 part(name.as_bytes());
+            }
+            Source::Registry { name, digest } => {
+                part(b"oci");
+                part(name.as_bytes());
+                part(digest.as_deref().unwrap_or_default().as_bytes());
             }
             Source::Host { programs, include } => {
                 part(b"host");

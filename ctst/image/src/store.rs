@@ -34,9 +34,10 @@ use crate::hash::Algorithm;
 use crate::host::{self, Watch};
 use crate::model::{Config, Declared, Entry, Image, Ownership};
 use crate::pack::{self, Blob};
+use crate::registry::{self, Found};
 use crate::source::{self, hex, is_digest, map_key};
 use crate::tree::{self, Body, Digest, EXAMPLES, Item, Time, join, open_dir};
-use crate::unpack::{Direct, Owners, Runner, TREE, UnpackJob, flattened_note};
+use crate::unpack::{Direct, Owners, Report, Runner, TREE, UnpackJob, flattened_note};
 use crate::{Error, Request, Source};
 
 const CATALOGUE: &str = "catalogue";
@@ -45,6 +46,7 @@ const STAGING: &str = "staging";
 const LOCK: &str = "lock";
 const LAYER: &str = "layer";
 const UNPACKED: &str = "unpacked";
+const LAYOUT: &str = "layout";
 /// How often a source that was changed a moment ago is looked at again before it is copied as it is.
 const SETTLE: usize = 3;
 /// Layers that a worker is told of: its job is an argument, and must fit the 64 KiB in which a container is described. One
@@ -79,12 +81,17 @@ pub struct How<'a> {
     pub runner: &'a dyn Runner,
     /// How much an archive may make.
     pub limits: Limits,
+    /// What asks registries; `None`: nothing does.
+    pub fetch: Option<&'a Fetch<'a>>,
 }
+
+/// Has an image of a registry written into a file, as [`registry::client_main`] does, but for the layers that are named.
+pub type Fetch<'a> = dyn Fn(OwnedFd, &[String]) -> Result<Found, Error> + 'a;
 
 /// By [`Direct`], with the default limits.
 impl Default for How<'_> {
     fn default() -> Self {
-        How { runner: &Direct, limits: Limits::default() }
+        How { runner: &Direct, limits: Limits::default(), fetch: None }
     }
 }
 
@@ -193,6 +200,7 @@ impl Store {
             Source::File(path) => Some(self.open_source(path)?),
             Source::Tar(path) => Some(stream::open(path)?),
             Source::Local(_) => return self.find_local(request, pin).map(Some),
+            Source::Registry { .. } => return self.find_pulled(request, pin),
             Source::Host { programs, .. } => {
                 programs.iter().try_for_each(|path| host_program_exists(path))?;
                 None
@@ -216,6 +224,17 @@ impl Store {
         }
         check_pin(request, pin, &record.digest)?;
         self.image(record).map(Some)
+    }
+
+    fn find_pulled(&self, request: &Request<'_>, pin: Option<String>) -> Result<Option<Image>, Error> {
+        let (Some(pin), Some(store)) = (pin, self.open()?) else { return Ok(None) };
+        let path = self.dir.join(CATALOGUE);
+        let Some(catalogue) = open_private(&store, CATALOGUE, &path)? else { return Ok(None) };
+        let record = catalogue::read(&catalogue, &path, &record_name(request))?;
+        let record = record.filter(|record| {
+            record.digest == pin && record.ownership == request.ownership && has_layers(&store, record)
+        });
+        record.map(|record| self.image(record)).transpose()
     }
 
     fn find_local(&self, request: &Request<'_>, pin: Option<String>) -> Result<Image, Error> {
@@ -292,6 +311,10 @@ impl Store {
         if let Source::Tar(path) = &request.source {
             return self.import_archive(request, path, naming, how, progress);
         }
+        if let Source::Registry { .. } = &request.source {
+            let Some(fetch) = how.fetch else { return Err(self.not_in_store(&request.source.to_string())) };
+            return self.import_pulled(request, fetch, naming, how, progress);
+        }
         let pin = request.check()?;
         progress(Progress::Scanning);
         let content = Content::gather(self, &request.source)?;
@@ -355,8 +378,6 @@ impl Store {
         how: How<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Vec<String>, Image), Error> {
-        let pin = request.check()?;
-        let map = map_key(request.ownership);
         let archive = stream::open(path)?;
         let (mut fingerprint, mut newest) = archive_state(&archive, path)?;
         for _ in 0..SETTLE {
@@ -365,41 +386,72 @@ impl Store {
             (fingerprint, newest) = archive_state(&archive, path)?;
         }
         let places = Places::create(&self.dir)?;
-        let staging = Staging::create(&places, how.runner)?;
-        let target_path = staging.path.join(UNPACKED);
-        let target = make_private(&staging.fd, UNPACKED, &target_path)?;
-        let owners = owners(request.ownership, how.runner)?;
-        if let (Ownership::Shifted { base, .. }, true) = (request.ownership, how.runner.is_mapped()) {
-            give(&target, base, &target_path)?;
-        }
-        let known = self.known_layers()?;
-        let have = known.keys().filter(|name| has_tree(&places.layers, name));
-        let have: Vec<String> =
-            have.filter_map(|name| name.strip_suffix(&map).map(str::to_owned)).take(MAX_HAVE).collect();
+        let import = Import::begin(self, request, &places, how)?;
         // A worker's job is JSON.
         let name = PathBuf::from(path.to_string_lossy().into_owned());
-        let job = UnpackJob { archive: name, owners, limits: how.limits, have };
-        let have_all = &job.have;
         let fd = archive.try_clone().map_err(|e| Error::std("open", path, &e))?;
-        let report = how.runner.unpack(&job, fd, &target_path, progress)?;
+        let report = import.unpack(name, fd, false, how, progress)?;
         if archive_state(&archive, path)?.0 != fingerprint {
             return Err(Error::Changed(path.into()));
         }
+        let (digest, fingerprint) = (report.digest.clone(), hex(&fingerprint));
+        self.keep(request, import, report, (digest, fingerprint), naming, progress)
+    }
+
+    fn import_pulled(
+        &self,
+        request: &Request<'_>,
+        fetch: &Fetch<'_>,
+        naming: Option<Naming>,
+        how: How<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<String>, Image), Error> {
+        let pin = request.check()?;
+        let places = Places::create(&self.dir)?;
+        let import = Import::begin(self, request, &places, how)?;
+        let path = import.staging.path.join(LAYOUT);
+        let failed = |step| {
+            let path = path.clone();
+            move |cause| Error::io(step, path, cause)
+        };
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let layout =
+            rustix::fs::openat(&import.staging.fd, LAYOUT, flags, Mode::RUSR | Mode::WUSR).map_err(failed("create"))?;
+        rustix::fs::unlinkat(&import.staging.fd, LAYOUT, AtFlags::empty()).map_err(failed("remove"))?;
+        let copy = || layout.try_clone().map_err(|e| Error::std("open", &path, &e));
+        let found = fetch(copy()?, &import.have)?;
+        check_pin(request, pin, &found.digest)?;
+        // What the image is held to is not written by who fetched it.
+        rustix::io::pwrite(&layout, &registry::layout::head(&found), 0).map_err(failed("write"))?;
+        let report = import.unpack(request.source.to_string().into(), copy()?, true, how, progress)?;
+        let digest = (found.digest.clone(), found.digest);
+        self.keep(request, import, report, digest, naming, progress)
+    }
+
+    /// Keeps what was unpacked. `state`: the digest that stands for it, and the state of its source.
+    fn keep(
+        &self,
+        request: &Request<'_>,
+        import: Import<'_>,
+        report: Report,
+        state: (String, String),
+        naming: Option<Naming>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<String>, Image), Error> {
+        let Import { places, staging, target, target_path, owners: _, known, have, map } = import;
         let is_possible = report.layers.iter().enumerate().all(|(index, layer)| {
             is_digest(&layer.diff)
                 && layer.is_lowest == (index == 0)
-                && layer
-                    .made
-                    .as_ref()
-                    .map_or(have_all.contains(&layer.key()), |made| Algorithm::of(&made.tree).is_some())
+                && layer.made.as_ref().map_or(have.contains(&layer.key()), |made| Algorithm::of(&made.tree).is_some())
         });
         let diffs: BTreeSet<&String> = report.layers.iter().map(|layer| &layer.diff).collect();
         let is_repeated = diffs.len() < report.layers.len();
         if !is_possible || is_repeated || diffs.is_empty() || !is_digest(&report.digest) {
-            let text = format!("unpack `{}`: the worker's report contradicts itself", shown(path));
+            let text = format!("unpack {}: the worker's report contradicts itself", request.source);
             return Err(Error::Worker { code: String::new(), text, help: None });
         }
-        check_pin(request, pin, &report.digest)?;
+        let (digest, fingerprint) = state;
+        check_pin(request, request.check()?, &digest)?;
 
         let (mut layers, mut made) = (Vec::new(), Vec::new());
         for layer in &report.layers {
@@ -420,20 +472,20 @@ impl Store {
         let record = Record {
             schema: SCHEMA,
             reference: request.source.to_string(),
-            digest: report.digest,
+            digest,
             ownership: request.ownership,
             config: report.config,
             size: layers.iter().map(|layer| layer.size).sum(),
             notes: report.notes,
             imported: now(),
-            fingerprint: hex(&fingerprint),
+            fingerprint,
             watch: None,
             layers,
             declared: report.declared,
         };
         let records = named(request, record, naming, report.names)?;
         progress(Progress::Syncing);
-        staging.publish(&places, &records, &made)?;
+        staging.publish(places, &records, &made)?;
         self.published(records)
     }
 
@@ -689,6 +741,50 @@ impl Store {
     }
 }
 
+/// The import of something that is unpacked.
+struct Import<'a> {
+    places: &'a Places,
+    staging: Staging<'a>,
+    /// Where layers are unpacked.
+    target: OwnedFd,
+    target_path: PathBuf,
+    owners: Owners,
+    /// The layers of the store by name, and those of them that need not be unpacked by their keys.
+    known: BTreeMap<String, LayerRecord>,
+    have: Vec<String>,
+    map: String,
+}
+
+impl<'a> Import<'a> {
+    fn begin(store: &Store, request: &Request<'_>, places: &'a Places, how: How<'a>) -> Result<Self, Error> {
+        request.check()?;
+        let map = map_key(request.ownership);
+        let staging = Staging::create(places, how.runner)?;
+        let target_path = staging.path.join(UNPACKED);
+        let target = make_private(&staging.fd, UNPACKED, &target_path)?;
+        let owners = owners(request.ownership, how.runner)?;
+        if let (Ownership::Shifted { base, .. }, true) = (request.ownership, how.runner.is_mapped()) {
+            give(&target, base, &target_path)?;
+        }
+        let known = store.known_layers()?;
+        let have = known.keys().filter(|name| has_tree(&places.layers, name));
+        let have = have.filter_map(|name| name.strip_suffix(&map).map(str::to_owned)).take(MAX_HAVE).collect();
+        Ok(Import { places, staging, target, target_path, owners, known, have, map })
+    }
+
+    fn unpack(
+        &self,
+        archive: PathBuf,
+        file: OwnedFd,
+        partial: bool,
+        how: How<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Report, Error> {
+        let job = UnpackJob { archive, owners: self.owners, limits: how.limits, have: self.have.clone(), partial };
+        how.runner.unpack(&job, file, &self.target_path, progress)
+    }
+}
+
 /// Who owns what `runner` unpacks.
 fn owners(ownership: Ownership, runner: &dyn Runner) -> Result<Owners, Error> {
     match (ownership, runner.is_mapped()) {
@@ -762,7 +858,7 @@ fn named(
     };
     let path = match &request.source {
         Source::File(path) | Source::Tar(path) => path.clone(),
-        Source::Host { .. } | Source::Local(_) => PathBuf::new(),
+        Source::Host { .. } | Source::Local(_) | Source::Registry { .. } => PathBuf::new(),
     };
     if names.is_empty() {
         return Err(Error::Nameless(path));
@@ -814,7 +910,7 @@ impl Content {
                 // Not copied but unpacked.
                 Source::Tar(path) => return Err(Error::NotADirectory(path.clone())),
                 // Found or not.
-                Source::Local(_) => return Err(store.not_in_store(&source.to_string())),
+                Source::Local(_) | Source::Registry { .. } => return Err(store.not_in_store(&source.to_string())),
             };
             match tree::unsettled(newest) {
                 Some(pause) if left > 0 => std::thread::sleep(pause),

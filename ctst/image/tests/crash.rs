@@ -14,8 +14,8 @@ use common::tarball::*;
 use common::*;
 use containust_image::model::Ownership;
 use containust_image::{
-    Algorithm, Answer, Direct, Error, How, Job, Limits, Owners, Progress, Report, Request, Runner, Source, Store,
-    UnpackJob, read_answer,
+    Algorithm, Answer, Direct, Error, How, Job, Owners, Progress, Report, Request, Runner, Source, Store, UnpackJob,
+    read_answer,
 };
 
 fn main() {
@@ -280,7 +280,7 @@ fn a_worker_has_the_ids_of_its_map() {
     let scratch = Scratch::new();
     let path = image_archive(&scratch);
     let reference = format!("tar://{}", path.display());
-    let how = How { runner: &namespace, limits: Limits::default() };
+    let how = How { runner: &namespace, ..How::default() };
     let store = Store::at(&scratch.join("images"));
     let shifted = Request { ownership: Ownership::Shifted { base, count: 1000 }, ..archive(&path) };
     let mut seen = 0;
@@ -359,7 +359,7 @@ fn a_worker_is_not_believed() {
     ];
     for (n, lie) in lies.into_iter().enumerate() {
         let store = Store::at(&scratch.join("images"));
-        let how = How { runner: &Liar(lie), limits: Limits::default() };
+        let how = How { runner: &Liar(lie), ..How::default() };
         let result = store.import_with(&archive(&path), how, &mut |_| {});
         assert!(result.is_err(), "lie {n}: {result:?}");
         assert_eq!(names(&scratch.join("images/layers")), Vec::<String>::new(), "lie {n}");

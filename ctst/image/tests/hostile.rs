@@ -46,7 +46,7 @@ impl Arena {
     }
 
     fn run_file(&self, owners: Owners, limits: Limits, archive: &Path) -> Result<Report, Error> {
-        let job = UnpackJob { archive: "x.tar".into(), owners, limits, have: Vec::new() };
+        let job = UnpackJob { archive: "x.tar".into(), owners, limits, have: Vec::new(), partial: false };
         let file = fs::File::open(archive).unwrap().into();
         let result = Direct.unpack(&job, file, &self.target(), &mut |_| {});
         assert_eq!(canaries(&self.scratch), self.before, "something outside was touched");

@@ -19,6 +19,7 @@ pub mod syntax;
 mod text;
 mod units;
 
+pub use check::image::registry_image;
 pub use codes::{CODES, Code, Severity};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Mark, Span};
 pub use explain::explain;

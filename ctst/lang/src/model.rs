@@ -441,6 +441,15 @@ pub enum Image {
         /// Expected digest of the archive's file, 64 lower-case hexadecimal digits.
         sha256: Option<String>,
     },
+    /// `oci://registry/repository[:tag]`: from a registry.
+    Registry {
+        /// `registry/repository:tag`; the tag is `latest` where none is written.
+        name: String,
+        /// Expected digest of its manifest or index, 64 lower-case hexadecimal digits.
+        sha256: Option<String>,
+        /// The digest that `containust.lock` has for it, which holds where none is written. None: nobody has asked the registry yet.
+        locked: Option<String>,
+    },
     /// `image://name[:tag]`: by the name that it has in the store.
     Local {
         /// `name:tag`; the tag is `latest` where none is written.

@@ -51,7 +51,7 @@ fn what_is_carried_out_is_accepted() {
         let warnings: Vec<Code> = outcome.diagnostics.iter().map(|found| found.code).collect();
         assert!(warnings.iter().all(|code| *code == Code::ImpliedTemplate), "{name}\n{said}");
     });
-    assert!(count >= 20, "{count}");
+    assert!(count >= 24, "{count}");
 }
 
 #[test]
@@ -64,5 +64,5 @@ fn the_rest_is_refused_as_not_supported_and_for_nothing_else() {
             "{name}\n{said}"
         );
     });
-    assert!(count >= 5, "{count}");
+    assert!(count >= 2, "{count}");
 }

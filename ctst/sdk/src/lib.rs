@@ -57,6 +57,8 @@ pub use host::doctor;
 pub use host::launch::{is_offline, kept_offline, must_be_offline, offline};
 pub use images::Progress;
 pub use images::imports::Fetching;
+pub use images::pull::{Pulled, of_registries};
+pub use images::registry::{login, logout};
 pub use images::stock::{Removed, Verified};
 pub use ipc::client::{Client, ExecSession};
 pub use plan::file::SavedPlan;
@@ -85,6 +87,8 @@ pub fn internal_main() -> Option<i32> {
         Some(egress::main(std::path::Path::new(&arguments.next().unwrap_or_default())))
     } else if verb == workers::VERB {
         Some(workers::main(&arguments.collect::<Vec<_>>()))
+    } else if verb == images::registry::VERB {
+        Some(images::registry::main())
     } else {
         None
     }

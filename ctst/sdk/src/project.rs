@@ -247,6 +247,7 @@ impl Project {
         let mut closed = Vec::new();
         if let Some(composition) = &mut outcome.composition {
             label(composition);
+            remote.locked().tell(composition);
             if offline {
                 closed = stay_inside(composition);
             }

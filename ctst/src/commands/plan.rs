@@ -166,8 +166,13 @@ fn shown_image(image: &ImageState, folder: &Path) -> Cell {
             let (digest, size) = (output::short_digest(digest), output::size(*size));
             Cell(format!("{} {digest} {size}", short_reference(reference, folder)), DIM)
         }
-        ImageState::Import { reference } => {
-            Cell(format!("{}, will be imported", short_reference(reference, folder)), WARN)
+        ImageState::Import { reference, digest } => {
+            let how = match (digest, reference.starts_with("oci://")) {
+                (Some(digest), _) => format!("will be pulled as {}", output::short_digest(digest)),
+                (None, true) => "will be pulled, and locked".to_owned(),
+                (None, false) => "will be imported".to_owned(),
+            };
+            Cell(format!("{}, {how}", short_reference(reference, folder)), WARN)
         }
     }
 }

@@ -14,9 +14,10 @@ use crate::Error;
 use crate::error::text;
 use crate::model::{Config, Declared, Healthcheck};
 use crate::source::{hex, is_digest};
+use crate::unpack;
 
 /// An index may name an index; more than this many levels is a joke.
-const MAX_INDEX_DEPTH: usize = 4;
+pub(crate) const MAX_INDEX_DEPTH: usize = 4;
 /// Symbolic links from one layer of an archive to another.
 const MAX_LINKS: usize = 8;
 /// How many of an archive's images or platforms an error names.
@@ -56,23 +57,23 @@ struct DockerManifest {
 
 #[derive(Deserialize, Clone)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+pub(crate) struct Descriptor {
     #[serde(default)]
-    media_type: String,
-    digest: String,
-    size: u64,
-    platform: Option<Platform>,
+    pub(crate) media_type: String,
+    pub(crate) digest: String,
+    pub(crate) size: u64,
+    pub(crate) platform: Option<Platform>,
     #[serde(default)]
     annotations: Option<Unique<String>>,
 }
 
 #[derive(Deserialize, Clone, PartialEq, Eq)]
-struct Platform {
+pub(crate) struct Platform {
     #[serde(default)]
     architecture: String,
     #[serde(default)]
-    os: String,
-    variant: Option<String>,
+    pub(crate) os: String,
+    pub(crate) variant: Option<String>,
 }
 
 impl fmt::Display for Platform {
@@ -83,21 +84,21 @@ impl fmt::Display for Platform {
 }
 
 impl Platform {
-    fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.os == "linux" && self.architecture == architecture()
     }
 }
 
 #[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
+pub(crate) struct Index {
+    pub(crate) manifests: Vec<Descriptor>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
+pub(crate) struct Manifest {
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
 }
 
 /// The configuration document, the same for both kinds.
@@ -188,9 +189,20 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
     }
 }
 
-/// The image that is in an archive; `None`: it holds files that are none.
-pub(crate) fn select(listing: &Listing, archive: &Path, limits: &Limits) -> Result<Option<Selected>, Error> {
-    let reader = Reader { listing, archive, limits };
+/// Of layers with these digests, those that count, the lowest first: the kernel takes no folder twice, and what a layer does above
+/// itself is all that is seen of it.
+pub(crate) fn kept(diffs: &[String]) -> Vec<usize> {
+    (0..diffs.len()).filter(|index| !diffs[index + 1..].contains(&diffs[*index])).collect()
+}
+
+/// The image that is in an archive; `None`: it holds files that are none. `absent`: layers that it need not hold.
+pub(crate) fn select(
+    listing: &Listing,
+    archive: &Path,
+    limits: &Limits,
+    absent: &[String],
+) -> Result<Option<Selected>, Error> {
+    let reader = Reader { listing, archive, limits, absent };
     let has = |name: &str| listing.documents.contains_key(name.as_bytes());
     match (has("oci-layout") && has("index.json"), listing.documents.get(&b"manifest.json"[..]).map(Vec::as_slice)) {
         (true, _) => reader.oci().map(Some),
@@ -204,6 +216,7 @@ struct Reader<'a> {
     listing: &'a Listing,
     archive: &'a Path,
     limits: &'a Limits,
+    absent: &'a [String],
 }
 
 impl Reader<'_> {
@@ -269,7 +282,11 @@ impl Reader<'_> {
             if !kind.contains("tar") || kind.contains("encrypted") {
                 return Err(self.bad(&format!("has a layer of type `{}`, which is not understood", text(kind))));
             }
-            let (name, digest) = self.blob(layer)?;
+            let (name, digest) = match self.absent.is_empty() || self.listing.files.contains_key(&self.place(layer)?.0)
+            {
+                true => self.blob(layer)?,
+                false => self.place(layer)?,
+            };
             Ok((name, Some(digest)))
         });
         let layers = layers.collect::<Result<_, _>>()?;
@@ -340,15 +357,17 @@ impl Reader<'_> {
         if blobs.is_empty() {
             return Err(self.bad("has no layers"));
         }
+        let diffs = diffs.iter().map(|diff| self.sha256(diff)).collect::<Result<Vec<_>, _>>()?;
         let mut layers: Vec<Blob> = Vec::new();
-        for ((name, digest), diff) in blobs.into_iter().zip(diffs) {
-            let diff = self.sha256(&diff)?;
-            // The kernel takes no folder twice, and what a layer does above itself is all that is seen of it.
-            layers.retain(|lower| lower.diff != diff);
+        for index in kept(&diffs) {
+            let ((name, digest), diff) = (blobs[index].clone(), diffs[index].clone());
+            let shown = || text(&String::from_utf8_lossy(&name)).to_owned();
             if layers.iter().any(|lower| lower.name == name) {
-                return Err(
-                    self.bad(&format!("has one layer `{}` for two digests", text(&String::from_utf8_lossy(&name))))
-                );
+                return Err(self.bad(&format!("has one layer `{}` for two digests", shown())));
+            }
+            if !self.listing.files.contains_key(&name) && !self.absent.contains(&unpack::key(&diff, layers.is_empty()))
+            {
+                return Err(self.bad(&format!("lacks the layer `{}`", shown())));
             }
             layers.push(Blob { name, diff, digest });
         }
@@ -385,10 +404,15 @@ impl Reader<'_> {
         })
     }
 
-    /// The name of a blob and its digest, if it is there in the right size.
-    fn blob(&self, descriptor: &Descriptor) -> Result<(Vec<u8>, String), Error> {
+    /// The name of a blob and its digest.
+    fn place(&self, descriptor: &Descriptor) -> Result<(Vec<u8>, String), Error> {
         let digest = self.sha256(&descriptor.digest)?;
-        let name = format!("blobs/sha256/{digest}").into_bytes();
+        Ok((format!("blobs/sha256/{digest}").into_bytes(), digest))
+    }
+
+    /// The same, if it is there in the right size.
+    fn blob(&self, descriptor: &Descriptor) -> Result<(Vec<u8>, String), Error> {
+        let (name, digest) = self.place(descriptor)?;
         match self.listing.files.get(&name) {
             None => Err(self.bad(&format!("lacks the blob sha256:{digest}, which it names"))),
             Some(size) if *size != descriptor.size => {

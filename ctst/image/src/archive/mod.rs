@@ -79,7 +79,8 @@ pub(crate) struct Listing {
 }
 
 /// Looks at an archive until its kind is known: up to the first folder that only a root file system has, or to the end.
-pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits) -> Result<Content, Error> {
+/// `absent`: layers that an image need not hold.
+pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits, absent: &[String]) -> Result<Content, Error> {
     let (read, made) = (AtomicU64::new(0), AtomicU64::new(0));
     let meter = Meter { limits, read: &read, made: &made, archive };
     let compressed = {
@@ -133,7 +134,7 @@ pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits) -> Result
     if tar.entries() == 0 {
         return Err(Error::Archive { archive: archive.into(), why: "holds nothing".into() });
     }
-    match (image::select(&listing, archive, limits)?, twice) {
+    match (image::select(&listing, archive, limits, absent)?, twice) {
         (None, _) => Ok(Content::Root),
         // A root file system may have a file twice, and the last one counts.
         (Some(_), Some(error)) => Err(error),

@@ -85,6 +85,9 @@ pub struct UnpackJob {
     pub limits: Limits,
     /// Layers, as [`Layer::key`] names them, that are in the store and need not be unpacked.
     pub have: Vec<String>,
+    /// Whether those may be missing in the archive: it was pulled without them.
+    #[serde(default)]
+    pub partial: bool,
 }
 
 /// What was unpacked.
@@ -135,7 +138,7 @@ impl Layer {
     }
 }
 
-fn key(diff: &str, is_lowest: bool) -> String {
+pub(crate) fn key(diff: &str, is_lowest: bool) -> String {
     if is_lowest { format!("{diff}-lowest") } else { diff.to_owned() }
 }
 
@@ -237,7 +240,8 @@ pub(crate) fn unpack(
 ) -> Result<Report, Error> {
     let stat = check_regular(file, &job.archive)?;
     progress(Progress::Scanning);
-    let what = examine(file, &job.archive, &job.limits)?;
+    let absent: &[String] = if job.partial { &job.have } else { &[] };
+    let what = examine(file, &job.archive, &job.limits, absent)?;
     let mut layers = match &what {
         What::Root => vec![Layer { diff: String::new(), is_lowest: true, made: None }],
         What::Image(image) => {

@@ -10,7 +10,7 @@ use super::inherit::Settings;
 use super::resolve::Scope;
 use super::values::Read;
 
-const HELP: &str = "write `file://./rootfs` for a directory, `tar://./image.tar` for an archive, `image://name` for one of the store or `host:///usr/bin/program` for a program of this host";
+const HELP: &str = "write `file://./rootfs` for a directory, `tar://./image.tar` for an archive, `oci://registry/name:tag` for one of a registry, `image://name` for one of the store or `host:///usr/bin/program` for a program of this host";
 
 /// Where images come from.
 const SOURCES: &[&str] = &["file", "host", "oci", "tar", "image", "preset", "https"];
@@ -54,7 +54,7 @@ const SCHEMES: &[(&str, &str)] = &[
 pub(super) fn scheme(name: &str, image: Option<&Image>) -> &'static str {
     let path = match image {
         Some(Image::File { path, .. } | Image::Tar { path, .. }) => path.as_str(),
-        Some(Image::Local { name, .. }) => name.as_str(),
+        Some(Image::Local { name, .. } | Image::Registry { name, .. }) => name.as_str(),
         Some(Image::Host { programs, .. }) => programs.first().map_or("", String::as_str),
         None => "",
     };
@@ -93,6 +93,71 @@ fn local_name(text: &str) -> Option<String> {
         && !tag.starts_with(['.', '-'])
         && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     good.then(|| format!("{name}:{tag}"))
+}
+
+/// An image's name at its registry, in its one form: with a tag, and with what docker leaves out of the names of its own registry.
+fn registry_name(text: &str) -> Option<String> {
+    const MOST: usize = 255;
+    let (registry, rest) = text.split_once('/')?;
+    let (repository, tag) = match rest.rsplit_once(':') {
+        Some((repository, tag)) => (repository, tag),
+        None => (rest, "latest"),
+    };
+    let (host, port) = registry.split_once(':').unwrap_or((registry, "443"));
+    let label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    // Otherwise it is the first word of a name at docker's, which is to be written out.
+    let is_host = host == "localhost" || registry.contains([':', '.']);
+    let element = |element: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let parts = element.split(['.', '_', '-']);
+        // One dot, one or two underscores, or hyphens, between letters and digits.
+        let is_separated = !["..", "___", "._", "_.", ".-", "-.", "_-", "-_"].iter().any(|bad| element.contains(bad));
+        let ends = |byte: Option<u8>| byte.is_some_and(inner);
+        is_separated
+            && ends(element.bytes().next())
+            && ends(element.bytes().last())
+            && parts.flat_map(str::bytes).all(inner)
+    };
+    let is_tag = (1..=128).contains(&tag.len())
+        && !tag.starts_with(['.', '-'])
+        && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let good = is_host
+        && host.split('.').all(label)
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+        && text.len() <= MOST
+        && repository.split('/').all(element)
+        && is_tag;
+    let library = if registry == "docker.io" && !repository.contains('/') { "library/" } else { "" };
+    good.then(|| format!("{registry}/{library}{repository}:{tag}"))
+}
+
+/// An image of a registry, written as in a file: `oci://registry/name[:tag]`, or a name such as `redis:7`, which is one of docker's
+/// registry; with a digest if wanted. `None`: it is none.
+#[must_use]
+pub fn registry_image(text: &str) -> Option<Image> {
+    let (text, sha256) = match text.rsplit_once("@sha256:") {
+        Some((text, digits)) if digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            (text, Some(digits.to_ascii_lowercase()))
+        }
+        _ => (text, None),
+    };
+    let name = match text.strip_prefix("oci://") {
+        Some(name) => registry_name(name),
+        None => short_name(text),
+    };
+    Some(Image::Registry { name: name?, sha256, locked: None })
+}
+
+/// A name without a scheme, in the one form: without a registry it is one of docker's.
+fn short_name(text: &str) -> Option<String> {
+    let first = text.split_once('/').map_or("", |(first, _)| first);
+    match first == "localhost" || first.contains(['.', ':']) {
+        true => registry_name(text),
+        false => registry_name(&format!("docker.io/{text}")),
+    }
 }
 
 /// One reference, understood.
@@ -198,8 +263,8 @@ impl<'a> Checker<'a, '_> {
             return self.schemeless(span, &text);
         };
         match scheme {
-            "file" | "host" | "tar" | "image" => {}
-            "oci" | "preset" | "https" => {
+            "file" | "host" | "tar" | "image" | "oci" => {}
+            "preset" | "https" => {
                 self.not_supported(span, &format!("an image from `{scheme}://`")).help(HELP);
                 return None;
             }
@@ -216,16 +281,10 @@ impl<'a> Checker<'a, '_> {
                 return None;
             }
         }
-        let (path, sha256) = match rest.rsplit_once('@') {
-            Some((path, pin)) if pin.starts_with("sha256:") => (path, Some(self.digest(span, pin)?)),
-            Some((_, pin)) if !pin.contains('/') && pin.contains(':') => {
-                self.digest(span, pin);
-                return None;
-            }
-            _ => (rest, None),
-        };
+        let (path, sha256) = self.pinned(span, rest)?;
         if path.is_empty() {
-            let what = if scheme == "image" { "the image has no name" } else { "the image has no path" };
+            let what =
+                if ["image", "oci"].contains(&scheme) { "the image has no name" } else { "the image has no path" };
             self.bad_image(span, what, None);
             return None;
         }
@@ -234,6 +293,15 @@ impl<'a> Checker<'a, '_> {
                 let path = self.seen_from_here(path, &parts, scheme.len() + "://".len());
                 let image = if scheme == "tar" { Image::Tar { path, sha256 } } else { Image::File { path, sha256 } };
                 return Some(Reference::Whole(image));
+            }
+            "oci" => {
+                let Some(name) = registry_name(path) else {
+                    let help =
+                        "for example `oci://docker.io/library/redis:7`, in lower case, with the registry written out";
+                    self.bad_image(span, "the image's name is none that a registry has", Some(help.to_owned()));
+                    return None;
+                };
+                return Some(Reference::Whole(Image::Registry { name, sha256, locked: None }));
             }
             "image" => {
                 let Some(name) = local_name(path) else {
@@ -252,19 +320,30 @@ impl<'a> Checker<'a, '_> {
         Some(Reference::Host { program: self.absolute(span, "image", path)?, sha256 })
     }
 
+    /// A name without a registry is one of docker's.
     fn schemeless(&mut self, span: Span, text: &str) -> Option<Reference> {
-        let path = text.starts_with(['/', '.', '~']);
-        let name = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
-        if !path && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(name) {
-            self.not_supported(span, "an image from a registry").help(HELP);
-        } else {
-            self.bad_image(
-                span,
-                if path { "a path is no image reference" } else { "the image reference is malformed" },
-                None,
-            );
+        if text.starts_with(['/', '.', '~']) {
+            self.bad_image(span, "a path is no image reference", None);
+            return None;
         }
-        None
+        let (name, sha256) = self.pinned(span, text)?;
+        let whole = short_name(name);
+        if whole.is_none() {
+            self.bad_image(span, "the image reference is malformed", None);
+        }
+        Some(Reference::Whole(Image::Registry { name: whole?, sha256, locked: None }))
+    }
+
+    /// What stands before the digest, and the digest.
+    fn pinned<'t>(&mut self, span: Span, text: &'t str) -> Option<(&'t str, Option<String>)> {
+        match text.rsplit_once('@') {
+            Some((path, pin)) if pin.starts_with("sha256:") => Some((path, Some(self.digest(span, pin)?))),
+            Some((_, pin)) if !pin.contains('/') && pin.contains(':') => {
+                self.digest(span, pin);
+                None
+            }
+            _ => Some((text, None)),
+        }
     }
 
     fn digest(&mut self, span: Span, pin: &str) -> Option<String> {
@@ -283,7 +362,7 @@ impl<'a> Checker<'a, '_> {
         self.finding(Code::BadImage, span, message)
             .label("not understood")
             .expected(
-                "`file://DIRECTORY`, `tar://ARCHIVE`, `image://NAME` or `host:///PROGRAM`, with `@sha256:…` if wanted",
+                "`file://DIRECTORY`, `tar://ARCHIVE`, `oci://REGISTRY/NAME`, `image://NAME` or `host:///PROGRAM`, with `@sha256:…` if wanted",
             )
             .help(HELP)
             .help_if(help);
@@ -299,7 +378,50 @@ impl<'a> Checker<'a, '_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Image, local_name, scheme};
+    use super::{Image, local_name, registry_name, scheme};
+
+    #[test]
+    fn names_at_registries() {
+        for (text, name) in [
+            ("docker.io/alpine", "docker.io/library/alpine:latest"),
+            ("docker.io/team/app:1.2", "docker.io/team/app:1.2"),
+            ("localhost:5000/a/b-c__d.e:x_Y", "localhost:5000/a/b-c__d.e:x_Y"),
+            ("localhost/a", "localhost/a:latest"),
+            ("127.0.0.1:80/a--b:v1", "127.0.0.1:80/a--b:v1"),
+            ("Registry.example/a", "Registry.example/a:latest"),
+        ] {
+            assert_eq!(registry_name(text).as_deref(), Some(name));
+        }
+        let long = format!("a.example/{}", "a".repeat(300));
+        for text in [
+            "",
+            "alpine",
+            "team/app",
+            "a.example",
+            "a.example/",
+            "a.example//a",
+            "a.example/A",
+            "a.example/a:",
+            "a.example/a:-x",
+            "a.example/a_",
+            "a.example/-a",
+            "a.example/a..b",
+            "a.example/a___b",
+            "a.example/../b",
+            "-a.example/b",
+            "a..example/b",
+            "a.example:x/b",
+            "a.example:0/b",
+            "a.example:99999/b",
+            "user@a.example/b",
+            "[::1]:5000/a",
+            "a.example/a b",
+            "a.example/a:b:c",
+            &long,
+        ] {
+            assert_eq!(registry_name(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn names_in_the_store() {

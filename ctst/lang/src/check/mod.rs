@@ -11,7 +11,7 @@ mod dns;
 mod env_file;
 mod expose;
 mod files;
-mod image;
+pub(crate) mod image;
 mod inherit;
 mod limits;
 mod mounts;

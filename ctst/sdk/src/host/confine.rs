@@ -1,5 +1,5 @@
 //! Giving up rights that a process of ctst's own has no use for: of `plan` and `check` before they look at anything, of a
-//! worker before it reads a byte, of a supervisor and its threads once the sandbox stands. SECURITY.md has the table.
+//! worker and of who asks registries before they read a byte, of a supervisor and its threads once the sandbox stands. SECURITY.md has the table.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -219,6 +219,35 @@ pub(super) fn beyond() -> Result<()> {
     rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Error::Confine { problem: format!("set no_new_privs: {errno}") })?;
     filtered(Own::Offline)
+}
+
+/// What is read while a name is looked up, by whatever the host has set for it (`nsswitch.conf(5)`).
+const RESOLVER: [&str; 10] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/ld.so.cache",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+];
+
+/// What the process that asks registries gives up: programs, processes, files but those by which names are looked up, capabilities, and
+/// sockets but those that connect.
+///
+/// # Errors
+/// [`Error::Confine`] where the kernel refuses.
+pub(crate) fn client() -> Result<()> {
+    capable(CapabilitySet::empty())?;
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|errno| Error::Confine { problem: format!("set no_new_privs: {errno}") })?;
+    let rules: Vec<Rule<'_>> =
+        RESOLVER.iter().map(|place| (Path::new(*place), AccessFs::ReadFile | AccessFs::ReadDir)).collect();
+    landlocked(AccessFs::from_all(NEWEST), &rules, false)?;
+    filtered(Own::Client)
 }
 
 /// What a worker gives up: programs, processes, the network, and writing to anything but these folders. `None`: it writes where

@@ -1,21 +1,18 @@
 //! Imports from `https://`: fetched once, kept by their digest, and held to the digest that somebody pinned or locked.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use ureq::tls::{RootCerts, TlsConfig};
 
-use crate::error::{During, Error, Result};
+use super::lock::{Lock, write};
+use crate::error::{During, Result};
 use crate::host::launch::being_offline;
-use crate::project::{Project, read_bounded};
+use crate::project::Project;
 
-/// Version of [`Lock`]. An older one would be read here; a newer one is refused.
-const VERSION: u64 = 1;
 /// Of one imported file. The largest that people share are some kilobytes.
 const MAX_IMPORT: u64 = 4 << 20;
 /// For all of one file: name, connection, answer.
@@ -37,16 +34,6 @@ pub enum Fetching {
     },
 }
 
-/// `containust.lock`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Lock {
-    version: u64,
-    /// Digest by address.
-    #[serde(default)]
-    imports: BTreeMap<String, String>,
-}
-
 /// The remote imports of one reading of a composition.
 #[derive(Debug)]
 pub(crate) struct Imports<'a> {
@@ -64,7 +51,7 @@ impl<'a> Imports<'a> {
     /// # Errors
     /// [`Error::Lock`], [`Error::NewerState`] and [`Error::Io`].
     pub(crate) fn new(project: &'a Project, fetching: Fetching, offline: bool) -> Result<Self> {
-        let lock = read_lock(&project.import_lock())?;
+        let lock = Lock::read(&project.import_lock())?;
         Ok(Self { project, fetching, offline, before: lock.clone(), lock: Mutex::new(lock) })
     }
 
@@ -120,6 +107,11 @@ impl<'a> Imports<'a> {
         Ok(bytes)
     }
 
+    /// What `containust.lock` holds.
+    pub(crate) fn locked(&self) -> &Lock {
+        &self.before
+    }
+
     /// Writes `containust.lock` where entries came or changed, and gives those that did.
     ///
     /// # Errors
@@ -129,10 +121,8 @@ impl<'a> Imports<'a> {
         let new: Vec<(String, String)> =
             lock.imports.iter().filter(|entry| self.before.imports.get(entry.0) != Some(entry.1)).map(own).collect();
         if !new.is_empty() {
-            let path = self.project.import_lock();
-            let body = toml::to_string(&lock).map_err(|e| Error::protocol(e.to_string()))?;
-            let text = format!("# Written by `ctst lock`; belongs under version control.\n{body}");
-            write(&path, text.as_bytes()).during(|| format!("write {}", path.display()))?;
+            let entries = Lock { imports: new.iter().cloned().collect(), ..Lock::default() };
+            Lock::add(&self.project.import_lock(), &entries)?;
         }
         Ok(new)
     }
@@ -164,45 +154,6 @@ fn own(entry: (&String, &String)) -> (String, String) {
     (entry.0.clone(), entry.1.clone())
 }
 
-fn read_lock(path: &Path) -> Result<Lock> {
-    let bytes = match read_bounded(path) {
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Ok(Lock { version: VERSION, imports: BTreeMap::new() });
-        }
-        other => other?,
-    };
-    let text = String::from_utf8(bytes)
-        .map_err(|error| Error::io(format!("read {}", path.display()), io::Error::other(error)))?;
-    let broken = |problem: String| Error::Lock { path: path.to_owned(), problem };
-    #[derive(Deserialize)]
-    struct Version {
-        version: u64,
-    }
-    let message = |error: toml::de::Error| broken(error.message().to_owned());
-    let Version { version } = toml::from_str(&text).map_err(message)?;
-    if version > VERSION {
-        return Err(Error::NewerState { path: path.to_owned(), found: version, known: VERSION });
-    }
-    let lock: Lock = toml::from_str(&text).map_err(message)?;
-    let good = |digest: &String| digest.len() == 64 && digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    match lock.imports.iter().find(|(_, digest)| !good(digest)) {
-        Some((url, _)) => Err(broken(format!("the digest of {url} is not 64 lower-case hexadecimal digits"))),
-        None => Ok(lock),
-    }
-}
-
-/// Replaces a file whole.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".new.").tempfile_in(folder)?;
-    io::Write::write_all(&mut file, bytes)?;
-    file.as_file().sync_all()?;
-    // What is made in `.containust` is shut off by that folder; the lock file lies beside the composition.
-    std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-    file.persist(path)?;
-    Ok(())
-}
-
 fn get(url: &str) -> Result<Vec<u8>, String> {
     let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
     let config = ureq::Agent::config_builder()
@@ -224,39 +175,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 impl Project {
-    /// `containust.lock`, beside the file.
-    #[must_use]
-    pub fn import_lock(&self) -> PathBuf {
-        self.folder().join("containust.lock")
-    }
-
     fn imports_dir(&self) -> PathBuf {
         self.state_dir().join("imports")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lock(text: &str) -> Result<Lock> {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("l"), text).unwrap();
-        read_lock(&dir.path().join("l"))
-    }
-
-    #[test]
-    fn the_lock_file_is_read_strictly() {
-        assert_eq!(read_lock(Path::new("/nowhere/at-all")).unwrap().imports.len(), 0);
-        // A repository may hold a link to anything.
-        assert!(read_lock(Path::new("/dev/zero")).unwrap_err().to_string().contains("not a regular file"));
-        let digest = "0123456789abcdef".repeat(4);
-        let good = format!("version = 1\n[imports]\n\"https://a.example/b\" = \"{digest}\"\n");
-        assert_eq!(lock(&good).unwrap().imports["https://a.example/b"], digest);
-        assert!(matches!(lock("version = 2\nnew = 1\n"), Err(Error::NewerState { found: 2, .. })));
-        for bad in ["", "version = 1\nother = 2\n", &good.replace("0123", "012"), &good.replace("abc", "ABC"), "\u{0}"]
-        {
-            assert!(matches!(lock(bad), Err(Error::Lock { .. })), "{bad}");
-        }
     }
 }

@@ -2,18 +2,25 @@
 
 pub(crate) mod declared;
 pub(crate) mod imports;
+pub(crate) mod lock;
+pub(crate) mod pull;
+pub(crate) mod registry;
 pub(crate) mod stock;
 pub(crate) mod users;
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use containust_image::model::Image;
+use containust_image::registry::Part;
 use containust_image::{How, Request, Source, Store};
 use containust_lang::model::{Component, Composition, Image as Reference};
 
 use crate::error::{Error, Result};
 use crate::host::ids::Ids;
+use crate::images::lock::Lock;
 use crate::plan::{Action, Plan};
 use crate::project::Project;
 use crate::workers::unpacker::Unpacker;
@@ -29,6 +36,15 @@ pub enum Progress {
         reference: String,
         /// How far.
         detail: containust_image::Progress,
+    },
+    /// One is being pulled from a registry.
+    Pulling {
+        /// The first component that needs it.
+        component: String,
+        /// Its reference.
+        reference: String,
+        /// The layers that the store does not have.
+        parts: Vec<Part>,
     },
     /// One is being exported.
     Exporting {
@@ -71,8 +87,23 @@ pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids
                 pin: sha256.as_deref(),
             });
         }
+        Reference::Registry { name, sha256, locked } => {
+            return Ok(Request {
+                source: Source::Registry { name: name.clone(), digest: sha256.clone() },
+                ownership: ids.archive_ownership(),
+                pin: sha256.as_deref().or(locked.as_deref()),
+            });
+        }
     };
     Ok(Request { source, ownership: ids.ownership(), pin: pin.as_deref() })
+}
+
+/// The digest that a component's image has at its registry, if that is pinned or locked.
+pub(crate) fn registry_digest(component: &Component) -> Option<&str> {
+    match &component.image {
+        Reference::Registry { sha256, locked, .. } => sha256.as_deref().or(locked.as_deref()),
+        _ => None,
+    }
 }
 
 /// The image as it is in the store; `None`: it must be imported. Reads only.
@@ -129,13 +160,10 @@ fn import(
 ) -> Result<(String, Image)> {
     let request = request(project, component, ids)?;
     let reference = request.source.to_string();
-    let how = How { runner: unpacker, ..How::default() };
-    let image = project
-        .store()
-        .import_with(&request, how, &mut |detail| {
-            progress(Progress::Importing { component: component.name.clone(), reference: reference.clone(), detail });
-        })
-        .map_err(|e| error(component, &e))?;
+    let image = bring(project, &request, &component.name, unpacker, progress).map_err(|e| error(component, &e))?;
+    if let Reference::Registry { name, sha256: None, locked: None } = &component.image {
+        lock_image(project, name, &image)?;
+    }
     progress(Progress::Imported {
         component: component.name.clone(),
         reference: reference.clone(),
@@ -143,6 +171,40 @@ fn import(
         notes: image.notes.clone(),
     });
     Ok((reference, image))
+}
+
+/// Imports an image, from a registry or otherwise. `what`: for whom, as progress names it.
+fn bring(
+    project: &Project,
+    request: &Request<'_>,
+    what: &str,
+    unpacker: &Unpacker,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Image, containust_image::Error> {
+    let (component, reference) = (what.to_owned(), request.source.to_string());
+    let progress = RefCell::new(progress);
+    let fetch = |to: OwnedFd, have: &[String]| {
+        let Source::Registry { name, .. } = &request.source else {
+            return Err(containust_image::Error::Name(reference.clone()));
+        };
+        let mut told = |parts: &[Part]| {
+            let (component, reference) = (component.clone(), reference.clone());
+            progress.borrow_mut()(Progress::Pulling { component, reference, parts: parts.to_vec() });
+        };
+        registry::fetch(&registry::Wanted { name, digest: request.pin }, to, have, &mut told)
+    };
+    let how = How { runner: unpacker, fetch: Some(&fetch), ..How::default() };
+    project.store().import_with(request, how, &mut |detail| {
+        let (component, reference) = (component.clone(), reference.clone());
+        progress.borrow_mut()(Progress::Importing { component, reference, detail });
+    })
+}
+
+/// Writes into `containust.lock` what a name of a registry meant.
+fn lock_image(project: &Project, name: &str, image: &Image) -> Result<()> {
+    let digest = image.digest.trim_start_matches("sha256:").to_owned();
+    let new = Lock { images: BTreeMap::from([(name.to_owned(), digest)]), ..Lock::default() };
+    Lock::add(&project.import_lock(), &new)
 }
 
 /// Removes what imports that were killed have left.
@@ -194,23 +256,30 @@ impl Project {
         }
         let components = composition.components.iter().filter(|component| unknown.contains(component.name.as_str()));
         self.import_of(&components.collect::<Vec<_>>(), progress)?;
-        self.plan_some(composition, chosen).map(Some)
+        let mut composition = composition.clone();
+        Lock::read(&self.import_lock())?.tell(&mut composition);
+        self.plan_some(&composition, chosen).map(Some)
     }
 
-    fn import_of(
+    fn import_of<'c>(
         &self,
-        components: &[&Component],
+        components: &[&'c Component],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<(String, String, Image)>> {
         self.create_state_dir()?;
         let ids = Ids::detect()?;
         let unpacker = Unpacker::new(&ids);
         tidy(self, &unpacker)?;
-        let have = |component: &Component| {
-            let (reference, image) = match find(self, component, &ids)? {
-                (reference, Some(image)) => (reference, image),
-                (_, None) => import(self, component, &ids, &unpacker, progress)?,
+        // Which one a name of a registry means is asked once.
+        let mut asked: Vec<(&Reference, Image)> = Vec::new();
+        let have = |component: &'c Component| {
+            let (reference, found) = find(self, component, &ids)?;
+            let known = asked.iter().find(|(reference, _)| **reference == component.image).map(|(_, image)| image);
+            let image = match found.or_else(|| known.cloned()) {
+                Some(image) => image,
+                None => import(self, component, &ids, &unpacker, progress)?.1,
             };
+            asked.push((&component.image, image.clone()));
             Ok((component.name.clone(), reference, image))
         };
         components.iter().copied().map(have).collect()

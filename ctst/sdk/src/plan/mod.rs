@@ -184,6 +184,9 @@ pub enum ImageState {
     Import {
         /// Its reference.
         reference: String,
+        /// `sha256:…` that an image of a registry will have, because it is pinned or locked. Without it the registry is asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
     },
 }
 

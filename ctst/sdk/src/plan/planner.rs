@@ -497,7 +497,10 @@ impl Planner<'_> {
             }
         }
         let hash = spec.as_ref().filter(|_| self.kept || had.is_some()).map(ContainerSpec::hash).unwrap_or_default();
-        let (mut action, mut causes) = decide(spec.as_ref(), &hash, old.as_ref(), ports);
+        let (mut action, mut causes) = match (&spec, had) {
+            (None, Some(record)) if matches!(component.image, Reference::Registry { .. }) => absent(component, record),
+            _ => decide(spec.as_ref(), &hash, old.as_ref(), ports),
+        };
         let renewed = component.after.iter().filter_map(|d| Some((&d.on, *self.renewed.get(&d.on)?)));
         // What is certain first.
         if let Some((on, how)) = renewed.min_by_key(|(_, how)| *how == Action::Unknown)
@@ -518,7 +521,7 @@ impl Planner<'_> {
             self.renewed.insert(name.clone(), action);
         }
         if let Some(known) = &old {
-            self.drift(name, known, &reference, image.is_some());
+            self.drift(component, known, &reference, image.is_some());
         }
         self.taken_ports(name, ports)?;
         let data_loss = action == Action::Replace && self.loses(name, old.as_ref());
@@ -529,7 +532,10 @@ impl Planner<'_> {
         }
         let state = match &image {
             Some(image) => ImageState::Present { reference, digest: image.digest.clone(), size: image.size },
-            None => ImageState::Import { reference },
+            None => {
+                let digest = images::registry_digest(component).map(|digest| format!("sha256:{digest}"));
+                ImageState::Import { reference, digest }
+            }
         };
         self.plan.steps.push(Step { component: name.clone(), action, causes, data_loss, image: Some(state) });
         if let Some(image) = image {
@@ -597,7 +603,8 @@ impl Planner<'_> {
     }
 
     /// What is otherwise than the last run left it.
-    fn drift(&mut self, name: &str, known: &Known, reference: &str, in_store: bool) {
+    fn drift(&mut self, component: &Component, known: &Known, reference: &str, in_store: bool) {
+        let name = &component.name;
         let mut say = |kind, message: String| {
             self.plan.drift.push(Drift { component: name.to_owned(), kind, message });
         };
@@ -628,10 +635,15 @@ impl Planner<'_> {
         }
         if !in_store && record.spec.image == reference {
             let whole = record.spec.layers.iter().all(|layer| layer.is_dir());
-            let message = if whole {
-                "the source of its image was touched since it was imported"
-            } else {
-                "the store no longer has its image"
+            let message = match (&component.image, images::registry_digest(component)) {
+                // Another digest is a change, and told as one.
+                (Reference::Registry { .. }, Some(digest)) if record.spec.digest != format!("sha256:{digest}") => {
+                    return;
+                }
+                (Reference::Registry { .. }, None) => "containust.lock no longer says which image it has",
+                (Reference::Registry { .. }, _) => "the store no longer has its image",
+                _ if whole => "the source of its image was touched since it was imported",
+                _ => "the store no longer has its image",
             };
             say(DriftKind::Image, message.to_owned());
         }
@@ -705,6 +717,30 @@ fn decide(spec: Option<&ContainerSpec>, hash: &str, old: Option<&Known>, ports: 
         causes.push(Cause { new: Some(text(port)), in_place: true, ..Cause::of("ports", "port published") });
     }
     (if causes.is_empty() { Action::Unchanged } else { Action::Update }, causes)
+}
+
+/// What happens to a component whose image is in a registry, and not in the store.
+fn absent(component: &Component, record: &Record) -> (Action, Vec<Cause>) {
+    let same_name = matches!(&component.image, Reference::Registry { name, .. }
+        if record.spec.image.strip_prefix("oci://").and_then(|image| image.split('@').next()) == Some(name));
+    match images::registry_digest(component).map(|digest| format!("sha256:{digest}")) {
+        Some(digest) if digest != record.spec.digest && same_name => {
+            let (old, new) = (Some(record.spec.digest.clone()), Some(digest));
+            (
+                Action::Replace,
+                vec![Cause { old, new, ..Cause::of("image", "another digest of its image is locked or pinned") }],
+            )
+        }
+        Some(_) => {
+            let cause = "its image has to be pulled: it is replaced if the content is another";
+            (Action::Unknown, vec![Cause::of("image", cause)])
+        }
+        None => {
+            let cause =
+                "no digest of its image is locked, so the registry is asked: it is replaced if that has another";
+            (Action::Unknown, vec![Cause::of("image", cause)])
+        }
+    }
 }
 
 #[cfg(test)]
