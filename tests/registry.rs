@@ -4,7 +4,9 @@
 use std::fs;
 
 use containust_tests::archive::{Archive, oci, sha256, zstd};
-use containust_tests::registry::{Answer, Distribution, Image, Registry, architecture, descriptor, kind, put_manifest};
+use containust_tests::registry::{
+    Answer, Distribution, Image, Registry, architecture, descriptor, kind, put_manifest, skopeo,
+};
 use containust_tests::{Caller, Project, eventually};
 use serde_json::json;
 
@@ -216,4 +218,60 @@ fn layers_that_are_there_are_not_fetched_again() {
     eventually("it says who it is", || project.logs("app") == "two1\n");
     assert_eq!(registry.asked().len(), 0);
     project.stop();
+}
+
+#[test]
+fn what_is_pushed_can_be_pulled_by_everybody() {
+    let registry = Distribution::start(None);
+    for caller in Caller::all() {
+        let name = format!("oci://{}/mine/{}:1", registry.host(), caller.name);
+        let project = Project::new(&caller, &stack(&name));
+        project.write_bytes("app.tar", &oci(&layers("one"), &config()));
+        project.ctst(["images", "import", "app.tar", "app:1"]).ok();
+        let pushed = project.ctst(["push", "app:1", &name]).ok();
+        let digest = pushed.stdout.split(' ').next().expect("a digest").to_owned();
+        assert_eq!(pushed.stdout, format!("{digest}  {name}\n"));
+        // What is there already is not sent again, and is the same.
+        let again = project.ctst(["push", "app:1", &name]).ok();
+        assert_eq!(again.stdout, pushed.stdout);
+        let looked = skopeo(&["inspect", "--tls-verify=false", &name.replace("oci://", "docker://")]);
+        assert!(looked.contains(&digest), "{looked}");
+        project.up();
+        eventually("it says who it is", || project.logs("app") == "one1\n");
+        assert!(lock(&project).contains(&digest));
+        project.stop();
+        project.ctst(["push", "none:1", &name]).fails(125, &["none:1"]);
+        project.ctst(["push", "app:1", "app:1"]).fails(125, &["oci://registry/name:tag"]);
+        project.ctst(["push", "app:1", &name, "--offline"]).fails(125, &["I056"]);
+    }
+}
+
+#[test]
+fn a_certificate_of_ones_own_is_trusted_where_it_is_said() {
+    let certified = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("make a certificate");
+    let (own, other) = (certified(), certified());
+    let registry = Distribution::start_with(None, Some((&own.cert.pem(), &own.signing_key.serialize_pem())));
+    let name = format!("localhost:{}/app:1", registry.port);
+    let project = Project::new(&Caller::ordinary(), &stack(&format!("oci://{name}")));
+    project.make_folder("config");
+    project.make_folder("config/containust");
+    let pull = |settings: &str| {
+        project.write("config/containust/registries.toml", settings);
+        let mut command = project.command(["pull"]);
+        command.env("XDG_CONFIG_HOME", project.folder().join("config"));
+        containust_tests::finish(&mut command)
+    };
+    let with = |file: &str| {
+        let path = project.folder().join(file);
+        format!("[registry.\"localhost:{}\"]\nca = \"{}\"\n", registry.port, path.display())
+    };
+    // On the loopback it is spoken to without TLS, unless somebody says more.
+    pull("").fails(125, &["I054", "answers 400"]);
+    project.write("own.pem", &own.cert.pem());
+    project.write("other.pem", &other.cert.pem());
+    project.write("none.pem", "nothing");
+    pull(&with("other.pem")).fails(125, &["I050", "certificate", "registries.toml"]);
+    pull(&with("none.pem")).fails(125, &["I057", "no certificate in PEM"]);
+    pull(&with("missing.pem")).fails(125, &["I057", "missing.pem"]);
+    pull(&with("own.pem")).fails(125, &["I053", "has none such"]);
 }

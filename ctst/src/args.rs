@@ -104,6 +104,11 @@ pub(crate) enum Command {
     /// What containust.lock or a digest in the file says is pulled, whatever the tag means by now. What nothing says it of is what the
     /// tag means now, and is locked to that.
     Pull(Pull),
+    /// Push an image of the store to a registry
+    ///
+    /// Its layers are packed anew and compressed by gzip, so that its digest there, which is printed, is another than what was imported.
+    /// What the registry has already is not sent.
+    Push(Push),
     /// Store as whom a registry is asked, once it has let that in
     ///
     /// It is kept where docker, podman and skopeo look, too: by the credential helper that ~/.docker/config.json names, or in
@@ -528,6 +533,17 @@ pub(crate) struct Pull {
     pub(crate) update: bool,
     #[command(flatten)]
     pub(crate) inputs: Inputs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_long_help = REGISTRIES)]
+pub(crate) struct Push {
+    /// A name, a reference as `ctst images` shows it, or the first digits of a digest
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// Where to, as oci://registry/name:tag
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: String,
 }
 
 #[derive(Debug, ClapArgs)]

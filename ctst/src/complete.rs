@@ -57,7 +57,7 @@ fn named(command: Command, above: &'static str) -> Command {
 fn candidates(arg: &Arg, command: &str, above: &str) -> Option<ArgValueCompleter> {
     let value = arg.get_value_names()?.first()?.as_str();
     let components = match command {
-        "run" | "up" | "plan" => Components::Declared,
+        "run" | "up" | "plan" | "pull" => Components::Declared,
         "logs" | "inspect" | "rm" | "events" | "wait" => Components::There,
         _ => Components::Running,
     };
@@ -68,7 +68,7 @@ fn candidates(arg: &Arg, command: &str, above: &str) -> Option<ArgValueCompleter
             let chosen = line.iter().rev().skip(1).any(|word| names.iter().any(|name| *word == **name));
             if chosen { Vec::new() } else { names }
         }),
-        ("COMPONENT", _) => from(move || components.names()),
+        ("COMPONENT" | "COMPONENT|IMAGE", _) => from(move || components.names()),
         ("FILE|COMPONENT", _) => ArgValueCompleter::new(move |current: &OsStr| {
             let mut all = offered(current, move || components.names());
             all.extend(compositions(&["ctst", "json"]).complete(current));
@@ -83,6 +83,7 @@ fn candidates(arg: &Arg, command: &str, above: &str) -> Option<ArgValueCompleter
         }),
         ("VOLUME", _) => from(volumes),
         ("IMAGE", "images") => from(images),
+        ("IMAGE", _) if command == "push" => from(images),
         ("CODE", _) => from(|| {
             let all = CODES.iter().map(|code| code.as_str()).chain(codes::titles().map(|(code, _)| code));
             all.map(str::to_owned).collect()

@@ -80,6 +80,7 @@ fn run(args: Args) -> Outcome {
         Command::Rm(args) => commands::rm::run(&args, file),
         Command::Build(args) => commands::build::run(&args, file),
         Command::Pull(args) => commands::pull::run(&args, file),
+        Command::Push(args) => commands::push::run(&args, file),
         Command::Login(args) => commands::login::run(&args),
         Command::Logout(args) => commands::login::logout(&args),
         Command::Lock(args) => commands::lock::run(&args, file),

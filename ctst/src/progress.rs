@@ -51,10 +51,13 @@ impl<'a> Progress<'a> {
                 }
                 self.draw(first, || vec![format!("{what} {DIM}{}{DIM:#}", progress(detail))]);
             }
-            Step::Pulling { component, reference, parts } => {
-                let what = format!("{BOLD}{component}{BOLD:#} pulling {}", short_reference(reference, self.folder));
-                let first = self.begun.as_ref() != Some(component);
-                self.begun = Some(component.clone());
+            Step::Pulling { component, reference, parts } | Step::Pushing { component, reference, parts } => {
+                let doing = if matches!(step, Step::Pulling { .. }) { "pulling" } else { "pushing" };
+                let name = escape(component.as_bytes());
+                let what = format!("{BOLD}{name}{BOLD:#} {doing} {}", short_reference(reference, self.folder));
+                let begun = format!("{doing} {component}");
+                let first = self.begun.as_ref() != Some(&begun);
+                self.begun = Some(begun);
                 let (done, total) = parts.iter().fold((0_u64, 0_u64), |(done, total), part| {
                     (done.saturating_add(part.done), total.saturating_add(part.total))
                 });

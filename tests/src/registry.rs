@@ -326,6 +326,17 @@ fn program(name: &str) -> PathBuf {
     if unpacked.exists() { unpacked } else { Path::new("/usr/bin").join(name) }
 }
 
+/// What skopeo says.
+///
+/// # Panics
+/// If it fails.
+#[must_use]
+pub fn skopeo(words: &[&str]) -> String {
+    let done = Command::new(program("skopeo")).args(words).output().expect("run skopeo (make test brings it)");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
 impl Distribution {
     /// An empty one. With `users`, lines of htpasswd(1), it wants to know who asks.
     ///
@@ -333,12 +344,29 @@ impl Distribution {
     /// If it cannot be started.
     #[must_use]
     pub fn start(users: Option<&str>) -> Self {
+        Self::start_with(users, None)
+    }
+
+    /// The same by TLS, with a certificate and its key in PEM, if there are any.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start_with(users: Option<&str>, identity: Option<(&str, &str)>) -> Self {
         let folder = TempDir::new().expect("make a folder");
         let port = free_port();
         let mut config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
             folder.path().join("data").display()
         );
+        if let Some((certificate, key)) = identity {
+            config += "  tls:\n";
+            for (name, text) in [("certificate", certificate), ("key", key)] {
+                let file = folder.path().join(name);
+                fs::write(&file, text).expect("write a file");
+                config += &format!("    {name}: {}\n", file.display());
+            }
+        }
         if let Some(users) = users {
             let file = folder.path().join("users");
             fs::write(&file, users).expect("write a file");
@@ -367,14 +395,9 @@ impl Distribution {
     pub fn push(&self, layout: &[u8], name: &str, more: &[&str]) {
         let file = self.folder.path().join("push.tar");
         fs::write(&file, layout).expect("write a file");
-        let done = Command::new(program("skopeo"))
-            .args(["copy", "--quiet", "--dest-tls-verify=false", "--insecure-policy"])
-            .args(more)
-            .arg(format!("oci-archive:{}", file.display()))
-            .arg(format!("docker://{}/{name}", self.host()))
-            .output()
-            .expect("run skopeo (make test brings it)");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let (from, to) = (format!("oci-archive:{}", file.display()), format!("docker://{}/{name}", self.host()));
+        let words = ["copy", "--quiet", "--dest-tls-verify=false", "--insecure-policy"];
+        drop(skopeo(&[&words[..], more, &[&from, &to]].concat()));
     }
 
     /// Ends it.

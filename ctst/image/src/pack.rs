@@ -199,16 +199,36 @@ fn text(bytes: &[u8]) -> String {
 /// A layer that was packed.
 pub(crate) struct Blob {
     pub(crate) file: std::fs::File,
+    /// Of the layer as it is unpacked.
+    pub(crate) diff: String,
+    /// Of the file.
     pub(crate) digest: String,
     /// Bytes.
     pub(crate) size: u64,
+    pub(crate) is_compressed: bool,
+}
+
+impl Blob {
+    /// The same compressed by gzip, which every registry and every program takes.
+    pub(crate) fn compress(mut self, into: std::fs::File) -> io::Result<Self> {
+        io::Seek::rewind(&mut self.file)?;
+        let out = Hashing { inner: BufWriter::with_capacity(256 << 10, into), hash: Sha256::new() };
+        let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::default());
+        io::copy(&mut self.file.take(self.size), &mut encoder)?;
+        let mut out = encoder.finish()?;
+        out.flush()?;
+        let digest = hex(&out.hash.finalize().into());
+        let file = out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let size = file.metadata()?.len();
+        Ok(Self { file, diff: self.diff, digest, size, is_compressed: true })
+    }
 }
 
 /// Writes an archive that is an OCI layout, and what `docker save` writes.
 pub(crate) fn image(record: &Record, layers: Vec<Blob>, out: &mut dyn Write) -> io::Result<()> {
     let descriptor = |kind: &str, digest: &str, size: u64| json!({ "mediaType": format!("{MEDIA}.{kind}"), "digest": format!("sha256:{digest}"), "size": size });
     let sum = |bytes: &[u8]| hex(&Sha256::digest(bytes).into());
-    let diffs: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.digest)).collect();
+    let diffs: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.diff)).collect();
     let document = json!({
         "architecture": architecture(),
         "os": "linux",
@@ -216,11 +236,12 @@ pub(crate) fn image(record: &Record, layers: Vec<Blob>, out: &mut dyn Write) -> 
         "rootfs": { "type": "layers", "diff_ids": diffs },
     })
     .to_string();
+    let kind = |layer: &Blob| if layer.is_compressed { "layer.v1.tar+gzip" } else { "layer.v1.tar" };
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": format!("{MEDIA}.manifest.v1+json"),
         "config": descriptor("config.v1+json", &sum(document.as_bytes()), document.len() as u64),
-        "layers": layers.iter().map(|l| descriptor("layer.v1.tar", &l.digest, l.size)).collect::<Vec<_>>(),
+        "layers": layers.iter().map(|l| descriptor(kind(l), &l.digest, l.size)).collect::<Vec<_>>(),
     })
     .to_string();
     let name = record.reference.strip_prefix("image://");
@@ -251,7 +272,7 @@ pub(crate) fn image(record: &Record, layers: Vec<Blob>, out: &mut dyn Write) -> 
     ] {
         tar.append_data(&mut plain(text.len() as u64), name, text.as_bytes())?;
     }
-    for Blob { mut file, digest, size } in layers {
+    for Blob { mut file, digest, size, .. } in layers {
         io::Seek::rewind(&mut file)?;
         tar.append_data(&mut plain(size), blob(&digest), file.take(size))?;
     }

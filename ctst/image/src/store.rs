@@ -620,7 +620,7 @@ impl Store {
     }
 
     /// Writes an image to `out` as an archive that is both an OCI layout and what `docker save` makes. Its layers' digests are
-    /// others than those of the archive that it was imported from.
+    /// others than those of the archive that it was imported from. With `compress` its layers are compressed by gzip.
     ///
     /// # Errors
     /// [`Error::NotInStore`], what cannot be read or written, and as [`Store::list`].
@@ -628,6 +628,7 @@ impl Store {
         &self,
         reference: &str,
         out: &mut dyn std::io::Write,
+        compress: bool,
         runner: &dyn Runner,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
@@ -648,10 +649,13 @@ impl Store {
             });
             let path = staging.path.join(index.to_string());
             let failed = |e: std::io::Error| Error::std("write", &path, &e);
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(&staging.fd, index.to_string(), flags, Mode::RUSR | Mode::WUSR)
-                .map_err(|cause| Error::io("create", &path, cause))?;
-            let file = std::fs::File::from(file);
+            let create = |name: &str| {
+                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&staging.fd, name, flags, Mode::RUSR | Mode::WUSR);
+                file.map(std::fs::File::from).map_err(|cause| Error::io("create", &path, cause))
+            };
+            let name = index.to_string();
+            let file = create(&name)?;
             let tree = self.dir.join(LAYERS).join(&layer.name).join(TREE);
             let digest = runner.pack(owners, &tree, file.try_clone().map_err(failed)?.into())?;
             let size = file.metadata().map_err(failed)?.len();
@@ -659,7 +663,16 @@ impl Store {
                 let text = format!("pack `{}`: the worker gives no digest", shown(&tree));
                 return Err(Error::Worker { code: String::new(), text, help: None });
             }
-            layers.push(Blob { file, digest, size });
+            let blob = Blob { file, diff: digest.clone(), digest, size, is_compressed: false };
+            layers.push(match compress {
+                true => blob.compress(create(&format!("{name}.gz"))?).map_err(failed)?,
+                false => blob,
+            });
+            if compress {
+                // What was compressed is not needed any more.
+                rustix::fs::unlinkat(&staging.fd, &*name, AtFlags::empty())
+                    .map_err(|cause| Error::io("remove", &path, cause))?;
+            }
             bytes_done += layer.size;
         }
         pack::image(&record, layers, out).map_err(|e| Error::std("write", "the archive", &e))

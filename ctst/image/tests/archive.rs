@@ -430,10 +430,10 @@ fn an_exported_image_is_the_same_again() {
         let (references, image) =
             store.import_as(&tar(&archive), None, Ownership::Caller, How::default(), &mut |_| {}).unwrap();
         let out = scratch.join("out.tar");
-        store.export(&references[0], &mut fs::File::create(&out).unwrap(), &Direct, &mut |_| {}).unwrap();
+        store.export(&references[0], &mut fs::File::create(&out).unwrap(), false, &Direct, &mut |_| {}).unwrap();
         assert_eq!(names(&scratch.join("images/staging")), ["lock"]);
         assert!(matches!(
-            store.export("image://none:1", &mut Vec::new(), &Direct, &mut |_| {}),
+            store.export("image://none:1", &mut Vec::new(), false, &Direct, &mut |_| {}),
             Err(Error::NotInStore { .. })
         ));
 
@@ -450,7 +450,7 @@ fn an_exported_image_is_the_same_again() {
         }
         // Byte by byte, whenever it is made.
         let twice = scratch.join("twice.tar");
-        other.export(&again[0], &mut fs::File::create(&twice).unwrap(), &Direct, &mut |_| {}).unwrap();
+        other.export(&again[0], &mut fs::File::create(&twice).unwrap(), false, &Direct, &mut |_| {}).unwrap();
         assert_eq!(fs::read(&out).unwrap(), fs::read(&twice).unwrap());
     });
 }

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Login) -> Outcome {
         return Err(Failure::new(problem, "ctst login REGISTRY -u NAME --password-stdin < FILE".to_owned()));
     }
     let place = containust_sdk::login(host, user, password)?;
-    talk!("logged in to {host} as {}; kept by {}", user.escape_debug(), place.escape_debug());
+    talk!("logged in to {host} as {}, which {} keeps", user.escape_debug(), place.escape_debug());
     Ok(0)
 }
 

@@ -1,6 +1,8 @@
 //! Requests to one registry: who asks, redirections, and what is tried again.
 
+use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
@@ -8,9 +10,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use ureq::http::{HeaderMap, Response, Uri, header};
+use ureq::http::{HeaderMap, Method, Request, Response, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, Error as Failure};
+use ureq::{Agent, Body, Error as Failure, SendBody};
 
 use super::{Credentials, Endpoint, Name, PullJob};
 use crate::Error;
@@ -69,6 +71,45 @@ impl Prepared {
     }
 }
 
+/// A request.
+struct Ask<'r> {
+    method: Method,
+    url: &'r str,
+    accept: &'r str,
+    /// The first byte that is wanted.
+    from: u64,
+    sent: Option<Sent<'r>>,
+}
+
+impl<'r> Ask<'r> {
+    fn get(url: &'r str) -> Self {
+        Self { method: Method::GET, url, accept: "*/*", from: 0, sent: None }
+    }
+}
+
+/// A part of a file that is sent.
+#[derive(Clone, Copy)]
+pub(super) struct Sent<'r> {
+    pub(super) file: &'r File,
+    pub(super) place: u64,
+    pub(super) size: u64,
+    pub(super) media_type: &'r str,
+    /// Told of how much of it is sent.
+    pub(super) tell: &'r dyn Fn(u64),
+    /// How much of it is sent.
+    pub(super) done: u64,
+}
+
+impl Read for Sent<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.size - self.done).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read_at(&mut buffer[..left], self.place + self.done)?;
+        self.done += count as u64;
+        (self.tell)(self.done);
+        Ok(count)
+    }
+}
+
 /// One registry, or mirror.
 pub(super) struct Session<'a> {
     endpoint: &'a Endpoint,
@@ -88,23 +129,51 @@ impl<'a> Session<'a> {
 
     /// Sees whether it lets in who asks (distribution specification, "Determining Support").
     pub(super) fn enter(&self) -> Result<(), Error> {
-        self.ask(&format!("{}/v2/", self.endpoint.base), "*/*", 0).map(drop)
+        self.ask(&Ask::get(&format!("{}/v2/", self.endpoint.base))).map(drop)
     }
 
     /// Asks for something below the repository. `from`: not the first bytes. Gives what succeeded only.
     pub(super) fn get(&self, path: &str, accept: &str, from: u64) -> Result<Response<Body>, Error> {
-        self.ask(&format!("{}/v2/{}/{path}", self.endpoint.base, self.endpoint.repository), accept, from)
+        self.ask(&Ask { accept, from, ..Ask::get(&self.url(path)) })
+    }
+
+    /// Whether it has something below the repository.
+    pub(super) fn has(&self, path: &str) -> Result<bool, Error> {
+        let url = self.url(path);
+        match self.ask(&Ask { method: Method::HEAD, ..Ask::get(&url) }) {
+            Ok(_) => Ok(true),
+            Err(Error::Registry { code: "I053", .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Begins an upload; the address that it goes to.
+    pub(super) fn begin_upload(&self) -> Result<String, Error> {
+        let url = self.url("blobs/uploads/");
+        let response = self.ask(&Ask { method: Method::POST, ..Ask::get(&url) })?;
+        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let place = location.and_then(|location| resolve(&url, location));
+        place.ok_or_else(|| self.wrong("says not where an upload goes to".to_owned()))
+    }
+
+    /// Sends something to an address.
+    pub(super) fn put(&self, url: &str, sent: Sent<'_>) -> Result<Response<Body>, Error> {
+        self.ask(&Ask { method: Method::PUT, sent: Some(sent), ..Ask::get(url) })
+    }
+
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("{}/v2/{}/{path}", self.endpoint.base, self.endpoint.repository)
     }
 
     /// Asks, again where it may help.
-    fn ask(&self, url: &str, accept: &str, from: u64) -> Result<Response<Body>, Error> {
+    fn ask(&self, ask: &Ask<'_>) -> Result<Response<Body>, Error> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let (wait, error) = match self.authorized(url, accept, from)? {
+            let (wait, error) = match self.authorized(ask)? {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(response) => (wait(&response), self.refused(response)),
-                Err(failure) => (may_pass(&failure).then_some(Duration::ZERO), unreachable(url, &failure)),
+                Err(failure) => (may_pass(&failure).then_some(Duration::ZERO), unreachable(ask.url, &failure)),
             };
             match wait {
                 Some(wait) if tries < TRIES => sleep(wait.max(pause(tries))),
@@ -114,38 +183,44 @@ impl<'a> Session<'a> {
     }
 
     /// Asks, and once more as somebody where the registry wants to know who.
-    fn authorized(&self, url: &str, accept: &str, from: u64) -> Result<Result<Response<Body>, Failure>, Error> {
+    fn authorized(&self, ask: &Ask<'_>) -> Result<Result<Response<Body>, Failure>, Error> {
         let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let response = match self.follow(url, accept, from, known.as_deref())? {
+        let response = match self.follow(ask, known.as_deref())? {
             Ok(response) if response.status() == 401 => response,
             other => return Ok(other),
         };
         let Some(value) = self.authorize(response.headers())? else { return Ok(Ok(response)) };
         // A token that ended is renewed, but what was refused a moment ago is again.
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
-        self.follow(url, accept, from, Some(&value))
+        self.follow(ask, Some(&value))
     }
 
-    /// Follows redirections. What lies on another host gets no credentials.
-    fn follow(
-        &self,
-        url: &str,
-        accept: &str,
-        from: u64,
-        authorization: Option<&str>,
-    ) -> Result<Result<Response<Body>, Failure>, Error> {
+    /// Follows redirections of what is read. What lies on another host gets no credentials.
+    fn follow(&self, ask: &Ask<'_>, authorization: Option<&str>) -> Result<Result<Response<Body>, Failure>, Error> {
+        let url = ask.url;
         let mut place = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
-            let is_own = origin(&place) == origin(url);
+            let is_own = origin(&place) == origin(&self.endpoint.base);
             let agent = if is_own { &self.own } else { &self.others };
-            let mut request = agent.get(&place).header(header::ACCEPT, accept);
+            let mut request = Request::builder().method(&ask.method).uri(&place).header(header::ACCEPT, ask.accept);
             if let Some(value) = authorization.filter(|_| is_own) {
                 request = request.header(header::AUTHORIZATION, value);
             }
-            if from > 0 {
-                request = request.header(header::RANGE, format!("bytes={from}-"));
+            if ask.from > 0 {
+                request = request.header(header::RANGE, format!("bytes={}-", ask.from));
             }
-            let response = match request.call() {
+            let answer = match ask.sent {
+                Some(mut sent) => {
+                    request =
+                        request.header(header::CONTENT_LENGTH, sent.size).header(header::CONTENT_TYPE, sent.media_type);
+                    request
+                        .body(SendBody::from_reader(&mut sent))
+                        .map_err(Failure::from)
+                        .and_then(|request| agent.run(request))
+                }
+                None => request.body(()).map_err(Failure::from).and_then(|request| agent.run(request)),
+            };
+            let response = match answer {
                 Ok(response) => response,
                 Err(failure) => return Ok(Err(failure)),
             };
@@ -153,7 +228,8 @@ impl<'a> Session<'a> {
                 return Ok(Ok(response));
             }
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-            place = location.and_then(|location| resolve(&place, location)).ok_or_else(|| {
+            let target = location.filter(|_| [Method::GET, Method::HEAD].contains(&ask.method));
+            place = target.and_then(|location| resolve(&place, location)).ok_or_else(|| {
                 let shown = text(&location.unwrap_or("nowhere").chars().take(MAX_SAID).collect::<String>());
                 self.wrong(format!("leads from {url} to {shown}, where it cannot be followed"))
             })?;

@@ -8,6 +8,7 @@
 mod http;
 pub(crate) mod layout;
 mod pull;
+mod push;
 
 use std::fmt;
 use std::io::{BufRead, Read, Write};
@@ -129,6 +130,11 @@ pub enum Task {
         /// Which.
         wanted: String,
     },
+    /// The layout that the output, open for reading too, is already is pushed under this tag.
+    Push {
+        /// Which.
+        tag: String,
+    },
     /// It is seen whether the registry lets in who asks.
     Login,
 }
@@ -158,7 +164,7 @@ pub struct Part {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    /// The layers that are fetched.
+    /// The blobs that are fetched or sent.
     Parts(Vec<Part>),
     /// Bytes that one of them has.
     Done(usize, u64),

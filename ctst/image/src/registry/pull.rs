@@ -15,7 +15,7 @@ use ureq::http::header;
 
 use super::http::{Prepared, Session, TRIES, pause, read};
 use super::layout::{self, DOCKER_INDEX, DOCKER_MANIFEST, END, HEAD, OCI_INDEX, OCI_MANIFEST, is_index, is_known};
-use super::{Found, Part, PullJob, Task};
+use super::{Found, Part, PullJob, Task, push};
 use crate::Error;
 use crate::archive::MAX_DOCUMENT;
 use crate::archive::image::{Descriptor, Index, MAX_INDEX_DEPTH, Manifest, Platform, architecture, kept};
@@ -25,10 +25,10 @@ use crate::source::{hex, is_digest};
 /// Largest manifest or index: what registries themselves take at most (distribution specification, "Pushing Manifests").
 const MAX_MANIFEST: u64 = 4 << 20;
 /// Blobs that are fetched at once.
-const AT_ONCE: usize = 4;
+pub(super) const AT_ONCE: usize = 4;
 /// A try that brought so much was none in vain.
 const PROGRESS: u64 = 1 << 20;
-const TELL_EVERY: Duration = Duration::from_millis(100);
+pub(super) const TELL_EVERY: Duration = Duration::from_millis(100);
 /// Platforms that an error names.
 const MAX_NAMED: usize = 10;
 
@@ -89,6 +89,10 @@ pub(super) fn pull(
     let asked = Asked { job, sessions };
     let (wanted, have) = match &job.task {
         Task::Login => return asked.first(|session| session.enter()).map(|()| None),
+        Task::Push { tag } => {
+            let [session] = &asked.sessions[..] else { return Err(asked.bad("has no registry of its own".to_owned())) };
+            return push::push(session, out, tag, begin, tell).map(Some);
+        }
         Task::Resolve { wanted } => return Ok(Some(asked.document(wanted, None)?.found)),
         Task::Pull { wanted, have } => (wanted, have),
     };

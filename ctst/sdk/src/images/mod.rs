@@ -21,6 +21,7 @@ use containust_lang::model::{Component, Composition, Image as Reference};
 use crate::error::{Error, Result};
 use crate::host::ids::Ids;
 use crate::images::lock::Lock;
+use crate::images::pull::of_registries;
 use crate::plan::{Action, Plan};
 use crate::project::Project;
 use crate::workers::unpacker::Unpacker;
@@ -44,6 +45,15 @@ pub enum Progress {
         /// Its reference.
         reference: String,
         /// The layers that the store does not have.
+        parts: Vec<Part>,
+    },
+    /// One is being pushed to a registry.
+    Pushing {
+        /// As it was asked for.
+        component: String,
+        /// Where to.
+        reference: String,
+        /// Its blobs.
         parts: Vec<Part>,
     },
     /// One is being exported.
@@ -256,6 +266,10 @@ impl Project {
         }
         let components = composition.components.iter().filter(|component| unknown.contains(component.name.as_str()));
         self.import_of(&components.collect::<Vec<_>>(), progress)?;
+        if of_registries(composition).is_empty() {
+            return self.plan_some(composition, chosen).map(Some);
+        }
+        // What was pulled is locked by now.
         let mut composition = composition.clone();
         Lock::read(&self.import_lock())?.tell(&mut composition);
         self.plan_some(&composition, chosen).map(Some)

@@ -1,14 +1,17 @@
 //! Images of registries, pulled and locked because somebody says so, and not because a run needs them.
 
+use std::io;
+
+use containust_image::registry::Part;
+use containust_image::{Request, Source};
 use containust_lang::model::{Composition, Image as Reference};
 
 use super::lock::Lock;
 use super::{Progress, bring, lock_image, registry, tidy};
-use crate::error::{Error, Result};
+use crate::error::{During, Error, Result};
 use crate::host::ids::Ids;
 use crate::project::Project;
 use crate::workers::unpacker::Unpacker;
-use containust_image::{Request, Source};
 
 /// What a name of a registry means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +67,35 @@ impl Project {
             pulled.push(Pulled { reference, digest: found.digest, before });
         }
         Ok(pulled)
+    }
+
+    /// Pushes an image of the store, as [`Project::select_image`] means it, to a registry. Gives the digest of its manifest, which is another than
+    /// that of what was imported: the layers are packed anew.
+    ///
+    /// # Errors
+    /// [`Error::Store`], and [`Error::Invalid`] where `to` is not an image of a registry.
+    pub fn push(&self, what: &str, to: &Reference, progress: &mut dyn FnMut(Progress)) -> Result<Pulled> {
+        let Reference::Registry { name, sha256: None, .. } = to else {
+            let problem = "push: where to is written as oci://registry/name:tag, without a digest".to_owned();
+            return Err(Error::Invalid { component: what.to_owned(), problem });
+        };
+        let entry = self.select_image(what)?;
+        self.create_state_dir()?;
+        let unpacker = Unpacker::new(&Ids::detect()?);
+        let failed = |e: containust_image::Error| Error::Store(Box::new(e));
+        let dir = self.state_dir();
+        let mut layout = tempfile::tempfile_in(&dir).during(|| format!("write into {}", dir.display()))?;
+        let image = what.to_owned();
+        let mut exporting = |detail| progress(Progress::Exporting { image: image.clone(), detail });
+        self.store().export(&entry.reference, &mut layout, true, &unpacker, &mut exporting).map_err(failed)?;
+        let reference = format!("oci://{name}");
+        let mut pushing = |parts: &[Part]| {
+            let (component, reference) = (image.clone(), reference.clone());
+            progress(Progress::Pushing { component, reference, parts: parts.to_vec() });
+        };
+        io::Seek::rewind(&mut layout).during(|| format!("write into {}", dir.display()))?;
+        let found = registry::push(name, layout.into(), &mut pushing).map_err(failed)?;
+        Ok(Pulled { reference, digest: format!("sha256:{}", found.digest), before: None })
     }
 
     /// Asks registries what these names mean now, and locks it, without pulling it; with `update` also of those that are locked.

@@ -87,7 +87,7 @@ impl Project {
         let entry = self.select_image(what)?;
         let unpacker = Unpacker::new(&Ids::detect()?);
         let mut export =
-            |out: &mut dyn Write| self.store().export(&entry.reference, out, &unpacker, progress).map_err(store);
+            |out: &mut dyn Write| self.store().export(&entry.reference, out, false, &unpacker, progress).map_err(store);
         let Some(file) = file else {
             export(&mut io::stdout().lock())?;
             return Ok(entry);

@@ -106,6 +106,21 @@ pub fn logout(host: &str) -> Result<Vec<String>, crate::Error> {
     credentials::erase(host).map_err(|error| crate::Error::Store(Box::new(error)))
 }
 
+/// Pushes an image that was exported into a file under a name, `registry/repository:tag`.
+///
+/// # Errors
+/// [`Error::Registry`].
+pub(crate) fn push(name: &str, layout: OwnedFd, progress: &mut dyn FnMut(&[Part])) -> Result<Found, Error> {
+    let parsed = Name::parse(name)?;
+    let what = format!("push oci://{name}");
+    refuse_offline(&what)?;
+    let (endpoints, problems) = settings::endpoints(parsed)?;
+    // Mirrors are for reading.
+    let endpoints = endpoints.into_iter().last().into_iter().collect();
+    let job = PullJob { what, endpoints, task: Task::Push { tag: parsed.tag.to_owned() }, limits: Limits::default() };
+    found(talk(&job, Some(layout), progress).map_err(|error| explain(error, &problems))?)
+}
+
 fn found(found: Option<Found>) -> Result<Found, Error> {
     let nothing = || Error::Registry { code: "I050", text: "the registry client found nothing".to_owned(), help: None };
     found.ok_or_else(nothing)
@@ -121,13 +136,17 @@ fn ask(
     refuse_offline(&what)?;
     let (endpoints, problems) = settings::endpoints(name)?;
     let job = PullJob { what, endpoints, task, limits: Limits::default() };
-    talk(&job, to, progress).map_err(|error| match error {
-        // Why it has no credentials is worth a word where they were missing.
+    talk(&job, to, progress).map_err(|error| explain(error, &problems))
+}
+
+/// Why there are no credentials is worth a word where they were missing.
+fn explain(error: Error, problems: &[String]) -> Error {
+    match error {
         Error::Registry { code: code @ ("I051" | "I052" | "I053"), text, .. } if !problems.is_empty() => {
             Error::Registry { code, text, help: Some(problems.join("; ")) }
         }
         other => other,
-    })
+    }
 }
 
 fn refuse_offline(what: &str) -> Result<(), Error> {
