@@ -113,15 +113,17 @@ fn add_routes(links: &mut Links, plan: &Plan, networks: &[Bridge]) -> Result<(),
 /// nothing that a neighbour tells, who may be another container that can forge packets.
 const IPV6: [(&str, &str); 4] =
     [("disable_ipv6", "0"), ("addr_gen_mode", "1"), ("accept_ra", "0"), ("accept_redirects", "0")];
-/// The others of such a container have no IPv6, or what came by them could say where packets for other networks go.
+/// Others have no IPv6: what came by them could say where packets go, and fill the kernel's tables.
 const NO_IPV6: [(&str, &str); 1] = [("disable_ipv6", "1")];
 
-/// Makes links that are down ready for the plan's IPv6 addresses, if there are any. `settings`: `/proc/sys/net/ipv6/conf`.
+/// Makes links that are down ready for the plan's IPv6 addresses, or takes IPv6 from them. `settings`: `/proc/sys/net/ipv6/conf`.
 fn prepare_ipv6(plan: &Plan, settings: Option<&OwnedFd>) -> Result<(), Failure> {
-    if plan.addresses6.is_empty() {
-        return Ok(());
-    }
-    let settings = settings.ok_or_else(|| refusal("give an IPv6 address: this kernel has no IPv6", ""))?;
+    let Some(settings) = settings else {
+        return match plan.addresses6.is_empty() {
+            true => Ok(()),
+            false => Err(refusal("give an IPv6 address: this kernel has no IPv6", "")),
+        };
+    };
     for (_, port) in plan.addresses.iter().zip(0u8..) {
         let has_address = plan.addresses6.iter().any(|(on, _)| *on == port);
         for (setting, value) in if has_address { &IPV6[..] } else { &NO_IPV6[..] } {

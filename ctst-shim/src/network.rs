@@ -23,8 +23,8 @@ pub(crate) const ETH0: u32 = 10_000;
 /// What keeps S from being a way from one network into another: it forwards nothing, whatever the host does, whose settings
 /// a new namespace may inherit; it answers on a bridge for the address of that bridge only, not for its others; and it takes
 /// no packet from a bridge whose sender is not reached over it. In this order: the first resets others (ip-sysctl.rst). Of UDP a
-/// socket that is found before the routes would take it from any bridge. Of IPv6 it has addresses of the links only, which
-/// nobody forwards.
+/// socket that is found before the routes would take it from any bridge. Of IPv6 it has nothing: bridges pass frames on without, and
+/// who can forge a router's advertisement could give it addresses and ways, without end.
 const APART: [(&str, &str); 5] = [
     ("/proc/sys/net/ipv4/ip_forward", "0"),
     ("/proc/sys/net/ipv4/conf/all/arp_ignore", "1"),
@@ -195,6 +195,14 @@ fn keep_apart() -> Result<(), Failure> {
     for (file, value) in APART {
         #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
         std::fs::write(file, value).step("keep the networks apart by", file)?;
+    }
+    for links in ["all", "default"] {
+        let file = format!("/proc/sys/net/ipv6/conf/{links}/disable_ipv6");
+        #[expect(clippy::disallowed_methods, reason = "a fixed place in procfs")]
+        match std::fs::write(&file, "1") {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            done => done.step("keep what routers tell away by", file)?,
+        }
     }
     Ok(())
 }

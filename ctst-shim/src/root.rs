@@ -108,7 +108,7 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
     for sysctl in &plan.sysctls {
         set(&proc, sysctl)?;
     }
-    let ipv6 = if plan.addresses6.is_empty() { None } else { inside(&proc, "sys/net/ipv6/conf")? };
+    let ipv6 = if plan.addresses.is_empty() { None } else { inside(&proc, "sys/net/ipv6/conf")? };
     hide(&proc, &PROC_MASKED)?;
     for path in PROC_READ_ONLY {
         if let Some(place) = inside(&proc, path)? {
