@@ -42,6 +42,100 @@ fn files_that_are_not_compositions() {
     project.assert_nothing_left();
 }
 
+/// In an archive that somebody gave away, or by a container that can write the project's folder.
+#[test]
+fn links_in_the_state_lead_nowhere() {
+    let project = Project::new(&Caller::ordinary(), HOLD);
+    project.make_folder("victim");
+    project.make_folder("victim/one");
+    project.write("victim/one/kept", "kept");
+    project.up();
+    project.ctst(["down"]).ok();
+    for name in ["containers", "volumes", "secrets", "imports", "supervisor.lock"] {
+        let place = project.folder().join(".containust").join(name);
+        fs::remove_file(&place).ok();
+        fs::remove_dir(&place).ok();
+        symlink("../victim", &place).expect("link");
+        for words in [&["plan"][..], &["up", "--yes"], &["down"], &["ps"], &["rm"], &["volumes"]] {
+            project.ctst(words).fails(125, &["S0105", name, "symbolic link"]);
+        }
+        fs::remove_file(&place).expect("unlink");
+    }
+    assert_eq!(fs::read_to_string(project.folder().join("victim/one/kept")).expect("read"), "kept");
+    assert_eq!(fs::read_dir(project.folder().join("victim")).expect("list").count(), 1);
+    project.assert_nothing_left();
+}
+
+/// What a container can write is a folder of its author's; what a link in it leads to is not.
+#[test]
+fn a_container_gets_nothing_of_the_host_by_links_that_it_made() {
+    for caller in Caller::all() {
+        let project = Project::new(&caller, "");
+        for folder in ["out", "out/www", "private"] {
+            project.make_folder(folder);
+        }
+        for file in ["private/file", "out/env", "out/conf", "out/tok"] {
+            project.write(file, "A=b");
+            fs::set_permissions(project.folder().join(file), fs::Permissions::from_mode(0o600)).expect("chmod");
+        }
+        let image = "image = \"file://ROOTFS\" command = [\"/bin/ctst-probe\", \"hold\"]";
+        let reads = [
+            ("volume = \"./out/www:/www:ro\"", "", "www", "../private"),
+            ("env_file = \"./out/env\"", "", "env", "../private/file"),
+            ("configs = [\"conf\"]", "CONFIG conf = { file = \"./out/conf\" }", "conf", "../private/file"),
+            ("secrets = [\"tok\"]", "SECRET tok FROM FILE \"./out/sub/file\"", "sub", "../private"),
+        ];
+        for (line, declared, name, target) in reads {
+            let text = format!(
+                "COMPONENT builder {{ {image} volume = \"./out:/out\" }}\nCOMPONENT one {{ {image} {line} }}\n{declared}\n"
+            );
+            project.write("stack.ctst", &text);
+            let place = project.folder().join("out").join(name);
+            fs::remove_dir(&place).or_else(|_| fs::remove_file(&place)).ok();
+            symlink(target, &place).expect("link");
+            for words in [&["plan"][..], &["up", "--yes"], &["run", "-d", "--yes", "one"]] {
+                project.ctst(words).fails(125, &["S0105", "by a link", "builder can write"]);
+            }
+            fs::remove_file(&place).expect("unlink");
+        }
+        project.assert_nothing_left();
+    }
+}
+
+#[test]
+fn folders_that_somebody_else_can_exchange() {
+    let project = Project::new(&Caller::ordinary(), HOLD);
+    let mode = |mode| fs::set_permissions(project.folder(), fs::Permissions::from_mode(mode)).expect("chmod");
+    mode(0o777);
+    project.ctst(["up"]).fails(125, &["S0105", "anybody"]);
+    mode(0o1777);
+    project.ctst(["check"]).ok();
+    project.up();
+    project.stop();
+    mode(0o755);
+    if rustix::process::getuid().is_root() {
+        std::os::unix::fs::chown(project.folder(), Some(65_533), None).expect("chown");
+        project.ctst(["up"]).fails(125, &["S0105", "65533"]);
+    }
+}
+
+#[test]
+fn users_that_no_id_is_given_for() {
+    let Some(caller) = Caller::ranges() else { return };
+    let text = |user: &str| HOLD.replace("command", &format!("user = \"{user}\" command"));
+    let project = Project::new(&caller, &text("65535"));
+    project.up();
+    let pid = project.status("one")["pid"].clone();
+    for user in ["100000", "0:4000000000"] {
+        project.write("stack.ctst", &text(user));
+        for words in [&["plan"][..], &["run", "-d", "--yes"]] {
+            project.ctst(words).fails(125, &["one", user, "only for 0 to"]);
+        }
+    }
+    assert_eq!(project.status("one")["pid"], pid, "nothing was stopped");
+    project.stop();
+}
+
 #[test]
 fn fifty_megabytes() {
     let project = Project::new(&Caller::ordinary(), HOLD);

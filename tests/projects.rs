@@ -58,6 +58,32 @@ fn a_project_can_be_anywhere() {
 }
 
 #[test]
+fn a_file_that_is_gone_is_known_by_its_containers() {
+    let project = two(&Caller::ordinary());
+    let rename =
+        |from: &str, to: &str| fs::rename(project.folder().join(from), project.folder().join(to)).expect("rename");
+    project.up();
+    rename("stack.ctst", "gone");
+    assert!(project.ctst(["ps"]).ok().stdout.contains("one"));
+    project.ctst(["exec", "one", "/bin/true"]).ok();
+    project.ctst(["plan"]).fails(125, &["stack.ctst"]);
+    // Under another name it is another file, and the first one is still known.
+    rename("gone", "other.ctst");
+    assert!(project.ctst(["ps"]).ok().stdout.contains("one"));
+    project.ctst(["-f", "none.ctst", "stop"]).fails(125, &["none.ctst"]);
+    project.ctst(["-f", "stack.ctst", "stop"]).ok();
+    project.assert_nothing_left();
+    project.ctst(["-f", "stack.ctst", "rm"]).ok();
+    project.ctst(["-f", "stack.ctst", "stop"]).fails(125, &["stack.ctst"]);
+    // What is of a whole folder does not ask which of its files.
+    project.write("more.ctst", "");
+    project.ctst(["ps"]).ok();
+    project.ctst(["volumes"]).ok();
+    project.ctst(["images"]).ok();
+    project.ctst(["stop"]).fails(125, &["S0103"]);
+}
+
+#[test]
 fn all_that_run_are_listed_and_nothing_else() {
     for caller in Caller::all().into_iter().chain(Caller::strict()) {
         let project = two(&caller);

@@ -56,7 +56,11 @@ const PAGES: &[(&str, &str, &str)] = &[
     ("S0102", "the folder has no .ctst file", "name one: ctst -f FILE"),
     ("S0103", "the folder has several .ctst files", "name one: ctst -f FILE"),
     ("S0104", "a file is longer than anybody would write", "make it shorter"),
-    ("S0105", "others own or can change what a project is kept in", "look into it, and remove what is not yours"),
+    (
+        "S0105",
+        "others own or can change what a project is kept in",
+        "make it yours alone (chown, chmod 700), or remove what is a stranger's",
+    ),
     ("S0106", "a newer ctst wrote the project's state", "use that one"),
     ("S0107", "the record of a container is missing or damaged", "the next ctst run makes the container anew"),
     ("S0108", "containust.lock is not what ctst lock writes", "restore it, or remove it and run ctst lock"),

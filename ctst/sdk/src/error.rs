@@ -366,7 +366,8 @@ impl Error {
             Self::NoFile { .. } => Some("name the file: ctst -f FILE COMMAND".to_owned()),
             Self::ManyFiles { names, .. } => Some(format!("name one: ctst -f {} COMMAND", names[0])),
             Self::Untrusted { path, .. } => {
-                Some(format!("look into {} and remove it if it is not yours", path.display()))
+                let path = path.display();
+                Some(format!("make it yours alone (chown $(id -u) {path}; chmod 700 {path}); or look into it, and remove it if it is a stranger's"))
             }
             Self::NewerState { .. } => Some("use the ctst that wrote it".to_owned()),
             Self::Lock { path, .. } => {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use containust_lang::model::{Attachment, BRIDGE, Composition, Network};
@@ -14,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{During, Error, Result};
-use crate::host::cgroup;
+use crate::host::{cgroup, ways};
 use crate::images::imports::{Fetching, Imports};
-use crate::record;
+use crate::record::{self, Stored};
 use crate::run::PAUSE;
 
 /// A composition longer than this is a mistake: ten thousand components take 4.4 MB.
@@ -67,13 +68,26 @@ pub struct Loaded {
 struct Files<'a> {
     folder: &'a Path,
     remote: &'a Imports<'a>,
+    /// What was read by way of links.
+    linked: Mutex<Vec<PathBuf>>,
+}
+
+impl Files<'_> {
+    fn note_links(&self, path: PathBuf) {
+        if ways::has_links(&path) {
+            self.linked.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+        }
+    }
 }
 
 impl Loader for Files<'_> {
     fn load(&self, importing: &str, path: &str) -> std::result::Result<(String, Vec<u8>), String> {
         let beside = self.folder.join(importing).with_file_name(path);
-        let found = [beside, self.folder.join(path)].into_iter().find_map(|place| place.canonicalize().ok());
-        let found = found.ok_or_else(|| "no such file".to_owned())?;
+        let places = [beside, self.folder.join(path)].into_iter();
+        let found =
+            places.map(|place| (place.canonicalize(), place)).find_map(|(found, place)| Some((found.ok()?, place)));
+        let (found, place) = found.ok_or_else(|| "no such file".to_owned())?;
+        self.note_links(place);
         let bytes = read_bounded(&found).map_err(|error| error.to_string())?;
         let name = found.strip_prefix(self.folder).unwrap_or(&found);
         let name = name.to_str().ok_or_else(|| "its path is not UTF-8".to_owned())?;
@@ -85,7 +99,10 @@ impl Loader for Files<'_> {
     }
 
     fn read(&self, path: &str) -> std::result::Result<Option<Vec<u8>>, String> {
-        match read_bounded(&self.folder.join(path)) {
+        let path = self.folder.join(path);
+        let read = read_bounded(&path);
+        self.note_links(path);
+        match read {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.to_string()),
@@ -109,7 +126,8 @@ pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
 
 impl Project {
     /// Finds the project of `file`, which may be a folder, or that of the current folder. In a folder it is `stack.ctst`,
-    /// `containust.ctst`, or the only file that ends in `.ctst`. Does not read it.
+    /// `containust.ctst`, or the only file that ends in `.ctst`. Does not read it. A file that is gone is found, too, while there
+    /// are containers of it.
     ///
     /// # Errors
     /// [`Error::NoFile`], [`Error::ManyFiles`], and [`Error::Io`] for a file that is not there.
@@ -119,12 +137,31 @@ impl Project {
             Some(file) => file.to_owned(),
             None => default_file(&std::env::current_dir().during(|| "find the current folder".to_owned())?)?,
         };
-        let whole = file.canonicalize().during(|| format!("open {}", file.display()))?;
+        let whole = match file.canonicalize() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => had_file(&file).ok_or(e),
+            whole => whole,
+        };
+        let whole = whole.during(|| format!("open {}", file.display()))?;
         let folder = whole.parent().map(Path::to_owned).ok_or_else(|| {
             Error::io(format!("open {}", file.display()), io::Error::from(io::ErrorKind::IsADirectory))
         })?;
         let meta = folder.metadata().during(|| format!("open {}", folder.display()))?;
-        Ok(Self { file: whole, folder, identity: Identity { dev: meta.dev(), ino: meta.ino() } })
+        let project = Self { file: whole, folder, identity: Identity { dev: meta.dev(), ino: meta.ino() } };
+        project.check_places()?;
+        Ok(project)
+    }
+
+    /// The same for what is of all files of a folder: any of them will do.
+    ///
+    /// # Errors
+    /// As [`Project::locate`], but for [`Error::ManyFiles`].
+    pub fn locate_folder(file: Option<&Path>) -> Result<Self> {
+        match Self::locate(file) {
+            Err(Error::ManyFiles { folder, names }) => {
+                Self::locate(names.first().map(|name| folder.join(name)).as_deref())
+            }
+            other => other,
+        }
     }
 
     /// The file, absolute and canonical.
@@ -240,7 +277,7 @@ impl Project {
         let name = self.file_name();
         let source = read_bounded(&self.file)?;
         let remote = Imports::new(self, fetching, offline)?;
-        let files = Files { folder: &self.folder, remote: &remote };
+        let files = Files { folder: &self.folder, remote: &remote, linked: Mutex::default() };
         let inputs = Inputs { params, profiles, loader: Some(&files) };
         let variable = |name: &str| std::env::var(name).ok();
         let mut outcome = containust_lang::check_with(&name, &source, &self.default_name(), &variable, &inputs);
@@ -248,6 +285,11 @@ impl Project {
         if let Some(composition) = &mut outcome.composition {
             label(composition);
             remote.locked().tell(composition);
+            let linked = files.linked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if !linked.is_empty() {
+                let writable = ways::writable(&self.folder, composition);
+                linked.iter().try_for_each(|path| ways::check(path, &writable))?;
+            }
             if offline {
                 closed = stay_inside(composition);
             }
@@ -275,9 +317,38 @@ impl Project {
         self.state_dir().join("supervisor.lock")
     }
 
+    /// Refuses what would have us write and remove elsewhere: folders of the state that are links, as they can be in a project that
+    /// somebody else made, or that a container could write.
+    fn check_places(&self) -> Result<()> {
+        let places = ["containers", "volumes", "secrets", "imports", "images", "supervisor.lock", "supervisor.log"];
+        for path in [self.state_dir()].into_iter().chain(places.map(|name| self.state_dir().join(name))) {
+            if path.symlink_metadata().is_ok_and(|meta| meta.is_symlink()) {
+                return Err(Error::Untrusted { path, problem: "it is a symbolic link".to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a folder whose owner, or anybody, could exchange what is in it while it is used.
+    fn check_folder(&self) -> Result<()> {
+        let path = self.folder.clone();
+        let meta = path.metadata().during(|| format!("open {}", path.display()))?;
+        let uid = getuid().as_raw();
+        let problem = if meta.uid() != uid && meta.uid() != 0 {
+            format!("it belongs to user {}, who could exchange what is in it, and this is user {uid}", meta.uid())
+        } else if meta.mode() & 0o1002 == 0o002 {
+            format!("its mode is {:o}: anybody could exchange what is in it", meta.mode() & 0o7777)
+        } else {
+            return Ok(());
+        };
+        Err(Error::Untrusted { path, problem })
+    }
+
     /// Makes the state folder, for the caller only and invisible to git; refuses one that is somebody else's.
     pub(crate) fn create_state_dir(&self) -> Result<()> {
         let dir = self.state_dir();
+        self.check_folder()?;
+        self.check_places()?;
         match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
             Ok(()) => std::fs::write(dir.join(".gitignore"), "*\n").during(|| format!("write into {}", dir.display())),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -342,7 +413,8 @@ pub(crate) fn check_private(dir: &Path) -> Result<()> {
     } else if meta.uid() != uid {
         format!("it belongs to user {}, and this is user {uid}", meta.uid())
     } else if meta.mode() & 0o077 != 0 {
-        format!("its mode is {:o}, and others must have no access (0700)", meta.mode() & 0o7777)
+        let mode = meta.mode() & 0o7777;
+        format!("its mode is {mode:o}, and others must have no access (0700)")
     } else {
         return Ok(());
     };
@@ -361,6 +433,9 @@ fn default_file(folder: &Path) -> Result<PathBuf> {
         .filter(|path| path.extension().is_some_and(|e| e == "ctst") && path.is_file())
         .collect();
     names.sort();
+    if names.is_empty() {
+        names = had_files(folder);
+    }
     match names.as_slice() {
         [] => Err(Error::NoFile { folder: folder.to_owned() }),
         [one] => Ok(one.clone()),
@@ -369,6 +444,34 @@ fn default_file(folder: &Path) -> Result<PathBuf> {
             names: many.iter().map(|p| p.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect(),
         }),
     }
+}
+
+/// Of which files there are containers in a folder, by their records.
+fn had_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(meta) = folder.metadata() else { return Vec::new() };
+    let identity = Identity { dev: meta.dev(), ino: meta.ino() };
+    let project = Project { file: folder.join("stack.ctst"), folder: folder.to_owned(), identity };
+    let names = record::list(&project.containers_dir()).unwrap_or_default();
+    let mut files: Vec<PathBuf> = names
+        .iter()
+        .filter_map(|name| record::read(&project.container_dir(name), identity).ok().flatten())
+        .filter_map(|stored| match stored {
+            Stored::Record(record) => Some(record.file.clone()),
+            Stored::Unknown(_) => None,
+        })
+        .filter(|file| Path::new(file).file_name().is_some_and(|name| name == file.as_str()))
+        .map(|file| folder.join(file))
+        .collect();
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// A file that is gone, in its canonical folder, if there are containers of it.
+fn had_file(file: &Path) -> Option<PathBuf> {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let whole = parent.canonicalize().ok()?.join(file.file_name()?);
+    had_files(whole.parent()?).contains(&whole).then_some(whole)
 }
 
 /// Gives every component the labels of the project that it does not set itself: that is where they are looked for.

@@ -14,7 +14,7 @@ use crate::progress::Progress;
 const DIFFERENT: i32 = 1;
 
 pub(crate) fn run(args: &Images, file: Option<&Path>) -> Outcome {
-    let project = Project::locate(file)?;
+    let project = Project::locate_folder(file)?;
     match &args.command {
         None => list(&args.list, &project),
         Some(ImagesCommand::Ls(args)) => list(args, &project),

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &Ps, file: Option<&Path>) -> Outcome {
     if args.all_projects {
         return all_projects(args);
     }
-    let project = match Project::locate(file) {
+    let project = match Project::locate_folder(file) {
         Err(Error::NoFile { .. }) if file.is_none() => {
             if args.format == Format::Text {
                 talk!("{DIM}no .ctst file is here: of all projects that run{DIM:#}");

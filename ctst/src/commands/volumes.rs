@@ -10,7 +10,7 @@ use crate::failure::Outcome;
 use crate::output::{self, BOLD, Cell, now, span, table};
 
 pub(crate) fn run(args: &Volumes, file: Option<&Path>) -> Outcome {
-    let project = Project::locate(file)?;
+    let project = Project::locate_folder(file)?;
     match &args.action {
         None => list(&project, args.format),
         Some(VolumesAction::Ls { format }) => list(&project, *format),

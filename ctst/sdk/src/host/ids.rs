@@ -146,6 +146,19 @@ impl Ids {
         }
     }
 
+    /// Why no process can be `user`, as far as it is given by numbers.
+    pub(crate) fn lacks(&self, user: &str) -> Option<String> {
+        let (uid, gid) = match self {
+            Self::Single(_) => return None,
+            // 0 is the caller.
+            Self::Helper { uids, gids, .. } | Self::Strict { uids, gids, .. } => (uids.count, gids.count),
+            Self::Root(Range { count, .. }) => (count.saturating_sub(1), count.saturating_sub(1)),
+        };
+        let (part, most) =
+            user.split(':').zip([uid, gid]).find(|(part, most)| part.parse().is_ok_and(|id: u32| id > *most))?;
+        Some(format!("run as user `{user}`: no id of this host is given for {part}, only for 0 to {most}"))
+    }
+
     /// Why there is no `user` in a container that was started with these ids of [`Ids::alone`].
     pub(crate) fn refuses(&self, layers: &[PathBuf], user: &str, alone: Option<(u32, u32)>) -> Option<String> {
         let Self::Single(why) = self else { return None };

@@ -12,3 +12,4 @@ pub(crate) mod low_port;
 pub(crate) mod places;
 pub(crate) mod policy;
 pub(crate) mod strict;
+pub(crate) mod ways;

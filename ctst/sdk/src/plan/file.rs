@@ -53,7 +53,7 @@ impl Project {
             let problem = "the composition has errors".to_owned();
             return Err(Error::PlanFile { path: self.file().to_owned(), problem });
         };
-        let plan = self.plan_with(&composition, true)?;
+        let plan = self.plan_with(&composition, &composition, true)?;
         let imports = loaded.outcome.imports.iter().map(|import| (import.name.clone(), hex(import.text.as_bytes())));
         let own = (loaded.name.clone(), hex(&loaded.source));
         Ok(SavedPlan {
@@ -140,7 +140,7 @@ impl SavedPlan {
                 return Err(stale(format!("{name} has changed")));
             }
         }
-        let now = project.plan_with(&self.composition, true)?;
+        let now = project.plan_with(&self.composition, &self.composition, true)?;
         let names: BTreeSet<&String> = now.state.keys().chain(self.state.keys()).collect();
         let moved: Vec<&str> = names
             .into_iter()

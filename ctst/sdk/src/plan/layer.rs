@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::Result;
@@ -12,8 +13,8 @@ use crate::spec::{ContainerSpec, ROOT};
 /// A layer with more folders and files than this, all empty, is taken for one with data.
 const MAX_ENTRIES: usize = 10_000;
 
-/// Whether replacing or removing the container in `dir` loses data: it has volumes of its image, or its root was writable,
-/// and in its layer is anything but folders and the empty files that were made to mount on. What cannot be looked into counts as data, and so does
+/// Whether replacing or removing the container in `dir` loses data: the volumes of its image hold anything that the image has
+/// not, or its root was writable, and in its layer is anything but folders and the empty files that were made to mount on. What cannot be looked into counts as data, and so does
 /// everything of a container whose record cannot be read (`spec` is none), except empty files.
 pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
     let mut places: HashSet<PathBuf> = ["etc/hosts", "etc/hostname", "etc/resolv.conf"].map(PathBuf::from).into();
@@ -21,8 +22,10 @@ pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
         // Where an image has a link to what systemd-resolved would write, the mount is on what that leads to.
         let links = spec.layers.iter().filter_map(|layer| std::fs::read_link(layer.join("etc/resolv.conf")).ok());
         places.extend(links.map(|to| within(Path::new("etc"), &to)));
-        // What an image has where its volumes are is copied into them, and cannot be told from what was written.
-        if spec.kept_in(dir).iter().any(|(place, _)| place.symlink_metadata().is_ok()) {
+        let is_new = |(place, target): &(PathBuf, String)| {
+            place.symlink_metadata().is_ok() && !is_copy(place, target, &spec.layers)
+        };
+        if spec.kept_in(dir).iter().any(is_new) {
             return true;
         }
         if spec.readonly {
@@ -66,6 +69,44 @@ pub(crate) fn holds_data(dir: &Path, spec: Option<&ContainerSpec>) -> bool {
     false
 }
 
+/// Whether a volume holds only what the image has at `target`, which was copied there with its times. What cannot be looked
+/// into is taken for other.
+fn is_copy(volume: &Path, target: &str, layers: &[PathBuf]) -> bool {
+    let mut open = vec![PathBuf::new()];
+    let mut seen = 0;
+    while let Some(folder) = open.pop() {
+        let Ok(entries) = std::fs::read_dir(volume.join(&folder)) else { return false };
+        for entry in entries {
+            let Ok(entry) = entry else { return false };
+            let path = folder.join(entry.file_name());
+            seen += 1;
+            let of = Path::new(target.trim_matches('/')).join(&path);
+            let original =
+                layers.iter().find_map(|layer| Some(layer.join(&of)).filter(|of| of.symlink_metadata().is_ok()));
+            let Some(original) = original.filter(|_| seen <= MAX_ENTRIES) else { return false };
+            let (Ok(meta), Ok(was)) = (entry.metadata(), original.symlink_metadata()) else { return false };
+            let is_same = match meta.file_type() {
+                kind if kind != was.file_type() => false,
+                kind if kind.is_dir() => {
+                    open.push(path);
+                    true
+                }
+                kind if kind.is_symlink() => std::fs::read_link(entry.path())
+                    .ok()
+                    .is_some_and(|to| std::fs::read_link(&original).is_ok_and(|was| was == to)),
+                kind if kind.is_file() => {
+                    (meta.len(), meta.mtime(), meta.mtime_nsec()) == (was.len(), was.mtime(), was.mtime_nsec())
+                }
+                _ => false,
+            };
+            if !is_same {
+                return false;
+            }
+        }
+    }
+    true
+}
+
 /// The same of a component's container, by its record on disk.
 pub(crate) fn loses(project: &Project, name: &str) -> Result<bool> {
     let dir = project.container_dir(name);
@@ -92,6 +133,37 @@ fn within(folder: &Path, to: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use crate::record::tests::spec;
+
+    #[test]
+    fn tells_what_an_image_has_from_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (upper, lower, volume) = (dir.path().join("upper"), dir.path().join("lower"), dir.path().join("volumes/0"));
+        for folder in [&upper.join("srv/data"), &lower.join("srv/data/sub"), &volume.join("sub")] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        std::fs::write(lower.join("srv/data/seed"), "old").unwrap();
+        std::fs::write(upper.join("srv/data/seed"), "seed").unwrap();
+        std::os::unix::fs::symlink("seed", lower.join("srv/data/sub/link")).unwrap();
+        let mut spec = spec("db");
+        (spec.layers, spec.kept) = (vec![upper.clone(), lower], vec!["/srv/data".to_owned()]);
+        let holds = || holds_data(dir.path(), Some(&spec));
+        assert!(!holds());
+        let seed = volume.join("seed");
+        let copy = || {
+            std::fs::write(&seed, "seed").unwrap();
+            let time = upper.join("srv/data/seed").metadata().unwrap().modified().unwrap();
+            std::fs::File::options().write(true).open(&seed).unwrap().set_modified(time).unwrap();
+        };
+        copy();
+        std::os::unix::fs::symlink("seed", volume.join("sub/link")).unwrap();
+        assert!(!holds());
+        std::fs::write(&seed, "SEED").unwrap();
+        assert!(holds());
+        copy();
+        assert!(!holds());
+        std::fs::write(volume.join("sub/new"), "").unwrap();
+        assert!(holds());
+    }
 
     #[test]
     fn tells_data_from_places_to_mount_on() {

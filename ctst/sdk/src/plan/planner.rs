@@ -1,5 +1,6 @@
 //! Making a plan: reading what is there, and writing nothing.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::host::listening::Listening;
 use crate::host::low_port;
 use crate::host::places::Places;
 use crate::host::policy::Policy;
+use crate::host::ways;
 use crate::images;
 use crate::ipc::client::{self, Client};
 use crate::logs::escape;
@@ -60,7 +62,7 @@ impl Project {
     /// mapped, components that wait for each other. All that is wrong with components is told at once, in
     /// [`Error::Several`].
     pub fn plan(&self, composition: &Composition) -> Result<Plan> {
-        self.plan_with(composition, false)
+        self.plan_with(composition, composition, false)
     }
 
     /// The same of these components alone, among which is all that they need: what is wrong with others is not theirs.
@@ -81,14 +83,14 @@ impl Project {
             secrets: secrets.clone(),
             labels: labels.clone(),
         };
-        let mut plan = self.plan(&part)?;
+        let mut plan = self.plan_with(&part, composition, false)?;
         // The others are not surplus.
         plan.steps.retain(|step| chosen.contains(&step.component));
         Ok(plan)
     }
 
-    /// The same; `kept`: with what it takes to see later whether it still holds.
-    pub(crate) fn plan_with(&self, composition: &Composition, kept: bool) -> Result<Plan> {
+    /// The same of a part of the `whole`; `kept`: with what it takes to see later whether it still holds.
+    pub(crate) fn plan_with(&self, composition: &Composition, whole: &Composition, kept: bool) -> Result<Plan> {
         let graph = GraphResolver::new(composition)?;
         let policy = Policy::read()?;
         policy.admit()?;
@@ -120,6 +122,8 @@ impl Project {
             sources: composition.secrets.iter().filter_map(|s| Some((s.name.as_str(), s.source.as_ref()?))).collect(),
             images: HashMap::new(),
             renewed: HashMap::new(),
+            whole,
+            writable: OnceCell::new(),
             plan,
         };
         // Who may not write may not look a supervisor in the face either: its records name it.
@@ -129,6 +133,11 @@ impl Project {
             composition.components.iter().map(|component| (component.name.as_str(), component)).collect();
         let all: Vec<&Component> = composition.components.iter().collect();
         let mut errors: Vec<Error> = secrets::check(self, &all, &composition.secrets).err().into_iter().collect();
+        for secret in &composition.secrets {
+            if let Some(SecretSource::File(path)) = &secret.source {
+                errors.extend(planner.check_way(path).err());
+            }
+        }
         for name in graph.start_order() {
             let Some(&component) = by_name.get(name) else { continue };
             let ports = published.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -404,10 +413,22 @@ struct Planner<'a> {
     renewed: HashMap<String, Action>,
     /// Where secrets come from, as far as the composition says it.
     sources: HashMap<&'a str, &'a SecretSource>,
+    whole: &'a Composition,
+    /// [`ways::writable`], once somebody wants to know.
+    writable: OnceCell<Vec<(PathBuf, String)>>,
     plan: Plan,
 }
 
 impl Planner<'_> {
+    fn check_way(&self, path: &str) -> Result<()> {
+        let folder = self.project.folder();
+        let path = folder.join(path);
+        match ways::has_links(&path) {
+            true => ways::check(&path, self.writable.get_or_init(|| ways::writable(folder, self.whole))),
+            false => Ok(()),
+        }
+    }
+
     fn component(&mut self, component: &Component, ports: &[Published], old: Option<Known>) -> Result<()> {
         let kernel = || kernel::problem(&component.ulimits, &component.sysctls, &component.groups, &self.ids);
         let rights = || rights::problem(component);
@@ -430,7 +451,9 @@ impl Planner<'_> {
                 &Values::default(),
             )?;
             self.policy.judge(name, &plan, (&spec.limits, &spec.network), ports)?;
-            spec.alone(&self.ids).map_err(|problem| Error::Invalid { component: name.clone(), problem })?;
+            let invalid = |problem| Error::Invalid { component: name.clone(), problem };
+            spec.alone(&self.ids).map_err(invalid)?;
+            self.ids.lacks(&spec.user).map_or(Ok(()), |problem| Err(invalid(problem)))?;
         }
         self.kept_ports(name, ports)?;
         let had = old.as_ref().and_then(Known::record);
@@ -444,6 +467,14 @@ impl Planner<'_> {
                 volumes
             }
         };
+        for (asked, found) in component.volumes.iter().zip(&volumes).filter(|(volume, _)| !volume.named) {
+            if folder.join(&asked.source) != found.source {
+                self.check_way(&asked.source)?;
+            }
+        }
+        if let Some(profile) = &component.seccomp.profile {
+            self.check_way(profile)?;
+        }
         for volume in volumes.into_iter().filter(|volume| !volume.named) {
             let new = !had.is_some_and(|record| record.spec.volumes.contains(&volume));
             self.plan.grants.push(Grant::Mount {
@@ -550,6 +581,9 @@ impl Planner<'_> {
         let key = serde_json::to_string(&component.image).unwrap_or_default();
         if let Some((reference, image)) = self.images.get(&key) {
             return Ok((reference.clone(), image.clone()));
+        }
+        if let Reference::File { path, .. } | Reference::Tar { path, .. } = &component.image {
+            self.check_way(path)?;
         }
         let (reference, image) = images::find(self.project, component, &self.ids)?;
         for note in image.iter().flat_map(|image| &image.notes) {

@@ -218,7 +218,9 @@ enum Lock {
 fn lock(project: &Project) -> Result<Lock> {
     let path = project.lock_file();
     let what = || format!("lock {}", path.display());
-    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).during(what)?;
+    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).custom_flags(nofollow).open(&path);
+    let file = file.during(what)?;
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match file.try_lock() {
