@@ -132,7 +132,8 @@ fn images_of_docker_and_oci_say_how_they_run() {
             project.ctst(["run", "-d", "--yes", "plain"]).ok();
             assert_eq!(sh("plain", "cat data/first").ok().stdout, "begun\nmore\n", "{about}");
             project.stop();
-            project.ctst(["rm"]).ok();
+            project.ctst(["rm"]).fails(125, &["S0602", "plain"]);
+            project.ctst(["rm", "--allow-destroy"]).ok();
             eventually("the folders of the containers are gone", || {
                 let left = fs::read_dir(project.folder().join(".containust/containers")).map_or(0, Iterator::count);
                 left == 0

@@ -215,8 +215,8 @@ JOB slow { image = "file://ROOTFS" command = ["/bin/sleep", "1000"] }
     // Without waiting for health there is nothing to wait for but who waits for it.
     let waiting = project.start(["wait", "slow"]);
     std::thread::sleep(std::time::Duration::from_millis(300));
-    let done = project.ctst(["stop", "-t", "7"]).fails(0, &["db stopping, killed after 7s"]);
-    assert!(!done.stderr.contains("app stopping, killed after 10s"), "{done}");
+    let done = project.ctst(["stop", "-t", "7"]).fails(0, &["db stopping, to be killed in 7s"]);
+    assert!(!done.stderr.contains("app stopping, to be killed in 10s"), "{done}");
     let done = waiting.wait(std::time::Duration::from_secs(20));
     assert!(done.stderr.contains("waits for slow to end"), "{done}");
     project.assert_nothing_left();

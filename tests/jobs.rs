@@ -46,6 +46,11 @@ fn a_job_runs_once_and_its_dependents_after_it() {
         project.ctst(["plan", "--detailed-exitcode"]).fails(2, &[]);
         project.up();
         assert_eq!(runs(&project), 2);
+        // What the error advises runs it once more.
+        project.ctst(["restart", "migrate"]).fails(125, &["ctst rm migrate && ctst run -d migrate"]);
+        project.ctst(["rm", "migrate"]).ok();
+        project.ctst(["run", "-d", "--wait", "--yes", "migrate"]).ok();
+        assert_eq!(runs(&project), 3);
         project.stop();
         assert_eq!(project.status("migrate")["state"], "completed");
     }

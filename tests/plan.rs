@@ -282,6 +282,9 @@ fn what_was_written_is_not_lost_without_leave() {
         assert_eq!((loss("one"), loss("two"), loss("three")), (true.into(), false.into(), false.into()));
         project.ctst(["run", "-d", "--yes"]).fails(125, &["S0602", "one"]);
         assert_eq!(pids(&project), first);
+        // Of some, it is what a run of these does.
+        let shown = project.ctst(["plan", "three"]).ok().stdout;
+        assert!(!shown.contains("remove"), "{shown}");
         project.ctst(["run", "-d", "--yes", "--allow-destroy"]).ok();
         eventually("only the third is left", || pids(&project).keys().eq(["three"]));
         project.stop();

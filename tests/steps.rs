@@ -46,7 +46,7 @@ fn running(project: &Project) {
 
 fn emptied(project: &Project) {
     project.ctst(["stop"]).ok();
-    project.ctst(["rm"]).ok();
+    project.ctst(["rm", "--allow-destroy"]).ok();
     project.ctst(["volumes", "rm", "data"]);
 }
 
@@ -65,7 +65,7 @@ const SCENARIOS: [Scenario; 7] = [
     Scenario { name: "exec", words: &["exec", "app", "/bin/busybox", "true"], before: running },
     Scenario { name: "cp", words: &["cp", "app:/srv/data", "copied"], before: running },
     Scenario { name: "stop", words: &["stop"], before: running },
-    Scenario { name: "rm", words: &["rm"], before: stopped },
+    Scenario { name: "rm", words: &["rm", "--allow-destroy"], before: stopped },
     Scenario { name: "build", words: &["build"], before: without_images },
 ];
 

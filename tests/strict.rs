@@ -77,7 +77,8 @@ fn a_member_of_the_group_runs_a_stack() {
     assert_eq!(project.ctst(["exec", "writes", "cat", "/file"]).ok().stdout, "kept\nkept\n");
     project.ctst(["stop", "--time", "1"]).ok();
     project.assert_nothing_left();
-    project.ctst(["rm", "root", "other", "writes"]).ok();
+    project.ctst(["rm", "root", "other", "writes"]).fails(125, &["S0602", "writes"]);
+    project.ctst(["rm", "--allow-destroy", "root", "other", "writes"]).ok();
     let left: Vec<_> = fs::read_dir(project.folder().join(".containust/containers")).expect("a folder").collect();
     assert!(left.is_empty(), "{left:?}");
 }

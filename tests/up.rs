@@ -68,10 +68,14 @@ fn down_loses_no_data_unless_it_may() {
         // Nor is it lost when nothing runs any more.
         project.ctst(["stop"]).ok();
         project.ctst(["down"]).fails(125, &["S0602"]);
+        project.ctst(["rm"]).fails(125, &["S0602", "web"]);
+        project.ctst(["rm", "web"]).fails(125, &["S0602", "--allow-destroy"]);
         project.up();
         assert_eq!(project.ctst(["exec", "web", "/bin/cat", "/srv/written"]).ok().stdout, "precious\n");
-        project.ctst(["down", "--allow-destroy"]).ok();
+        project.stop();
+        project.ctst(["rm", "--allow-destroy"]).ok();
         assert!(project.ps().is_empty());
+        project.ctst(["down"]).ok();
         assert!(project.folder().join(".containust/volumes/data").is_dir(), "a volume is kept");
         project.assert_nothing_left();
     }

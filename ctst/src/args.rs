@@ -502,6 +502,9 @@ pub(crate) struct Rm {
     /// Only these, which must not run (all of the file that do not run if none is named)
     #[arg(value_name = "COMPONENT")]
     pub(crate) components: Vec<String>,
+    /// Also those that files were written into; else refused (S0602)
+    #[arg(long)]
+    pub(crate) allow_destroy: bool,
 }
 
 #[derive(Debug, ClapArgs)]

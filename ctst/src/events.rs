@@ -43,7 +43,7 @@ pub(crate) fn line(event: &Event) -> String {
         EventKind::Paused => (Style::new(), "paused".to_owned()),
         EventKind::Unpaused => (Style::new(), "goes on".to_owned()),
         EventKind::Stopping { grace } if grace.is_zero() => (DIM, "stopping at once".to_owned()),
-        EventKind::Stopping { grace } => (DIM, format!("stopping, killed after {grace:?}")),
+        EventKind::Stopping { grace } => (DIM, format!("stopping, to be killed in {grace:?}")),
         EventKind::Stopped { .. } => (Style::new(), "stopped".to_owned()),
         EventKind::Updated { fields } => (Style::new(), format!("changed while it runs: {}", fields.join(", "))),
         EventKind::Removed => (DIM, "removed".to_owned()),

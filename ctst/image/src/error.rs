@@ -37,6 +37,9 @@ pub enum Error {
     /// The source of a `file://` image is not a directory.
     #[error("root file system `{}` is not a directory", shown(.0))]
     NotADirectory(PathBuf),
+    /// The source of a `file://` image is no root file system, but an OCI layout.
+    #[error("`{}` is an OCI layout, which holds the layers of an image and no root file system", shown(.0))]
+    LayoutFolder(PathBuf),
     /// A path that must be absolute is not.
     #[error("path `{}` is not absolute", shown(.0))]
     Relative(PathBuf),
@@ -301,7 +304,7 @@ impl Error {
             Error::Io { .. } => "I001",
             Error::Full { .. } => "I002",
             Error::SourceMissing(_) => "I003",
-            Error::NotADirectory(_) => "I004",
+            Error::NotADirectory(_) | Error::LayoutFolder(_) => "I004",
             Error::Relative(_) => "I005",
             Error::Unreadable { .. } => "I006",
             Error::Changed(_) => "I007",
@@ -346,6 +349,7 @@ impl Error {
             Error::Full { path, .. } => format!("make room on the file system of `{}` (df -h shows it)", shown(path)),
             Error::SourceMissing(_) => "create it, or correct the path after `file://`".into(),
             Error::NotADirectory(_) => "`file://` takes a directory that holds a root file system".into(),
+            Error::LayoutFolder(path) => format!("pack it for `tar://`: tar -C {0} -cf {0}.tar .", shown(path)),
             Error::Relative(_) => "write it from `/` on".into(),
             Error::Unreadable { root, .. } if root == Path::new("/") => {
                 "narrow `include` to files that you may read".into()

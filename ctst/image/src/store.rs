@@ -743,6 +743,9 @@ impl Store {
             Errno::NOTDIR => Error::NotADirectory(path.into()),
             cause => Error::io("open", path, cause),
         })?;
+        if ["oci-layout", "index.json"].iter().all(|name| rustix::fs::statat(&root, *name, AtFlags::empty()).is_ok()) {
+            return Err(Error::LayoutFolder(path.into()));
+        }
         let parent = self.dir.ancestors().find_map(|path| path.canonicalize().ok());
         let source = path.canonicalize().map_err(|e| Error::std("open", path, &e))?;
         match parent {

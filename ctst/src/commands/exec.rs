@@ -39,6 +39,8 @@ pub(crate) fn run(args: Exec, file: Option<&Path>) -> Outcome {
     let project = Project::locate(file)?;
     let mut words = args.words.into_iter();
     let mut component = words.next().unwrap_or_default();
+    // Where other tools want it, before the command.
+    let words = words.enumerate().filter(|(at, word)| *at > 0 || word != "--").map(|(_, word)| word);
     // Where there is no such component it may be one that has replicas: any that runs will do.
     if !project.log_dir(&component).exists() {
         let status = project.status()?;

@@ -1,5 +1,6 @@
 //! One module a command. Each has `run`, which returns the exit code.
 
+use std::iter;
 use std::path::Path;
 
 use containust_sdk::lang::model::Composition;
@@ -164,8 +165,9 @@ fn expand<'a>(name: &str, status: &'a [ContainerStatus]) -> Vec<&'a ContainerSta
 fn not_running(project: &Project, file: Option<&Path>, name: &str, mut known: Vec<String>) -> Failure {
     // A file that cannot be read or has errors names nothing; what is asked here is not about them.
     let composition = project.load().ok().and_then(|loaded| loaded.outcome.composition);
-    let components = composition.into_iter().flat_map(|composition| composition.components);
-    known.extend(components.flat_map(|c| std::iter::once(c.name).chain(c.replica.map(|replica| replica.of))));
+    let components: Vec<_> = composition.into_iter().flat_map(|composition| composition.components).collect();
+    let is_job = components.iter().any(|component| component.job && component.name == name);
+    known.extend(components.into_iter().flat_map(|c| iter::once(c.name).chain(c.replica.map(|replica| replica.of))));
     known.sort();
     known.dedup();
     let name = name.to_owned();
@@ -173,8 +175,14 @@ fn not_running(project: &Project, file: Option<&Path>, name: &str, mut known: Ve
         return Error::UnknownComponent { name, known }.into();
     }
     let file = file.map(|file| file.to_string_lossy().into_owned());
-    let words = file.iter().flat_map(|file| ["-f", file]).chain(["run", "-d", &name]);
-    let help = format!("start it: {}", command_line(words));
+    let words = |verb: &[&'static str]| {
+        command_line(file.iter().flat_map(|file| ["-f", file]).chain(verb.iter().copied()).chain([&*name]))
+    };
+    let help = match is_job && project.log_dir(&name).exists() {
+        // It has completed, and then a run does nothing.
+        true => format!("start it again: {} && {}", words(&["rm"]), words(&["run", "-d"])),
+        false => format!("start it: {}", words(&["run", "-d"])),
+    };
     let message = format!("component {name}: not running");
     Failure::Error(Box::new(Report { code: "S0301".to_owned(), message, help: Some(help), exit: TOOL }))
 }

@@ -75,7 +75,10 @@ fn make(args: &args::Plan, file: Option<&Path>, offline: bool) -> Result<bool, F
             if only.is_empty() {
                 project.plan(composition)?
             } else {
-                project.plan_some(composition, &with_needs(composition, &only)?)?
+                let mut plan = project.plan_some(composition, &with_needs(composition, &only)?)?;
+                // Nor does a run of some remove others, not even where the file has no others any more.
+                plan.steps.retain(|step| step.action != Action::Remove);
+                plan
             }
         }
     };

@@ -17,6 +17,6 @@ pub(crate) fn run(args: &Rm, file: Option<&Path>) -> Outcome {
         return Ok(0);
     }
     let meant = if args.components.is_empty() { Vec::new() } else { meant };
-    Client::remove(&project, &meant, &mut |event| events::show(event))?;
+    Client::remove(&project, &meant, args.allow_destroy, &mut |event| events::show(event))?;
     Ok(0)
 }

@@ -208,6 +208,14 @@ pub(crate) fn select(
         (true, _) => reader.oci().map(Some),
         // Other programs' manifests are objects.
         (false, Some([b'[', ..])) => reader.docker().map(Some),
+        // Without its list an image would become a root file system of archives, in which nothing can be started.
+        _ if listing.files.keys().any(|path| path.starts_with(b"blobs/sha256/") || path.ends_with(b"layer.tar"))
+            && ["manifest.json", "index.json", "oci-layout", "repositories"]
+                .iter()
+                .any(|name| listing.files.contains_key(name.as_bytes())) =>
+        {
+            Err(reader.bad("has layers of an image and no list of them that is understood"))
+        }
         _ => Ok(None),
     }
 }

@@ -678,8 +678,10 @@ impl<'a> Checker<'a, '_> {
         if !matches!(value.kind, ValueKind::Body(_) | ValueKind::List(_)) {
             return (Settings::default(), true);
         }
+        // A list of networks is all that there is: who is on one by inheritance would be reached from it unawares.
+        let is_whole = matches!(value.kind, ValueKind::List(_)) && matches!(kind.other, Some((_, Keys::Networks)));
         let block = match settings.list.get_mut(place) {
-            Some(setting) if setting.from == From::Base => setting.extra.take().map(|extra| extra.block),
+            Some(setting) if setting.from == From::Base && !is_whole => setting.extra.take().map(|extra| extra.block),
             _ => None,
         };
         let mut block = block.unwrap_or_default();

@@ -289,9 +289,15 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Reported`] for a name that is unknown or runs, and for what could not be removed.
-    pub fn remove(project: &Project, names: &[String], on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+    pub fn remove(
+        project: &Project,
+        names: &[String],
+        allow_destroy: bool,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
         let file = project.file_name();
-        Self::remove_by(project, &Request::Remove { names: names.to_vec(), file, destroy: true }, on_event)
+        let request = Request::Remove { names: names.to_vec(), file, destroy: allow_destroy };
+        Self::remove_by(project, &request, on_event)
     }
 
     /// Removes named volumes and all that is in them, whoever owns it inside. Starts a supervisor for it where there is
