@@ -18,6 +18,7 @@ test:
 	package_lists
 	unpacked target/registry docker-registry
 	tun_device
+	fuse_device
 	rust
 	ordinary_user ctst-single single
 	ordinary_user ctst-test

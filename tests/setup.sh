@@ -150,6 +150,12 @@ tun_device() {
   [ "$(stat -c %a /dev/net/tun)" = 666 ] || as_root chmod 666 /dev/net/tun
 }
 
+# So does an image that is read from its archive.
+fuse_device() {
+  [ -c /dev/fuse ] || as_root sh -c 'mknod /dev/fuse c 10 229'
+  [ "$(stat -c %a /dev/fuse)" = 666 ] || as_root chmod 666 /dev/fuse
+}
+
 # Runs a command that uses podman, as the ordinary user. Its crun refuses hosts on which both hierarchies of control groups
 # are mounted, so that there it sees, in a mount namespace of its own, the newer one only.
 with_podman() { # COMMAND...

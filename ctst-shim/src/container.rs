@@ -81,7 +81,7 @@ fn run(
             .step("make the cgroup namespace", "")
             .map_err(tool)?;
     }
-    let held = prepare(&plan, go, wish).map_err(tool)?;
+    let held = prepare(&plan, go, wish, channel).map_err(tool)?;
 
     let mut container = Container { alone, channel, held, starting: Vec::new(), children: Vec::new() };
     container.start(MAIN, &plan.process, fds)?;
@@ -175,7 +175,7 @@ fn exist_as(uid: u32, gid: u32) -> Result<(), Failure> {
 }
 
 /// Everything between the plan and the first process, in the order in which it must happen.
-fn prepare(plan: &Plan, go: &OwnedFd, wish: &Wish<'_>) -> Result<Held, Failure> {
+fn prepare(plan: &Plan, go: &OwnedFd, wish: &Wish<'_>, channel: BorrowedFd<'_>) -> Result<Held, Failure> {
     if !names::is_host_name(&plan.hostname) {
         return Err(refusal("set the host name", &plan.hostname));
     }
@@ -183,7 +183,7 @@ fn prepare(plan: &Plan, go: &OwnedFd, wish: &Wish<'_>) -> Result<Held, Failure> 
         return Err(refusal("install a seccomp profile of so many instructions:", plan.profile.len().to_string()));
     }
     rustix::system::sethostname(&plan.hostname).step("set the host name", &plan.hostname)?;
-    let root = root::build(plan, wish.ids.is_none())?;
+    let root = root::build(plan, wish.ids.is_none(), channel)?;
 
     // S has put our ends of the veths here, or there are none; it dies or closes the pipe if it could not.
     let mut byte = [0];

@@ -10,9 +10,10 @@ use containust_core::mount::{self, Attributes, DATA_ONLY, NOSUID_NODEV, READ_ONL
 use containust_core::sys;
 use containust_core::weak::{Layer, weak};
 use containust_helper::failure::{Step, refusal};
+use containust_helper::message::send;
 use containust_shared::names;
-use containust_shared::protocol::{Failure, Mount, Plan, Source, Sysctl};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2};
+use containust_shared::protocol::{Failure, FromContainer, Mount, Plan, Source, Sysctl};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, openat2};
 use rustix::io::Errno;
 
 use crate::user;
@@ -28,6 +29,9 @@ const MAX_LINKS: u32 = 40;
 /// Device nodes of every container, with the numbers they must have (`Documentation/admin-guide/devices.txt`).
 const NODES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// The device of file systems in user space; no container has it.
+const FUSE: (&str, u32, u32) = ("fuse", 10, 229);
 
 /// What of /proc is not for a container: memory, keys, and the host's hardware and timers. Files read as empty, folders
 /// are empty.
@@ -51,11 +55,11 @@ pub(crate) struct Root {
 
 /// Builds the root and enters it. The process must be alone in a new mount namespace, and pid 1 of a new pid namespace.
 /// Afterwards its ids are 0 if `as_root`, else as they were.
-pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
+pub(crate) fn build(plan: &Plan, as_root: bool, channel: BorrowedFd<'_>) -> Result<Root, Failure> {
     mount::make_private().step("make private the mounts below", "/")?;
 
     // The host's side: every path is opened again and compared with what the caller saw.
-    let layers = plan.layers.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
+    let mut layers = plan.layers.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
     let upper = plan.upper.as_ref().map(open_source).transpose()?;
     let work = plan.work.as_ref().map(open_source).transpose()?;
     let mut binds = Vec::new();
@@ -67,6 +71,7 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
         }
     }
     let nodes = NODES.iter().map(device).collect::<Result<Vec<_>, _>>()?;
+    let fuse = plan.fuse.then(fuse_device).transpose()?;
 
     // overlayfs acts with the ids of whoever mounts it. A caller that is root gets here as himself, unmapped: that let
     // him open the paths above, and ends now.
@@ -77,13 +82,16 @@ pub(crate) fn build(plan: &Plan, as_root: bool) -> Result<Root, Failure> {
         let access = rustix::fs::Access::EXEC_OK;
         rustix::fs::accessat(layer, ".", access, AtFlags::EACCESS).step("enter the image layer", &source.path)?;
     }
+    if let Some(device) = fuse {
+        layers.push(fuse_layer(device, channel)?);
+    }
     let root = match (&upper, &work) {
         _ if layers.is_empty() => {
             mount::new("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID_NODEV).step("mount a tmpfs as", "/")?
         }
         (Some(upper), Some(work)) => overlay(&layers, upper, work)?,
         // A tree that is this container's alone, or read-only. Places to mount on are created in it.
-        (None, None) if layers.len() == 1 => {
+        (None, None) if layers.len() == 1 && !plan.fuse => {
             let tree = layers.first().ok_or_else(|| refusal("find the root", ""))?;
             mount::copy(tree, false, NOSUID_NODEV).step("prepare the mount of the root on", "/")?
         }
@@ -232,16 +240,62 @@ fn overlay(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedF
         .step("mount an overlay (the writable layer must not be on another overlay or a network file system) on", "/")
 }
 
-/// A detached copy of one of the host's device nodes, which is what its name says.
-fn device((name, major, minor): &(&str, u32, u32)) -> Result<OwnedFd, Failure> {
+/// The device that a FUSE file system is served by. It belongs to the user namespace of whoever opens it, which has to be the
+/// one that it is mounted in.
+fn fuse_device() -> Result<OwnedFd, Failure> {
+    let (name, ..) = FUSE;
     let path = format!("/dev/{name}");
+    // Looked at before it is opened, because opening a device does something.
+    node(&FUSE)?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let device = rustix::fs::open(&path, flags, Mode::empty()).step("open", &path)?;
+    let stat = rustix::fs::fstat(&device).step("inspect", &path)?;
+    is_device(&stat, &FUSE, &path)?;
+    Ok(device)
+}
+
+/// Mounts the file system of a device and hands that to the supervisor. Whatever is asked of it from now on waits for who
+/// serves it.
+fn fuse_layer(device: OwnedFd, channel: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    // In the ids of this user namespace.
+    let (fd, user) = (device.as_raw_fd().to_string(), rustix::process::geteuid().as_raw().to_string());
+    let group = rustix::process::getegid().as_raw().to_string();
+    let options = [
+        ("fd", fd.as_str()),
+        ("rootmode", "40000"),
+        ("user_id", &user),
+        ("group_id", &group),
+        // Processes of the container are of any of its ids, and the kernel itself compares them with modes.
+        ("allow_other", ""),
+        ("default_permissions", ""),
+        ("ro", ""),
+    ];
+    let layer = mount::new("fuse", &options, NOSUID_NODEV | READ_ONLY).step("mount a FUSE file system for", "/")?;
+    // Before Linux 6.15 an overlay takes no layer that is mounted nowhere. This place goes with the old root.
+    let place = mount::open_source(Path::new("/dev")).step("open", "/dev")?;
+    mount::attach(&layer, place).step("mount a FUSE file system for a moment on", "/dev")?;
+    send(channel, &FromContainer::Fuse, &[device.as_fd()]).step("tell the supervisor", "")?;
+    Ok(layer)
+}
+
+/// One of the host's device nodes, which is what its name says.
+fn node(named: &(&str, u32, u32)) -> Result<OwnedFd, Failure> {
+    let path = format!("/dev/{}", named.0);
     let node = mount::open_source(Path::new(&path)).step("open", &path)?;
-    let stat = rustix::fs::fstat(&node).step("inspect", &path)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice
-        || stat.st_rdev != rustix::fs::makedev(*major, *minor)
-    {
-        return Err(refusal("find the device that the name stands for:", &path));
-    }
+    is_device(&rustix::fs::fstat(&node).step("inspect", &path)?, named, &path)?;
+    Ok(node)
+}
+
+fn is_device(stat: &Stat, (_, major, minor): &(&str, u32, u32), path: &str) -> Result<(), Failure> {
+    let is_it = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(*major, *minor);
+    if is_it { Ok(()) } else { Err(refusal("find the device that the name stands for:", path)) }
+}
+
+/// A detached copy of one of the host's device nodes.
+fn device(named: &(&str, u32, u32)) -> Result<OwnedFd, Failure> {
+    let path = format!("/dev/{}", named.0);
+    let node = node(named)?;
     let attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NOEXEC;
     mount::copy(&node, false, attributes).step("prepare the mount of", &path)
 }

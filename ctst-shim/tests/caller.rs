@@ -14,11 +14,12 @@ mod policy;
 mod strict;
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use common::{
-    FIRST, Image, Project, first, is_root, network, pair, receive, request, send, shim, source, spawn_by, spawn_with,
+    FIRST, Image, Project, first, is_root, network, pair, receive, request, send, send_plan, shim, source, spawn_by,
+    spawn_with,
 };
 use containust_core::channel;
 use containust_shared::exit;
@@ -358,6 +359,32 @@ fn kernel() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+#[test]
+fn a_fuse_file_system_is_waited_for_and_its_device_given_away() {
+    let image = Image::new();
+    let told = |plan: Plan| {
+        let mut project = Project::new();
+        let channel = project.launch();
+        send_plan(&channel, plan);
+        let first = receive::<FromContainer>(&channel);
+        let Some((FromContainer::Fuse, fds)) = first else {
+            panic!("{first:?} (is /dev/fuse open? make test opens it)");
+        };
+        // The last descriptor that there is: with it goes whoever could answer.
+        let [device] = <[OwnedFd; 1]>::try_from(fds).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        drop(device);
+        match receive::<FromContainer>(&channel) {
+            Some((FromContainer::Failed { code: 125, failure, .. }, _)) => failure,
+            other => panic!("{other:?}"),
+        }
+    };
+    let failure = told(Plan { fuse: true, layers: Vec::new(), ..image.plan() });
+    assert!(failure.step.starts_with("mount an overlay"), "{failure:?}");
+    let failure = told(Plan { fuse: true, layers: Vec::new(), upper: None, work: None, ..image.plan() });
+    assert!(failure.step.contains("without a writable layer"), "{failure:?}");
 }
 
 #[test]

@@ -202,6 +202,7 @@ pub(crate) fn run(bytes: &[u8]) {
             })
             .collect(),
         overlay,
+        fuse: false,
         capabilities: asked,
         filter,
         ports: ports.iter().map(|&(address, udp, port)| Port { place: (address, port).into(), udp }).collect(),

@@ -34,6 +34,7 @@ pub const KEYS: &[(&str, bool)] = &[
     ("max_pids", false),
     ("cgroup_parent", false),
     ("overlay", false),
+    ("fuse", false),
     ("root_range", false),
 ];
 
@@ -191,6 +192,8 @@ pub struct Rules {
     pub cgroup_parent: Option<Line<String>>,
     /// Whether overlayfs is used.
     pub overlay: Option<Line<bool>>,
+    /// Whether FUSE file systems are mounted.
+    pub fuse: Option<Line<bool>>,
     /// Ids of root's containers.
     pub root_range: Option<Line<Range>>,
 }
@@ -201,6 +204,12 @@ impl Rules {
     #[must_use]
     pub fn overlay(&self, strict: bool) -> bool {
         self.overlay.as_ref().map_or(!strict, |line| line.value)
+    }
+
+    /// Whether images may be read from their archives, by FUSE; `strict`: as of [`Rules::overlay`].
+    #[must_use]
+    pub fn fuse(&self, strict: bool) -> bool {
+        self.fuse.as_ref().map_or(!strict, |line| line.value)
     }
 
     /// The loosest filter that a component may choose; `strict`: as of [`Rules::overlay`].
@@ -276,6 +285,9 @@ impl Rules {
         }
         if let Some(line) = &self.overlay {
             parts.push(if line.value { "overlayfs".to_owned() } else { "no overlayfs".to_owned() });
+        }
+        if let Some(line) = &self.fuse {
+            parts.push(if line.value { "FUSE".to_owned() } else { "no FUSE".to_owned() });
         }
         if let Some(line) = &self.root_range {
             parts.push(format!("{} ids from {} for root", line.value.count, line.value.first));
@@ -383,6 +395,7 @@ fn read_line(rules: &mut Rules, number: u32, line: &[u8]) -> Result<(), Wrong> {
         "max_pids" => set(&mut rules.max_pids, number, key, count(value)?),
         "cgroup_parent" => set(&mut rules.cgroup_parent, number, key, group(value)?),
         "overlay" => set(&mut rules.overlay, number, key, yes(value)?),
+        "fuse" => set(&mut rules.fuse, number, key, yes(value)?),
         "root_range" => set(&mut rules.root_range, number, key, range(value)?),
         _ => {
             let known: Vec<&str> = KEYS.iter().map(|(name, _)| *name).collect();
@@ -617,7 +630,7 @@ mod tests {
         let text = "# a comment\n\n allow=group ctst\nallow = user 1000\n\tmount = ro /srv/a b\nmount = deny /\n\
             capability = NET_RAW\nfilter = compat\npublish = 127.0.0.1 80\npublish = any 8000-8999/udp\nmax_memory = 4 GiB\n\
             max_cpus = 1.5\nmax_pids = 512\noverlay = no\nroot_range = 100000 65536\ncgroup_parent = /sys/fs/cgroup/ctst\n\
-            egress = no\noffline = everyone\noffline = group 7";
+            egress = no\noffline = everyone\noffline = group 7\nfuse = yes";
         let rules = parse(text.as_bytes()).unwrap();
         let line = |number, value| Line { number, value };
         assert_eq!(rules.allow, [line(3, Who::Group("ctst".into())), line(4, Who::Uid(1000))]);
@@ -630,7 +643,7 @@ mod tests {
         assert_eq!(rules.max_memory.as_ref().unwrap().value, 4 << 30);
         assert_eq!(rules.max_cpus.as_ref().unwrap().value, 1500);
         assert_eq!(rules.max_pids.as_ref().unwrap().value, 512);
-        assert!(!rules.overlay(false) && !rules.overlay(true));
+        assert!(!rules.overlay(false) && !rules.overlay(true) && rules.fuse(true));
         assert_eq!(rules.egress, Some(Line { number: 17, value: false }));
         assert_eq!(rules.offline, [Line { number: 18, value: None }, Line { number: 19, value: Some(Who::Gid(7)) }]);
         assert_eq!(rules.root_range(), Range { first: 100_000, count: 65_536 });
@@ -638,7 +651,7 @@ mod tests {
             rules.summary(),
             "for group ctst, user 1000 only; mounts ro /srv/a b, deny /; capabilities NET_RAW; filter compat; publishes \
              127.0.0.1 80, any 8000-8999/udp; no way out of a project; everyone, group 7 kept offline; at most 4GiB of memory; at most 1.5 processors; at most 512 processes; \
-             limits below /sys/fs/cgroup/ctst; no overlayfs; 65536 ids from 100000 for root"
+             limits below /sys/fs/cgroup/ctst; no overlayfs; FUSE; 65536 ids from 100000 for root"
         );
     }
 

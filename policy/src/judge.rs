@@ -74,6 +74,8 @@ pub struct Spec<'a> {
     pub paths: Vec<HostPath<'a>>,
     /// Whether its root is an overlay.
     pub overlay: bool,
+    /// Whether a layer of it is served by FUSE.
+    pub fuse: bool,
     /// Capabilities of root, bit n for number n.
     pub capabilities: u64,
     /// Its system call filter.
@@ -107,6 +109,7 @@ impl<'a> Spec<'a> {
         Self {
             paths: layers.chain(written).chain(mounts).collect(),
             overlay: !bare,
+            fuse: plan.fuse,
             capabilities: plan.capabilities,
             filter: match plan.filter {
                 protocol::Filter::Default => Filter::Default,
@@ -123,7 +126,16 @@ impl<'a> Spec<'a> {
     #[must_use]
     pub fn nothing() -> Self {
         let (paths, ports) = (Vec::new(), Vec::new());
-        Self { paths, overlay: false, capabilities: 0, filter: Filter::Default, ports, egress: false, limits: None }
+        Self {
+            paths,
+            overlay: false,
+            fuse: false,
+            capabilities: 0,
+            filter: Filter::Default,
+            ports,
+            egress: false,
+            limits: None,
+        }
     }
 }
 
@@ -206,6 +218,7 @@ pub fn judge(spec: &Spec<'_>, rules: &Rules, caller: &Caller) -> Result<(), Vec<
     let mut denials: Vec<Denial> = admit(rules, caller).err().into_iter().collect();
     judge_paths(spec, rules, &mut denials);
     judge_overlay(spec, rules, caller, &mut denials);
+    judge_fuse(spec, rules, caller, &mut denials);
     judge_capabilities(spec, rules, &mut denials);
     judge_filter(spec, rules, caller, &mut denials);
     judge_ports(spec, rules, &mut denials);
@@ -321,6 +334,17 @@ fn judge_overlay(spec: &Spec<'_>, rules: &Rules, caller: &Caller, denials: &mut 
         None => format!("ctst-shim has file capabilities, and no line of {PATH} allows it"),
     };
     denials.push(denial("mount an overlay", why, "overlay = yes"));
+}
+
+fn judge_fuse(spec: &Spec<'_>, rules: &Rules, caller: &Caller, denials: &mut Vec<Denial>) {
+    if !spec.fuse || rules.fuse(caller.strict) {
+        return;
+    }
+    let why = match &rules.fuse {
+        Some(stated) => line(stated, "fuse", "no"),
+        None => format!("ctst-shim has file capabilities, and no line of {PATH} allows it"),
+    };
+    denials.push(denial("mount a FUSE file system, to read a lazy image", why, "fuse = yes"));
 }
 
 fn judge_capabilities(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {
@@ -505,6 +529,7 @@ mod tests {
         let spec = Spec {
             paths: vec![path("/", true), path("/etc/shadow", false)],
             overlay: true,
+            fuse: false,
             capabilities: capabilities::DEFAULT,
             filter: Filter::Default,
             ports: vec![at("0.0.0.0", 1), Port { udp: true, ..at("127.0.0.1", 65535) }],
@@ -519,6 +544,11 @@ mod tests {
              the administrator for `overlay = yes`"
         );
         assert_eq!(told(&spec, "overlay = yes", &strict), "");
+        let fuse = Spec { fuse: true, ..Spec::nothing() };
+        assert_eq!(told(&fuse, "", &ann()), "");
+        assert!(told(&fuse, "fuse = no", &ann()).contains("line 1 of /etc/containust/policy.conf says `fuse = no`"));
+        assert!(told(&fuse, "overlay = yes", &strict).ends_with("ask the administrator for `fuse = yes`"));
+        assert_eq!(told(&fuse, "fuse = yes", &strict), "");
     }
 
     #[test]

@@ -83,9 +83,9 @@ proptest! {
 
     #[test]
     fn whatever_is_asked_for_has_a_verdict(
-        policy in "(mount = (deny|ro|rw) /[a-c/]{0,6}\n|allow = group x\n|filter = strict\n|overlay = no\n|publish = none\n|capability = none\n|max_pids = 3\n|egress = no\n|offline = everyone\n){0,6}",
+        policy in "(mount = (deny|ro|rw) /[a-c/]{0,6}\n|allow = group x\n|filter = strict\n|overlay = no\n|fuse = no\n|publish = none\n|capability = none\n|max_pids = 3\n|egress = no\n|offline = everyone\n){0,6}",
         paths in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..40), any::<bool>()), 0..20),
-        capabilities in any::<u64>(), overlay in any::<bool>(), port in any::<u16>(), uid in any::<u32>(),
+        capabilities in any::<u64>(), overlay in any::<bool>(), fuse in any::<bool>(), port in any::<u16>(), uid in any::<u32>(),
         pids in any::<Option<u64>>(), names in proptest::collection::vec(any::<u8>(), 0..60), strict in any::<bool>(), egress in any::<bool>(),
     ) {
         let rules = parse(policy.as_bytes()).unwrap_or_default();
@@ -98,13 +98,14 @@ proptest! {
             host.path == b"/" || (parts.len() > 1 && parts[0].is_empty() && parts[1..].iter().all(named))
         });
         let spec = Spec { paths, overlay, capabilities, filter: Filter::Compat, ports: vec![Port { place: ([0; 4], port).into(), udp: false }],
-            egress, limits: Some(Limits { memory: None, cpu_millis: None, pids }) };
+            egress, fuse, limits: Some(Limits { memory: None, cpu_millis: None, pids }) };
         let caller = Caller::new(uid, vec![uid], &names, &names, strict);
         match judge(&spec, &rules, &caller) {
             Ok(()) => {
                 prop_assert!(plain);
                 prop_assert_eq!(capabilities & !capabilities::CEILING, 0);
                 prop_assert!(!overlay || rules.overlay(strict));
+                prop_assert!(!fuse || rules.fuse(strict));
                 prop_assert!(!egress || (rules.egress.is_none() && rules.offline.is_empty()));
             }
             Err(denials) => {

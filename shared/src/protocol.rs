@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 12;
+pub const VERSION: u32 = 13;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -478,8 +478,11 @@ pub struct Landlock {
 pub struct Plan {
     /// Host name, `[A-Za-z0-9.-]{1,63}`.
     pub hostname: Vec<u8>,
-    /// Layers of the image, topmost first; empty: the root is an empty tmpfs (worker containers).
+    /// Layers of the image, topmost first; empty, and no `fuse`: the root is an empty tmpfs (worker containers).
     pub layers: Vec<Source>,
+    /// FUSE: below these layers is a file system that whoever gets its device ([`FromContainer::Fuse`]) serves. It is
+    /// mounted read-only, without setuid programs and devices. With a writable layer only.
+    pub fuse: bool,
     /// Writable layer. Required with layers.
     pub upper: Option<Source>,
     /// overlayfs's work directory, on the same file system as `upper`.
@@ -562,6 +565,9 @@ impl Ended {
 /// Replies and events of C.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum FromContainer {
+    /// The file system of [`Plan::fuse`] is mounted, and C goes on when it is served. One descriptor: its device, of which C keeps
+    /// none, so that whoever waits for an answer gets ENOTCONN when the last one is closed (`fuse(4)`).
+    Fuse,
     /// The process with this id runs its program. One descriptor with `tty`: the terminal's master side.
     Started {
         /// [`MAIN`] or the id of the exec.

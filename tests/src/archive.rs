@@ -66,6 +66,17 @@ impl Archive {
         self.entry(EntryType::Regular, name, 0o644, (0, 0), "", content.as_ref())
     }
 
+    /// Gives the next entry an extended attribute.
+    ///
+    /// # Panics
+    /// If there is no memory.
+    #[must_use]
+    pub fn attribute(mut self, name: &str, value: &[u8]) -> Self {
+        let key = format!("SCHILY.xattr.{name}");
+        self.0.append_pax_extensions([(key.as_str(), value)]).expect("write to memory");
+        self
+    }
+
     /// Adds a symbolic link.
     #[must_use]
     pub fn link(self, name: &str, target: &str) -> Self {

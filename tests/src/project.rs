@@ -538,6 +538,10 @@ impl Project {
     }
 
     /// Runs a program as the caller on this project's host.
+    fn prelude_or<'a>(&'a self, nothing: &'a str) -> &'a str {
+        if self.prelude.is_empty() { nothing } else { &self.prelude }
+    }
+
     fn by(&self, program: &Path) -> Command {
         match (&self.etc, &self.home) {
             (None, Some(home)) => {
@@ -555,7 +559,7 @@ impl Project {
                 command
             }
             (Some(etc), _) => {
-                const ENTER: &str = r#"mount --bind "$0" /etc && exec "$@""#;
+                let enter = format!("mount --bind \"$0\" /etc && {{ {}\n}} && exec \"$@\"", self.prelude_or("true"));
                 let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
                 let groups = if groups.is_empty() {
                     "--clear-groups".to_owned()
@@ -564,7 +568,7 @@ impl Project {
                 };
                 let mut command = Command::new("unshare");
                 self.caller.environment(&mut command);
-                command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]).arg(etc.path());
+                command.args(["--mount", "--propagation", "private", "sh", "-c", &enter]).arg(etc.path());
                 let ids = [format!("--reuid={}", self.caller.uid), format!("--regid={}", self.caller.gid), groups];
                 command.arg("setpriv").args(ids).arg(program);
                 command

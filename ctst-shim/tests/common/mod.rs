@@ -184,6 +184,7 @@ impl Image {
         Plan {
             hostname: b"inside".into(),
             layers: vec![at("root")],
+            fuse: false,
             upper: Some(at("upper")),
             work: Some(at("work")),
             readonly: true,

@@ -43,6 +43,16 @@ pub(crate) struct Record {
     pub(crate) layers: Vec<LayerRecord>,
     #[serde(default)]
     pub(crate) declared: Declared,
+    /// Its one layer is an index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lazy: Option<LazyRecord>,
+}
+
+/// What is known of an archive that was not unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LazyRecord {
+    /// Whether all of it was read: the digest is the archive's then, and the index's otherwise.
+    pub(crate) hashed: bool,
 }
 
 /// One folder of the store.
@@ -50,7 +60,7 @@ pub(crate) struct Record {
 pub(crate) struct LayerRecord {
     /// The folder's name.
     pub(crate) name: String,
-    /// Digest of the tree, as [`Algorithm::text`] writes it.
+    /// Digest of the tree, or of the index, as [`Algorithm::text`] writes it.
     pub(crate) tree: String,
     /// Bytes.
     pub(crate) size: u64,
@@ -78,6 +88,12 @@ impl WatchRecord {
 }
 
 impl Record {
+    /// The digest as people see it.
+    pub(crate) fn digest(&self) -> String {
+        let algorithm = if self.lazy.is_some_and(|lazy| !lazy.hashed) { "blake3" } else { "sha256" };
+        format!("{algorithm}:{}", self.digest)
+    }
+
     /// The names of the layers' folders, the lowest first.
     pub(crate) fn layers(&self) -> Vec<String> {
         match self.layers.is_empty() {

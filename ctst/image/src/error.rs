@@ -220,6 +220,25 @@ pub enum Error {
         /// Their names, at most ten.
         names: Vec<String>,
     },
+    /// An archive from which no container can be started before it is unpacked.
+    #[error("archive `{}` cannot be started from lazily: it {why}", shown(archive))]
+    NotLazy {
+        /// The archive.
+        archive: PathBuf,
+        /// What it is, such as `is compressed with gzip`.
+        why: String,
+    },
+    /// What is in the store of an image is an index of its archive.
+    #[error("image `{}` is in the store as an index only: its archive was not unpacked", text(.0))]
+    OnlyIndexed(String),
+    /// The index of a lazy image cannot be used.
+    #[error("index `{}` {why}", shown(path))]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The ownership can be given by a worker container only.
     #[error("files with the ids of a range can be unpacked in a worker container only")]
     NoWorker,
@@ -279,8 +298,8 @@ pub enum Error {
 }
 
 /// Codes of errors that come out of a worker.
-const WORKER_CODES: [&str; 12] =
-    ["I001", "I002", "I006", "I007", "I012", "I015", "I031", "I032", "I033", "I034", "I035", "I036"];
+const WORKER_CODES: [&str; 13] =
+    ["I001", "I002", "I006", "I007", "I012", "I015", "I031", "I032", "I033", "I034", "I035", "I036", "I047"];
 
 impl Error {
     /// The refusal of one call; a full disk gets a variant of its own.
@@ -338,6 +357,9 @@ impl Error {
             Error::Name(_) => "I045",
             Error::Nameless(_) => "I046",
             Error::Registry { code, .. } => code,
+            Error::NotLazy { .. } => "I047",
+            Error::Index { .. } => "I048",
+            Error::OnlyIndexed(_) => "I049",
         }
     }
 
@@ -391,6 +413,12 @@ impl Error {
                 "save the image for this machine: `docker save --platform`, or `skopeo copy --override-arch`".into()
             }
             Error::SeveralImages { .. } => "save one image into the archive: `docker save NAME -o FILE`".into(),
+            Error::NotLazy { .. } => {
+                "remove `lazy = true`, or make the archive a plain tar of a root file system: gunzip, unzstd, or docker export"
+                    .into()
+            }
+            Error::OnlyIndexed(_) => "take the archive itself, or import it: `ctst images import FILE NAME`".into(),
+            Error::Index { .. } => "make it anew: ctst images prune, and ctst run".into(),
             Error::NoWorker => "use the caller's ownership".into(),
             Error::Worker { help, .. } | Error::Registry { help, .. } => return help.clone(),
             Error::NotInStore { near, .. } if !near.is_empty() => {

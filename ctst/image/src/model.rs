@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lazy::Lazy;
+
 /// Who owns the files of an unpacked layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ownership {
@@ -35,10 +37,15 @@ pub enum Ownership {
 pub struct Image {
     /// `sha256:` and 64 lower-case hexadecimal digits: the digest of the image's content (paths, types, modes, owners,
     /// file bytes, link targets), the same on every host and for every [`Ownership`]. Of a `tar://` image: the digest of
-    /// the archive's file, as `sha256sum` computes it.
+    /// the archive's file, as `sha256sum` computes it. Of a lazy one that has no pin: `blake3:` and that of its index, because
+    /// nobody has read all of the archive.
     pub digest: String,
-    /// Directories to use as overlay layers, topmost first. Absolute and canonical.
+    /// Directories to use as overlay layers, topmost first. Absolute and canonical. Of a lazy image: one with copies of the few
+    /// files that are looked at from outside, which is not what containers see.
     pub layers: Vec<PathBuf>,
+    /// Where it is not unpacked: what containers read from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lazy: Option<Lazy>,
     /// What the image says about how it is run.
     pub config: Config,
     /// What it declares beyond that.
@@ -119,4 +126,6 @@ pub struct Entry {
     pub config: Config,
     /// As in [`Image::declared`].
     pub declared: Declared,
+    /// Whether it is an index only, and its archive not unpacked.
+    pub lazy: bool,
 }

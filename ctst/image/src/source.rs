@@ -30,6 +30,8 @@ pub enum Source {
     /// An archive: plain, gzip, zstd or xz; a root file system, an image of `docker save` or an OCI layout. Absolute. The pin
     /// of such a request is the digest of the archive's file.
     Tar(PathBuf),
+    /// The same archive, which is not unpacked: containers read from it. One that was unpacked already is taken as it is.
+    Lazy(PathBuf),
     /// What was imported under this name ([`Store::import_as`](crate::Store::import_as)), as [`name`] writes it. The ownership of
     /// such a request is that of archives.
     Local(String),
@@ -56,7 +58,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::File(path) => write!(f, "file://{}", shown(path)),
-            Source::Tar(path) => write!(f, "tar://{}", shown(path)),
+            Source::Tar(path) | Source::Lazy(path) => write!(f, "tar://{}", shown(path)),
             Source::Local(name) => write!(f, "image://{}", clean(name)),
             Source::Registry { name, digest: None } => write!(f, "oci://{}", clean(name)),
             Source::Registry { name, digest: Some(digest) } => {
@@ -93,13 +95,15 @@ impl Request<'_> {
                         return Err(Error::Range { base, count });
                     }
                 }
-                if !matches!(self.source, Source::Tar(_) | Source::Local(_) | Source::Registry { .. }) {
+                if let Source::File(_) | Source::Host { .. } = self.source {
                     return Err(Error::NoWorker);
                 }
             }
         }
         match &self.source {
-            Source::File(path) | Source::Tar(path) if !path.is_absolute() => return Err(Error::Relative(path.clone())),
+            Source::File(path) | Source::Tar(path) | Source::Lazy(path) if !path.is_absolute() => {
+                return Err(Error::Relative(path.clone()));
+            }
             Source::Host { programs, .. } if programs.is_empty() => return Err(Error::NoProgram),
             _ => {}
         }
@@ -125,6 +129,10 @@ impl Request<'_> {
             }
             Source::Tar(path) => {
                 part(b"tar");
+                part(path.as_os_str().as_bytes());
+            }
+            Source::Lazy(path) => {
+                part(b"lazy");
                 part(path.as_os_str().as_bytes());
             }
             Source::Local(name) => {

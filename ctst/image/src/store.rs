@@ -5,6 +5,7 @@
 //!   catalogue/<key>.json      one record for each reference and id map
 //!   layers/<digest>[-<map>]/tree/   root file systems, by the digest of their tree
 //!   layers/<diff>[-lowest][-<map>]/tree/   layers of archives, by the digest of the uncompressed layer
+//!   layers/<index>-lazy[-<map>]/index      archives that are not unpacked, by the digest of the index; tree/ has what ctst reads
 //!   staging/lock              held while a staging folder is made or old ones are removed
 //!   staging/<name>/           one running import; lock is held by it, so that a free one was left behind by a crash
 //!     lock, layer/tree/ or unpacked/<n>/tree/, <key>.json
@@ -27,11 +28,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::{Limits, stream};
-use crate::catalogue::{self, LayerRecord, Record, SCHEMA};
+use crate::catalogue::{self, LayerRecord, LazyRecord, Record, SCHEMA};
 use crate::copy::{self, Copy};
 use crate::error::{list, shown};
 use crate::hash::Algorithm;
 use crate::host::{self, Watch};
+use crate::lazy::{self, INDEX, IndexJob, Lazy};
 use crate::model::{Config, Declared, Entry, Image, Ownership};
 use crate::pack::{self, Blob};
 use crate::registry::{self, Found};
@@ -140,13 +142,14 @@ impl Store {
         let is_shared = |layer: &LayerRecord| users.get(&layer.name).is_some_and(|users| users.len() > 1);
         let entry = |record: &Record| Entry {
             reference: record.reference.clone(),
-            digest: format!("sha256:{}", record.digest),
+            digest: record.digest(),
             size: record.size,
             shared: record.layers.iter().filter(|layer| is_shared(layer)).map(|layer| layer.size).sum(),
             imported: record.imported,
             layers: record.layers(),
             config: record.config.clone(),
             declared: record.declared.clone(),
+            lazy: record.lazy.is_some(),
         };
         let mut entries: Vec<Entry> = records.iter().map(entry).collect();
         // The newest of those that differ in their id map only.
@@ -167,12 +170,11 @@ impl Store {
         if let Some(at) = entries.iter().position(exact) {
             return Ok(entries.swap_remove(at));
         }
-        let digits = what.strip_prefix("sha256:").unwrap_or(what);
+        let plain = |digest: &str| digest.trim_start_matches("sha256:").trim_start_matches("blake3:").to_owned();
+        let digits = plain(what);
         let is_digits = digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-        let mut found: Vec<Entry> = entries
-            .into_iter()
-            .filter(|entry| is_digits && entry.digest.trim_start_matches("sha256:").starts_with(digits))
-            .collect();
+        let mut found: Vec<Entry> =
+            entries.into_iter().filter(|entry| is_digits && plain(&entry.digest).starts_with(&digits)).collect();
         match (found.pop(), found.first()) {
             (None, _) => Err(self.not_in_store(what)),
             (Some(one), None) => Ok(one),
@@ -199,6 +201,13 @@ impl Store {
         let root = match &request.source {
             Source::File(path) => Some(self.open_source(path)?),
             Source::Tar(path) => Some(stream::open(path)?),
+            Source::Lazy(path) => {
+                let unpacked = Request { source: Source::Tar(path.clone()), ..*request };
+                if let Some(image) = self.find(&unpacked)? {
+                    return Ok(Some(image));
+                }
+                Some(stream::open(path)?)
+            }
             Source::Local(_) => return self.find_local(request, pin).map(Some),
             Source::Registry { .. } => return self.find_pulled(request, pin),
             Source::Host { programs, .. } => {
@@ -215,15 +224,17 @@ impl Store {
         }
         let now = match (&request.source, &root, &record.watch) {
             (Source::File(path), Some(root), _) => tree::scan(root, path)?.fingerprint(),
-            (Source::Tar(path), Some(archive), _) => archive_state(archive, path)?.0,
+            (Source::Tar(path) | Source::Lazy(path), Some(archive), _) => archive_state(archive, path)?.0,
             (_, _, Some(watch)) => watch.read().fingerprint()?,
             _ => return Ok(None),
         };
-        if hex(&now) != record.fingerprint {
+        // Nobody has compared with a pin what was not read.
+        let is_unread = pin.is_some() && record.lazy.is_some_and(|lazy| !lazy.hashed);
+        if hex(&now) != record.fingerprint || is_unread {
             return Ok(None);
         }
         check_pin(request, pin, &record.digest)?;
-        self.image(record).map(Some)
+        self.image_of(request, record).map(Some)
     }
 
     fn find_pulled(&self, request: &Request<'_>, pin: Option<String>) -> Result<Option<Image>, Error> {
@@ -308,8 +319,10 @@ impl Store {
         how: How<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Vec<String>, Image), Error> {
-        if let Source::Tar(path) = &request.source {
-            return self.import_archive(request, path, naming, how, progress);
+        match &request.source {
+            Source::Tar(path) => return self.import_archive(request, path, naming, how, progress),
+            Source::Lazy(path) => return self.import_index(request, path, how, progress),
+            _ => {}
         }
         if let Source::Registry { .. } = &request.source {
             let Some(fetch) = how.fetch else { return Err(self.not_in_store(&request.source.to_string())) };
@@ -362,6 +375,7 @@ impl Store {
             fingerprint: hex(&content.fingerprint),
             watch: content.watch.as_ref().map(Into::into),
             declared: Declared::default(),
+            lazy: None,
         };
         progress(Progress::Syncing);
         let made = [(LAYER.to_owned(), record.layers[0].name.clone())];
@@ -378,19 +392,12 @@ impl Store {
         how: How<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Vec<String>, Image), Error> {
-        let archive = stream::open(path)?;
-        let (mut fingerprint, mut newest) = archive_state(&archive, path)?;
-        for _ in 0..SETTLE {
-            let Some(pause) = tree::unsettled(newest) else { break };
-            std::thread::sleep(pause);
-            (fingerprint, newest) = archive_state(&archive, path)?;
-        }
+        let (archive, fingerprint) = open_settled(path)?;
         let places = Places::create(&self.dir)?;
         let import = Import::begin(self, request, &places, how)?;
         // A worker's job is JSON.
         let name = PathBuf::from(path.to_string_lossy().into_owned());
-        let fd = archive.try_clone().map_err(|e| Error::std("open", path, &e))?;
-        let report = import.unpack(name, fd, false, how, progress)?;
+        let report = import.unpack(name, duplicate(&archive, path)?, false, how, progress)?;
         if archive_state(&archive, path)?.0 != fingerprint {
             return Err(Error::Changed(path.into()));
         }
@@ -482,11 +489,73 @@ impl Store {
             watch: None,
             layers,
             declared: report.declared,
+            lazy: None,
         };
         let records = named(request, record, naming, report.names)?;
         progress(Progress::Syncing);
         staging.publish(places, &records, &made)?;
         self.published(records)
+    }
+
+    /// Indexes an archive.
+    fn import_index(
+        &self,
+        request: &Request<'_>,
+        path: &Path,
+        how: How<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<String>, Image), Error> {
+        let pin = request.check()?;
+        let (archive, fingerprint) = open_settled(path)?;
+        let places = Places::create(&self.dir)?;
+        let staging = Staging::create(&places, how.runner)?;
+        let target_path = staging.path.join(UNPACKED);
+        let target = make_private(&staging.fd, UNPACKED, &target_path)?;
+        let owners = owners(request.ownership, how.runner)?;
+        if let (Ownership::Shifted { base, .. }, true) = (request.ownership, how.runner.is_mapped()) {
+            give(&target, base, &target_path)?;
+        }
+        progress(Progress::Scanning);
+        let name = PathBuf::from(path.to_string_lossy().into_owned());
+        let job = IndexJob { archive: name, owners, limits: how.limits, hash: pin.is_some() };
+        let report = how.runner.index(&job, duplicate(&archive, path)?, &target_path)?;
+        if archive_state(&archive, path)?.0 != fingerprint {
+            return Err(Error::Changed(path.into()));
+        }
+        give(&target, rustix::process::geteuid().as_raw(), &target_path)?;
+        let own = report.index.strip_prefix("blake3:").filter(|digits| is_digest(digits));
+        let digest = report.digest.as_deref().filter(|digits| is_digest(digits));
+        let (Some(own), true) = (own, digest.is_some() == job.hash && report.digest.is_some() == job.hash) else {
+            let text = format!("index `{}`: the worker's report contradicts itself", shown(path));
+            return Err(Error::Worker { code: String::new(), text, help: None });
+        };
+        let digest = digest.unwrap_or(own).to_owned();
+        check_pin(request, pin, &digest)?;
+        let size = rustix::fs::statat(&target, INDEX, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|cause| Error::io("stat", target_path.join(INDEX), cause))?
+            .st_size;
+        let name = format!("{own}-lazy{}", map_key(request.ownership));
+        let layer =
+            LayerRecord { name: name.clone(), tree: report.index, size: u64::try_from(size).unwrap_or_default() };
+        let record = Record {
+            schema: SCHEMA,
+            reference: request.source.to_string(),
+            digest,
+            ownership: request.ownership,
+            config: Config::default(),
+            size: report.size,
+            notes: report.notes,
+            imported: now(),
+            fingerprint: hex(&fingerprint),
+            watch: None,
+            layers: vec![layer],
+            declared: Declared::default(),
+            lazy: Some(LazyRecord { hashed: job.hash }),
+        };
+        let records = vec![(record_name(request), record.clone())];
+        progress(Progress::Syncing);
+        staging.publish(&places, &records, &[(UNPACKED.to_owned(), name)])?;
+        Ok((vec![record.reference.clone()], self.image_of(request, record)?))
     }
 
     fn published(&self, records: Vec<(String, Record)>) -> Result<(Vec<String>, Image), Error> {
@@ -496,13 +565,24 @@ impl Store {
         Ok((references, image))
     }
 
+    /// The image of a record that this request has.
+    fn image_of(&self, request: &Request<'_>, record: Record) -> Result<Image, Error> {
+        let index = record.layers.first().map(|layer| layer.tree.clone());
+        let mut image = self.image(record)?;
+        if let (Source::Lazy(archive), Some(index)) = (&request.source, index) {
+            image.lazy = Some(Lazy { archive: archive.clone(), index });
+        }
+        Ok(image)
+    }
+
     fn image(&self, record: Record) -> Result<Image, Error> {
         let layers = record.layers().into_iter().rev().map(|name| {
             let layer = self.dir.join(LAYERS).join(name).join(TREE);
             layer.canonicalize().map_err(|e| Error::std("open", layer, &e))
         });
         Ok(Image {
-            digest: format!("sha256:{}", record.digest),
+            digest: record.digest(),
+            lazy: None,
             layers: layers.collect::<Result<_, _>>()?,
             config: record.config,
             declared: record.declared,
@@ -610,6 +690,10 @@ impl Store {
                     return Err(damaged(format!("layer {} is missing", layer.name)));
                 }
                 let algorithm = Algorithm::of(&layer.tree).expect("checked where the record was read");
+                if record.lazy.is_some() {
+                    lazy::verify(&tree.with_file_name(INDEX), &layer.tree).map_err(|e| damaged(e.to_string()))?;
+                    continue;
+                }
                 let found = runner.digest(owners, algorithm, &tree)?;
                 if found != layer.tree {
                     return Err(damaged(format!("layer {} has digest {found}, not {}", layer.name, layer.tree)));
@@ -636,6 +720,9 @@ impl Store {
         let Some(record) = records.find(|record| record.reference == reference && !record.layers.is_empty()) else {
             return Err(self.not_in_store(reference));
         };
+        if record.lazy.is_some() {
+            return Err(Error::OnlyIndexed(reference.into()));
+        }
         let places = Places::create(&self.dir)?;
         let staging = Staging::create(&places, runner)?;
         let owners = owners(record.ownership, runner)?;
@@ -823,6 +910,22 @@ fn give(folder: &OwnedFd, id: u32, path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Opens an archive, once a further change of it would show.
+fn open_settled(path: &Path) -> Result<(OwnedFd, Digest), Error> {
+    let archive = stream::open(path)?;
+    let (mut fingerprint, mut newest) = archive_state(&archive, path)?;
+    for _ in 0..SETTLE {
+        let Some(pause) = tree::unsettled(newest) else { break };
+        std::thread::sleep(pause);
+        (fingerprint, newest) = archive_state(&archive, path)?;
+    }
+    Ok((archive, fingerprint))
+}
+
+fn duplicate(archive: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
+    archive.try_clone().map_err(|e| Error::std("open", path, &e))
+}
+
 /// Tells one state of an archive's file from every other, and when it last changed.
 fn archive_state(archive: &OwnedFd, path: &Path) -> Result<(Digest, Time), Error> {
     let meta = tree::Meta::from(stream::check_regular(archive, path)?);
@@ -873,7 +976,7 @@ fn named(
         None => names.iter().map(|name| source::name(name)).collect::<Result<_, _>>()?,
     };
     let path = match &request.source {
-        Source::File(path) | Source::Tar(path) => path.clone(),
+        Source::File(path) | Source::Tar(path) | Source::Lazy(path) => path.clone(),
         Source::Host { .. } | Source::Local(_) | Source::Registry { .. } => PathBuf::new(),
     };
     if names.is_empty() {
@@ -924,7 +1027,7 @@ impl Content {
                 Source::File(path) => Content::from_directory(store.open_source(path)?, path)?,
                 Source::Host { programs, include } => Content::from_host(programs, include)?,
                 // Not copied but unpacked.
-                Source::Tar(path) => return Err(Error::NotADirectory(path.clone())),
+                Source::Tar(path) | Source::Lazy(path) => return Err(Error::NotADirectory(path.clone())),
                 // Found or not.
                 Source::Local(_) | Source::Registry { .. } => return Err(store.not_in_store(&source.to_string())),
             };

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::text;
 use crate::hash::Algorithm;
+use crate::lazy::{IndexJob, Indexed};
 use crate::unpack::{Direct, Owners, Report, Runner, UnpackJob};
 use crate::{Error, Progress};
 
@@ -24,6 +25,8 @@ const MAX_TEXT: usize = 8 << 10;
 pub enum Job {
     /// [`Runner::unpack`] of the standard input.
     Unpack(UnpackJob),
+    /// [`Runner::index`] of the standard input.
+    Index(IndexJob),
     /// [`Runner::digest`].
     Digest(Owners, Algorithm),
     /// [`Runner::pack`] to the standard input, which is open for writing.
@@ -44,6 +47,8 @@ impl Job {
 pub enum Answer {
     /// To [`Job::Unpack`].
     Report(Box<Report>),
+    /// To [`Job::Index`].
+    Indexed(Indexed),
     /// To [`Job::Digest`] and [`Job::Pack`].
     Digest(String),
 }
@@ -75,6 +80,7 @@ pub fn worker_main(job: &str, target: &Path) -> i32 {
                 let mut progress = |progress| drop(say(&Line::Progress(progress)));
                 Direct.unpack(&job, archive, target, &mut progress).map(|report| Answer::Report(Box::new(report)))
             }
+            Job::Index(job) => Direct.index(&job, input(&job.archive)?, target).map(Answer::Indexed),
             Job::Digest(owners, algorithm) => Direct.digest(owners, algorithm, target).map(Answer::Digest),
             Job::Pack(owners) => Direct.pack(owners, target, input(target)?).map(Answer::Digest),
         });
@@ -110,10 +116,17 @@ pub fn read_answer(mut out: impl BufRead, progress: &mut dyn FnMut(Progress)) ->
         match line {
             Line::Progress(done) => progress(done),
             Line::Answer(mut answer) => {
-                if let Answer::Report(report) = &mut *answer {
-                    report.notes.truncate(MAX_NOTES);
-                    report.names.truncate(MAX_NOTES);
-                    report.notes.iter_mut().for_each(|note| *note = clean(std::mem::take(note)));
+                let notes = match &mut *answer {
+                    Answer::Report(report) => {
+                        report.names.truncate(MAX_NOTES);
+                        Some(&mut report.notes)
+                    }
+                    Answer::Indexed(indexed) => Some(&mut indexed.notes),
+                    Answer::Digest(_) => None,
+                };
+                if let Some(notes) = notes {
+                    notes.truncate(MAX_NOTES);
+                    notes.iter_mut().for_each(|note| *note = clean(std::mem::take(note)));
                 }
                 return Ok(*answer);
             }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::tarball::*;
 use common::*;
-use containust_image::{Algorithm, Direct, Error, Limits, Owners, Report, Runner, UnpackJob};
+use containust_image::{Algorithm, Direct, Error, IndexJob, Limits, Owners, Report, Runner, UnpackJob};
 
 /// A folder for unpacking, with files beside and above it that archives try to reach.
 struct Arena {
@@ -50,7 +50,35 @@ impl Arena {
         let file = fs::File::open(archive).unwrap().into();
         let result = Direct.unpack(&job, file, &self.target(), &mut |_| {});
         assert_eq!(canaries(&self.scratch), self.before, "something outside was touched");
+        self.index_like(owners, limits, archive, &result);
         result
+    }
+
+    /// What unpacking refuses no container is started from either, by the same words.
+    fn index_like(&self, owners: Owners, limits: Limits, archive: &Path, unpacked: &Result<Report, Error>) {
+        let folder = tempfile::tempdir().unwrap();
+        let job = IndexJob { archive: "x.tar".into(), owners, limits, hash: false };
+        let indexed = Direct.index(&job, fs::File::open(archive).unwrap().into(), folder.path());
+        match (unpacked, indexed) {
+            (_, Err(Error::NotLazy { .. })) => {}
+            (Ok(report), Ok(indexed)) => {
+                assert_eq!(indexed.digest, None);
+                assert_eq!(report.layers[0].made.as_ref().unwrap().size, indexed.size);
+                // What a file system takes of attributes depends on it.
+                if !report.notes.iter().any(|note| note.contains("attributes")) {
+                    assert_eq!(report.notes, indexed.notes);
+                }
+            }
+            // Only whoever unpacks reads everything.
+            (Err(Error::TooLarge { .. }), _) => {}
+            (Err(refused), Err(other)) => {
+                let (refused, other) = (refused.to_string(), other.to_string());
+                // Whoever passes over a file's content finds its end missing only behind it.
+                let is_cut = refused.contains("it is not whole") && other.contains("it is not whole");
+                assert!(is_cut || refused == other, "{refused}\n{other}");
+            }
+            (unpacked, indexed) => panic!("unpacked: {unpacked:?}, indexed: {indexed:?}"),
+        }
     }
 
     fn unpack(&self, bytes: &[u8]) -> Result<Report, Error> {

@@ -78,6 +78,9 @@ pub struct Component {
     pub entrypoint: Option<Vec<String>>,
     /// Whether the root file system is read-only.
     pub readonly: bool,
+    /// Whether it starts before its archive is unpacked, and reads from that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lazy: bool,
     /// Working directory.
     pub workdir: Option<String>,
     /// `name`, `uid`, `name:group` or `uid:gid`.
@@ -175,6 +178,7 @@ impl Component {
             command: None,
             entrypoint: None,
             readonly: true,
+            lazy: false,
             workdir: None,
             user: None,
             hostname,

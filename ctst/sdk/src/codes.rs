@@ -43,6 +43,13 @@ const PAGES: &[(&str, &str, &str)] = &[
     ("I044", "several images begin like this", "write more of the name or digest"),
     ("I045", "no image can have this name", "write letters, digits and ._-/, and a tag after :"),
     ("I046", "what is imported brings no name", "give one: ctst images import FILE NAME"),
+    (
+        "I047",
+        "no container can read from this archive before it is unpacked",
+        "remove `lazy = true`, or make it a plain tar",
+    ),
+    ("I048", "the index of a lazy image is not the one that was made", "make it anew: ctst images prune, and ctst run"),
+    ("I049", "the store has an index of the image only", "take the archive itself, or import it"),
     ("I050", "a registry is not reached, or does not go on", "see whether its name is right and the host is reached"),
     ("I051", "a registry wants to know who asks", "log in: ctst login REGISTRY"),
     ("I052", "a registry forbids what was asked", "ask for access, or log in as who has it"),

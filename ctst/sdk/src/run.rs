@@ -1,6 +1,7 @@
 //! Bringing a composition up and watching it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -152,10 +153,11 @@ pub fn up(
     let prune = options.only.is_empty().then(|| project.file_name());
     let (volumes, destroy, wait) = (composition.volumes.clone(), options.allow_destroy, options.wait);
     let low = low_port::kept(&wanted);
+    let archives = open_archives(&wanted)?;
     let request = Request::Run { wanted, volumes, prune, own, destroy, wait, keeper: leaves };
     let socket = offer.as_ref().map(|offer| offer.socket.as_fd());
     for _ in 0..ATTEMPTS {
-        match hand_over(link, &request, socket.as_slice(), &low) {
+        match hand_over(link, &request, socket.as_slice(), (&low, &archives)) {
             Ok(Some(link)) => {
                 let mut session = Session::attached(link.connection, project.supervisor_log());
                 session.supervisor = link.child;
@@ -174,18 +176,42 @@ pub fn up(
     Err(lost(project))
 }
 
+/// Archives of lazy images, by the digest of their index: the supervisor has given up the caller's files. Whether they are still
+/// what was indexed is seen by whoever serves them.
+fn open_archives(wanted: &[Wanted]) -> Result<Vec<(String, File)>> {
+    let mut archives: Vec<(String, File)> = Vec::new();
+    for Wanted { spec, .. } in wanted {
+        let Some(lazy) = &spec.lazy else { continue };
+        if archives.iter().all(|(index, _)| *index != lazy.index) {
+            let path = &lazy.archive;
+            let file = File::open(path).map_err(|source| Error::Source {
+                component: spec.name.clone(),
+                path: path.clone(),
+                source,
+            })?;
+            archives.push((lazy.index.clone(), file));
+        }
+    }
+    Ok(archives)
+}
+
 /// `None`: the supervisor was ending.
 fn hand_over(
     mut link: Link,
     request: &Request,
     fds: &[BorrowedFd<'_>],
-    low: &BTreeMap<HostPort, String>,
+    (low, archives): (&BTreeMap<HostPort, String>, &[(String, File)]),
 ) -> Result<Option<Link>> {
     if !link.greet()? {
         return Ok(None);
     }
     if !low.is_empty() && !low_port::supply(&mut link.connection, low)? {
         return Ok(None);
+    }
+    for (index, archive) in archives {
+        if link.connection.send(&Request::Archive(index.clone()), &[archive.as_fd()]).is_err() {
+            return Ok(None);
+        }
     }
     if link.connection.send(request, fds).is_err() {
         return Ok(None);

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use containust_image::Lazy;
 use containust_image::model::Image;
 use containust_lang::model::{
     Component, ConfigFile, Dependency, Dns, Healthcheck, Landlock, Limits, Logs, Network, Probe, Replica, Restart,
@@ -43,6 +44,9 @@ pub(crate) struct ContainerSpec {
     pub(crate) image: String,
     pub(crate) digest: String,
     pub(crate) layers: Vec<PathBuf>,
+    /// What its root is read from, instead of the layers.
+    #[serde(default)]
+    pub(crate) lazy: Option<Lazy>,
     pub(crate) argv: Vec<String>,
     /// `NAME=value`, each name once.
     pub(crate) env: Vec<String>,
@@ -181,6 +185,7 @@ pub(crate) fn resolve(
         image: reference.to_owned(),
         digest: image.digest.clone(),
         layers: image.layers.clone(),
+        lazy: image.lazy.clone(),
         argv,
         env,
         cwd: if workdir.is_empty() { String::new() } else { format!("/{workdir}") },
@@ -367,6 +372,7 @@ impl ContainerSpec {
         Ok(Plan {
             hostname: self.hostname.clone().into_bytes(),
             layers: Vec::new(),
+            fuse: false,
             upper: None,
             work: None,
             readonly: self.readonly,
@@ -402,7 +408,16 @@ impl ContainerSpec {
         overlay: bool,
         mut open: impl FnMut(&Path) -> Result<Source>,
     ) -> Result<()> {
-        if overlay {
+        if self.lazy.is_some() && !overlay {
+            let problem =
+                "read its archive lazily: that takes an overlay, which policy.conf of this host does not allow";
+            return Err(Error::Invalid { component: self.name.clone(), problem: problem.to_owned() });
+        }
+        if overlay && self.lazy.is_some() {
+            plan.fuse = true;
+            plan.upper = Some(open(&dir.join("upper"))?);
+            plan.work = Some(open(&dir.join("work"))?);
+        } else if overlay {
             plan.layers = self.layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?;
             plan.upper = Some(open(&dir.join("upper"))?);
             plan.work = Some(open(&dir.join("work"))?);
@@ -462,6 +477,12 @@ impl ContainerSpec {
             }
         }
         Ok(alone)
+    }
+
+    /// The index of its lazy image.
+    pub(crate) fn index(&self) -> Option<PathBuf> {
+        self.lazy.as_ref()?;
+        Some(self.layers.first()?.with_file_name("index"))
     }
 
     /// The secrets that it refers to.
@@ -537,6 +558,7 @@ mod tests {
             declared: containust_image::model::Declared::default(),
             digest: "sha256:00".into(),
             layers: vec!["/".into()],
+            lazy: None,
             config: Config {
                 entrypoint: vec!["/entry".into()],
                 command: vec!["serve".into()],

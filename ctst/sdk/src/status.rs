@@ -159,8 +159,11 @@ pub struct ContainerStatus {
     pub restarts: u32,
     /// Reference of its image, such as `file:///srv/rootfs`.
     pub image: String,
-    /// `sha256:…` of its image's content.
+    /// `sha256:…` of its image's content, or `blake3:…` of the index of one that is not unpacked.
     pub digest: String,
+    /// Whether it reads its image from the archive, which is not unpacked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lazy: bool,
     /// Program and arguments.
     pub command: Vec<String>,
     /// Address on the first of its networks, while it runs there.

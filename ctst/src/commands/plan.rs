@@ -165,12 +165,14 @@ fn symbol(action: Action) -> (&'static str, Style) {
 
 fn shown_image(image: &ImageState, folder: &Path) -> Cell {
     match image {
-        ImageState::Present { reference, digest, size } => {
+        ImageState::Present { reference, digest, size, lazy } => {
             let (digest, size) = (output::short_digest(digest), output::size(*size));
-            Cell(format!("{} {digest} {size}", short_reference(reference, folder)), DIM)
+            let lazy = if *lazy { ", read from its archive" } else { "" };
+            Cell(format!("{} {digest} {size}{lazy}", short_reference(reference, folder)), DIM)
         }
-        ImageState::Import { reference, digest } => {
+        ImageState::Import { reference, digest, lazy } => {
             let how = match (digest, reference.starts_with("oci://")) {
+                _ if *lazy => "will be indexed, and read from its archive".to_owned(),
                 (Some(digest), _) => format!("will be pulled as {}", output::short_digest(digest)),
                 (None, true) => "will be pulled, and locked".to_owned(),
                 (None, false) => "will be imported".to_owned(),

@@ -136,6 +136,6 @@ fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 8] {
         status.usage.as_ref().map(memory).unwrap_or_default().into(),
         ports.collect::<Vec<_>>().join(", ").into(),
         status.addresses.iter().map(|(_, ip)| ip.to_string()).collect::<Vec<_>>().join(", ").into(),
-        short_reference(&status.image, folder).into(),
+        format!("{}{}", short_reference(&status.image, folder), if status.lazy { " (lazy)" } else { "" }).into(),
     ]
 }

@@ -18,6 +18,8 @@ use crate::tree::Digest;
 
 /// Read, decompressed, hashed and written at once.
 const BUFFER: usize = 256 << 10;
+/// Read at once where only headers are wanted: a header, and those of some small files that follow.
+const HEADERS: usize = 4 << 10;
 /// Most memory that a decoder may ask for; `xz -9` needs 65 MiB, and a hostile header asks for 4 GiB.
 const DECODER_MEMORY: u64 = 256 << 20;
 /// As a power of two: the largest window that the `zstd` program, too, takes without being told to.
@@ -108,19 +110,26 @@ pub(crate) struct FileInput<'a> {
     file: &'a OwnedFd,
     name: &'a Path,
     at: u64,
+    most: usize,
     pool: Pool,
 }
 
 impl<'a> FileInput<'a> {
     pub(crate) fn new(file: &'a OwnedFd, name: &'a Path) -> FileInput<'a> {
-        FileInput { file, name, at: 0, pool: Pool::default() }
+        FileInput { file, name, at: 0, most: BUFFER, pool: Pool::default() }
+    }
+
+    /// For whoever passes over most of it.
+    pub(crate) fn of_headers(file: &'a OwnedFd, name: &'a Path) -> FileInput<'a> {
+        FileInput { most: HEADERS, ..FileInput::new(file, name) }
     }
 }
 
 impl Input for FileInput<'_> {
     fn next(&mut self) -> Result<Option<Chunk>, Error> {
-        let read =
-            |buffer: &mut [u8]| rustix::io::retry_on_intr(|| rustix::io::pread(self.file, &mut *buffer, self.at));
+        let read = |buffer: &mut [u8]| {
+            rustix::io::retry_on_intr(|| rustix::io::pread(self.file, &mut buffer[..self.most], self.at))
+        };
         let chunk = self.pool.fill(read).map_err(|cause| Error::io("read", self.name, cause))?;
         self.at += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         Ok(chunk)
@@ -350,6 +359,13 @@ impl Read for Bytes<'_> {
 pub(crate) struct Stream<I> {
     input: I,
     chunk: Chunk,
+}
+
+impl Stream<FileInput<'_>> {
+    /// Where in the file the next byte is.
+    pub(crate) fn position(&self) -> u64 {
+        self.input.at - self.chunk.len() as u64
+    }
 }
 
 impl<I: Input> Stream<I> {

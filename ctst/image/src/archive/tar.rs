@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ::tar::{EntryType, GnuExtSparseHeader, Header};
 
 use super::Limits;
-use super::stream::{Chunk, Input, Stream};
+use super::stream::{Chunk, FileInput, Input, Stream};
 use crate::Error;
 use crate::tree::{MAX_PATH, Time, join};
 
@@ -89,6 +89,13 @@ struct Pax {
     sparse_version: (Option<u64>, Option<u64>),
     sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
+}
+
+impl Tar<'_, FileInput<'_>> {
+    /// Where in the file the rest of the current entry's content begins.
+    pub(crate) fn position(&self) -> u64 {
+        self.stream.position()
+    }
 }
 
 impl<'a, I: Input> Tar<'a, I> {

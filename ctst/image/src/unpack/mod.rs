@@ -6,8 +6,8 @@
 
 mod filler;
 mod listing;
-mod notes;
-mod writer;
+pub(crate) mod notes;
+pub(crate) mod writer;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -31,6 +31,7 @@ use crate::archive::{Content as What, Limits, examine, plain};
 use crate::copy::{self, Ids};
 use crate::error::text;
 use crate::hash::Algorithm;
+use crate::lazy::{self, IndexJob, Indexed};
 use crate::model::{Config, Declared};
 use crate::source::hex;
 use crate::tree::Digest;
@@ -165,6 +166,14 @@ pub trait Runner {
         Direct.digest(owners, algorithm, tree)
     }
 
+    /// Indexes `archive`, a regular file open for reading, into `target`, an empty folder of the caller's.
+    ///
+    /// # Errors
+    /// See [`Error`]; what is in `target` then is removed by the caller.
+    fn index(&self, job: &IndexJob, archive: OwnedFd, target: &Path) -> Result<Indexed, Error> {
+        Direct.index(job, archive, target)
+    }
+
     /// Writes an unpacked tree to `out`, an open file, as the tar stream of a layer; its digest, 64 hexadecimal digits.
     ///
     /// # Errors
@@ -201,6 +210,10 @@ impl Runner for Direct {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Report, Error> {
         unpack(job, &archive, target, progress)
+    }
+
+    fn index(&self, job: &IndexJob, archive: OwnedFd, target: &Path) -> Result<Indexed, Error> {
+        lazy::build(job, &archive, target)
     }
 
     fn digest(&self, owners: Owners, algorithm: Algorithm, tree: &Path) -> Result<String, Error> {
@@ -327,7 +340,7 @@ fn send_all(input: &mut dyn Input, sender: &Sender) -> Result<bool, Error> {
 }
 
 /// What the thread returns.
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 

@@ -8,8 +8,8 @@ use crate::error::list;
 use crate::tree::{EXAMPLES, join};
 
 /// What a person should know, counted.
-#[derive(Default)]
-pub(super) struct Notes {
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
     /// By what it is: how often, and the first few paths.
     tallies: BTreeMap<&'static str, (usize, Vec<PathBuf>)>,
     attributes: BTreeSet<String>,
@@ -20,7 +20,7 @@ pub(super) struct Notes {
 impl Notes {
     const LOST: &str = "attributes were left out";
 
-    pub(super) fn add(&mut self, what: &'static str, path: &[u8]) {
+    pub(crate) fn add(&mut self, what: &'static str, path: &[u8]) {
         let (count, examples) = self.tallies.entry(what).or_default();
         *count += 1;
         if examples.len() < EXAMPLES {
@@ -28,18 +28,18 @@ impl Notes {
         }
     }
 
-    pub(super) fn lost(&mut self, path: &[u8], attribute: &[u8]) {
+    pub(crate) fn lost(&mut self, path: &[u8], attribute: &[u8]) {
         self.add(Self::LOST, path);
         if self.attributes.len() < EXAMPLES {
             self.attributes.insert(lossy(&attribute[..attribute.len().min(MAX_NAME)]));
         }
     }
 
-    pub(super) fn drop_xattrs(&mut self, path: &[u8], xattrs: &[(Vec<u8>, Vec<u8>)]) {
+    pub(crate) fn drop_xattrs(&mut self, path: &[u8], xattrs: &[(Vec<u8>, Vec<u8>)]) {
         xattrs.iter().for_each(|(name, _)| self.lost(path, name));
     }
 
-    pub(super) fn flattened(&mut self, uid: u32, gid: u32) {
+    pub(crate) fn flattened(&mut self, uid: u32, gid: u32) {
         self.flattened += usize::from(uid != 0 || gid != 0);
         for (ids, id) in [(&mut self.owners.0, uid), (&mut self.owners.1, gid)] {
             // One more than is shown.
@@ -49,7 +49,7 @@ impl Notes {
         }
     }
 
-    pub(super) fn texts(&self) -> Vec<String> {
+    pub(crate) fn texts(&self) -> Vec<String> {
         let mut texts: Vec<String> = Vec::new();
         for (what, (count, examples)) in &self.tallies {
             let attributes: Vec<&str> = self.attributes.iter().map(String::as_str).collect();

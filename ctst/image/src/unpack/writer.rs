@@ -24,7 +24,7 @@ use crate::error::text;
 use crate::tree::{self, Body, Digest, Item, Meta, Time, join, open_dir};
 
 /// Longest name of a file.
-pub(super) const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 
 /// What a directory gets when everything in it is there.
 #[derive(Debug, Clone, Copy)]
@@ -85,18 +85,12 @@ impl<'a> Writer<'a> {
         ticker: &mut Ticker<'_>,
     ) -> Result<(), Error> {
         ticker.tick(self.count);
-        let path = self.inside(&entry.path).map_err(|why| tar.refused(&why))?;
+        let path = inside(&entry.path).map_err(|why| tar.refused(&why))?;
         self.account(&path, tar)?;
         let attributes = Attributes { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime };
         self.check_owner(&path, attributes)?;
-        if let Some((name, _)) = entry.xattrs.iter().find(|(name, _)| name.starts_with(b"user.overlay.")) {
-            let name = text(&String::from_utf8_lossy(name));
-            return Err(tar.refused(&format!("has the attribute `{name}`, by which it would steer the overlay")));
-        }
+        check_names(&path, &entry).map_err(|why| tar.refused(&why))?;
         let (folder, name) = split(&path);
-        if folder.split(|b| *b == b'/').any(|part| part.starts_with(WHITEOUT)) {
-            return Err(tar.refused("lies below a whiteout"));
-        }
         if name.starts_with(WHITEOUT) {
             return self.whiteout(folder, name, &entry, tar);
         }
@@ -153,20 +147,6 @@ impl<'a> Writer<'a> {
             Kind::Character | Kind::Block => Ok(()),
         }
         .map_err(|why| why.at(tar, self.base, &path))
-    }
-
-    /// The path of an entry or of a link's target in the layer.
-    fn inside(&self, path: &[u8]) -> Result<Vec<u8>, String> {
-        let path = plain(path);
-        for part in path.split(|b| *b == b'/') {
-            if part == b".." {
-                return Err("leads out of its folder by `..`".into());
-            }
-            if part.len() > MAX_NAME {
-                return Err(format!("has a name of {} bytes, {MAX_NAME} are the most", part.len()));
-            }
-        }
-        Ok(path)
     }
 
     fn account<I: Input>(&mut self, path: &[u8], tar: &Tar<'_, I>) -> Result<(), Error> {
@@ -388,7 +368,7 @@ impl<'a> Writer<'a> {
 
     fn hard_link(&mut self, parent: &OwnedFd, path: &[u8], link: &[u8]) -> Result<(), Trouble> {
         let refused = |why: &str| Trouble::Refused(format!("is a hard link to `{}`, which {why}", lossy(link)));
-        let target = self.inside(link).map_err(|why| refused(&why))?;
+        let target = inside(link).map_err(|why| refused(&why))?;
         let (folder, target_name) = split(&target);
         if target.is_empty() {
             return Err(refused("is the root"));
@@ -479,13 +459,7 @@ impl<'a> Writer<'a> {
     /// `.wh.NAME` hides NAME in the layers below, `.wh..wh..opq` everything in its folder.
     fn whiteout<I: Input>(&mut self, folder: &[u8], name: &[u8], entry: &Entry, tar: &Tar<'_, I>) -> Result<(), Error> {
         let path = [folder, name].join(&b'/');
-        if !matches!(entry.kind, Kind::File | Kind::Hard) || entry.size > 0 {
-            return Err(tar.refused("has the name of a whiteout and is no empty file"));
-        }
-        let hidden = &name[WHITEOUT.len()..];
-        if matches!(hidden, b"" | b"." | b"..") {
-            return Err(tar.refused("is a whiteout of nothing that can be hidden"));
-        }
+        let hidden = hidden_name(name, entry).map_err(|why| tar.refused(why))?;
         if self.is_lowest {
             self.notes.add("whiteouts were left out, because nothing is below them", &path);
             return Ok(());
@@ -610,6 +584,43 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// The path of an entry or of a link's target in the layer.
+pub(crate) fn inside(path: &[u8]) -> Result<Vec<u8>, String> {
+    let path = plain(path);
+    for part in path.split(|b| *b == b'/') {
+        if part == b".." {
+            return Err("leads out of its folder by `..`".into());
+        }
+        if part.len() > MAX_NAME {
+            return Err(format!("has a name of {} bytes, {MAX_NAME} are the most", part.len()));
+        }
+    }
+    Ok(path)
+}
+
+/// Refuses what would mean something to the overlay, or lies where nothing is made.
+pub(crate) fn check_names(path: &[u8], entry: &Entry) -> Result<(), String> {
+    if let Some((name, _)) = entry.xattrs.iter().find(|(name, _)| name.starts_with(b"user.overlay.")) {
+        let name = text(&String::from_utf8_lossy(name));
+        return Err(format!("has the attribute `{name}`, by which it would steer the overlay"));
+    }
+    match split(path).0.split(|b| *b == b'/').any(|part| part.starts_with(WHITEOUT)) {
+        true => Err("lies below a whiteout".into()),
+        false => Ok(()),
+    }
+}
+
+/// What the whiteout `name` hides.
+pub(crate) fn hidden_name<'n>(name: &'n [u8], entry: &Entry) -> Result<&'n [u8], &'static str> {
+    if !matches!(entry.kind, Kind::File | Kind::Hard) || entry.size > 0 {
+        return Err("has the name of a whiteout and is no empty file");
+    }
+    match &name[WHITEOUT.len()..] {
+        b"" | b"." | b".." => Err("is a whiteout of nothing that can be hidden"),
+        hidden => Ok(hidden),
+    }
+}
+
 /// Why an entry cannot be made.
 enum Trouble {
     Refused(String),
@@ -649,14 +660,14 @@ fn is_whiteout(stat: &Stat) -> bool {
 }
 
 /// Folder and name.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (&[], path),
     }
 }
 
-pub(super) fn lossy(bytes: &[u8]) -> String {
+pub(crate) fn lossy(bytes: &[u8]) -> String {
     text(&String::from_utf8_lossy(bytes))
 }
 

@@ -90,6 +90,7 @@ impl<'a> Checker<'a, '_> {
         let entrypoint = settings.get("entrypoint").map(|setting| self.arguments(setting, scope));
         self.something_to_run(index, settings, command.as_ref(), entrypoint.as_ref());
         let readonly = settings.get("readonly").and_then(|setting| self.boolean(setting.read(), scope)).unwrap_or(true);
+        let lazy = self.lazy(index, settings);
         let workdir = settings.get("workdir").and_then(|setting| {
             let path = self.filled(setting.read(), scope)?;
             self.absolute(setting.value.value.span, "workdir", &path)
@@ -140,6 +141,7 @@ impl<'a> Checker<'a, '_> {
             command: command.flatten(),
             entrypoint: entrypoint.flatten(),
             readonly,
+            lazy,
             workdir,
             user,
             restart,
@@ -170,6 +172,23 @@ impl<'a> Checker<'a, '_> {
             ..model::Component::new(declared.name.clone().into_owned(), declared.host(), image)
         };
         self.can_be_copied(index, &component).then_some(component)
+    }
+
+    /// Only what is an archive can be read from one.
+    fn lazy(&mut self, index: usize, settings: &Settings<'a>) -> bool {
+        let setting = settings.get("lazy");
+        let lazy = setting.and_then(|setting| self.boolean(setting.read(), Scope::component(index))).unwrap_or(false);
+        let image = self.declared[index].image.as_ref();
+        if let (true, Some(key), Some(image)) = (lazy, settings.key("lazy"), image)
+            && !matches!(image, Image::Tar { .. })
+        {
+            self.finding(Code::Exclusive, key, "`lazy` is for `tar://` archives only")
+                .label("not with this image")
+                .help(
+                    "remove it: other images are not unpacked when a component starts; `UNSET lazy` if it is inherited",
+                );
+        }
+        lazy
     }
 
     fn dependencies(&self, number: usize) -> impl Iterator<Item = Dependency> {

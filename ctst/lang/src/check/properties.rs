@@ -106,6 +106,7 @@ pub(super) static COMPONENT: Kind = Kind {
         ),
         list("entrypoint", "a list of words, or one string that is split into words", r#"entrypoint = ["/bin/app"]"#),
         property("readonly", "`true` or `false`", "readonly = false"),
+        property("lazy", "`true` or `false`", "lazy = false"),
         property("workdir", "an absolute path", r#"workdir = "/srv""#),
         property("user", "a user, with a group if wanted", r#"user = "1000:1000""#),
         list("groups", "a group's name or number, or a list of them", r#"groups = ["video", 1001]"#),
@@ -414,7 +415,7 @@ pub(super) static ENV_FILE: Kind = Kind {
 };
 
 /// Properties of the language that are not carried out yet.
-const LATER: &[&str] = &["annotate", "build", "devices", "distroless", "lazy", "platform", "stdin", "tty"];
+const LATER: &[&str] = &["annotate", "build", "devices", "distroless", "platform", "stdin", "tty"];
 
 /// Words of docker compose for what is said otherwise here.
 const COMPOSE: &[(&str, &str)] = &[

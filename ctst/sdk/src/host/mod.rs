@@ -3,6 +3,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod confine;
 pub mod doctor;
+pub(crate) mod fuse;
 pub(crate) mod getsubids;
 pub(crate) mod ids;
 pub(crate) mod kernel;

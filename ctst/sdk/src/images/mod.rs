@@ -83,7 +83,9 @@ pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids
         Reference::File { path, sha256 } => (Source::File(place(path)), sha256),
         Reference::Tar { path, sha256 } => {
             let ownership = ids.archive_ownership();
-            return Ok(Request { source: Source::Tar(place(path)), ownership, pin: sha256.as_deref() });
+            let path = place(path);
+            let source = if component.lazy { Source::Lazy(path) } else { Source::Tar(path) };
+            return Ok(Request { source, ownership, pin: sha256.as_deref() });
         }
         Reference::Host { programs, include, sha256 } => {
             let programs = programs.iter().map(PathBuf::from).collect();

@@ -70,7 +70,14 @@ pub(crate) fn differences(new: &ContainerSpec, old: &ContainerSpec) -> Vec<Cause
             "image" if new.digest != old.digest => {}
             // Follows from the digest; alone it says that ids are mapped in another way.
             "layers" if new.digest != old.digest => {}
+            "layers" if new.lazy != old.lazy => {}
             "layers" => causes.push(Cause::of("image", "its files belong to other ids")),
+            "lazy" if new.digest != old.digest => {}
+            "lazy" if new.lazy.is_none() || old.lazy.is_none() => {
+                let how = if new.lazy.is_some() { "read from its archive" } else { "unpacked" };
+                causes.push(Cause::of("image", format!("it is {how} now")));
+            }
+            "lazy" => causes.push(Cause::of("image", "its archive was indexed anew")),
             "kept" if new.digest != old.digest => {}
             "kept" => causes.push(Cause::of("image", "other of its volumes are in use")),
             "digest" => {

@@ -179,6 +179,9 @@ pub enum ImageState {
         digest: String,
         /// Size of all files in bytes.
         size: u64,
+        /// Whether it is read from its archive, which is not unpacked.
+        #[serde(default, skip_serializing_if = "is_false")]
+        lazy: bool,
     },
     /// It will be imported first.
     Import {
@@ -187,7 +190,15 @@ pub enum ImageState {
         /// `sha256:…` that an image of a registry will have, because it is pinned or locked. Without it the registry is asked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<String>,
+        /// Whether it is only indexed, and read from its archive.
+        #[serde(default, skip_serializing_if = "is_false")]
+        lazy: bool,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Something of the host that a component is given.

@@ -14,6 +14,7 @@ use crate::builder;
 use crate::egress;
 use crate::error::{Error, Report, Result};
 use crate::host::cgroup::{self, Outlook, Unheld};
+use crate::host::fuse;
 use crate::host::ids::Ids;
 use crate::host::kernel;
 use crate::host::listening::Listening;
@@ -374,6 +375,7 @@ impl Known {
                 restarts: 0,
                 image: String::new(),
                 digest: String::new(),
+                lazy: false,
                 command: Vec::new(),
                 address: None,
                 addresses: Vec::new(),
@@ -437,6 +439,10 @@ impl Planner<'_> {
         }
         let name = &component.name;
         let (reference, image) = self.image(component)?;
+        let reads_archive = component.lazy && image.as_ref().is_none_or(|image| image.lazy.is_some());
+        if reads_archive {
+            self.can_be_lazy(name)?;
+        }
         let folder = self.project.folder();
         let spec = match &image {
             Some(image) => Some(spec::resolve(folder, component, &reference, image, &self.places)?),
@@ -562,10 +568,13 @@ impl Planner<'_> {
             self.plan.state.insert(name.clone(), digits(&print));
         }
         let state = match &image {
-            Some(image) => ImageState::Present { reference, digest: image.digest.clone(), size: image.size },
+            Some(image) => {
+                let (digest, size) = (image.digest.clone(), image.size);
+                ImageState::Present { reference, digest, size, lazy: reads_archive }
+            }
             None => {
                 let digest = images::registry_digest(component).map(|digest| format!("sha256:{digest}"));
-                ImageState::Import { reference, digest }
+                ImageState::Import { reference, digest, lazy: reads_archive }
             }
         };
         self.plan.steps.push(Step { component: name.clone(), action, causes, data_loss, image: Some(state) });
@@ -575,10 +584,23 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Refuses a component that would read from its archive where nothing can.
+    fn can_be_lazy(&self, component: &str) -> Result<()> {
+        let overlay = "it takes an overlay, and policy.conf of this host allows none in strict mode; ask the administrator \
+                       for `overlay = yes` and `fuse = yes`, or remove `lazy = true`";
+        let problem = match self.ids.has_overlay() {
+            true => fuse::problem(),
+            false => Some(overlay.to_owned()),
+        };
+        problem.map_or(Ok(()), |why| {
+            Err(Error::Invalid { component: component.to_owned(), problem: format!("read its archive lazily: {why}") })
+        })
+    }
+
     /// Each image is looked up once, and what a person should know of it is said once.
     fn image(&mut self, component: &Component) -> Result<(String, Option<Arc<Image>>)> {
         // An image is made of strings, so that serialising cannot fail.
-        let key = serde_json::to_string(&component.image).unwrap_or_default();
+        let key = serde_json::to_string(&(&component.image, component.lazy)).unwrap_or_default();
         if let Some((reference, image)) = self.images.get(&key) {
             return Ok((reference.clone(), image.clone()));
         }

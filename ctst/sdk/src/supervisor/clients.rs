@@ -14,6 +14,7 @@ use rustix::net::{SocketType, sockopt};
 
 use super::container::{Asked, Container, Exec, Then};
 use super::poller::{Cid, Source};
+use super::retire::Worker;
 use super::{Given, Supervisor, say};
 use crate::doctor_net::Outlook;
 use crate::error::{During, Error, Report, Result};
@@ -180,6 +181,7 @@ impl Supervisor {
                     .and_then(|()| self.run_wanted(wanted, prune.as_deref(), destroy, given));
                 match started {
                     Ok(cids) => {
+                        self.forget_archives();
                         if let Some(socket) = offered {
                             let start = self.take_keeper(socket)?;
                             self.tell(id, &Reply::Keeper { start }, Vec::new());
@@ -204,6 +206,13 @@ impl Supervisor {
                     return Err(Error::protocol("more ports than there are"));
                 }
                 client.given.insert(port, socket);
+            }
+            Request::Archive(index) => {
+                let mut fds = fds.into_iter();
+                let (Some(archive), None) = (fds.next(), fds.next()) else {
+                    return Err(Error::protocol("an archive comes with one file"));
+                };
+                self.take_archive(index, archive)?;
             }
             Request::Attach => client.attached = true,
             Request::Events { since } => {
@@ -532,7 +541,7 @@ impl Supervisor {
                 self.tell(id, &Reply::Ended { code }, Vec::new());
             }
             let Some(client) = self.clients.get(&id) else { continue };
-            if client.removing && self.removing == 0 && self.workers.is_empty() {
+            if client.removing && self.removing == 0 && !self.workers.values().any(Worker::ends) {
                 self.with(id, |client| client.removing = false);
                 let left = std::mem::take(&mut self.unremoved);
                 if left.is_empty() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mio::Token;
 
 use super::health::Check;
+use super::lazy::Server;
 use super::network::Place;
 use crate::error::Report;
 use crate::host::cgroup::Group;
@@ -87,6 +88,14 @@ pub(super) enum Then {
 }
 
 impl Then {
+    /// What it is started with.
+    pub(super) fn wanted(&self) -> Option<&Wanted> {
+        match self {
+            Self::Rest | Self::Remove => None,
+            Self::Start { wanted, .. } => Some(wanted),
+        }
+    }
+
     /// The ports that stay published.
     pub(super) fn published(&self) -> &[Published] {
         match self {
@@ -113,6 +122,8 @@ pub(super) struct Live {
     pub(super) refusals: Option<(OwnedFd, Token)>,
     /// Keeps the inodes of mount sources until C has opened them.
     pub(super) held: Vec<OwnedFd>,
+    /// What serves its image, where that is read from its archive.
+    pub(super) server: Option<Server>,
     pub(super) started: Option<Instant>,
     /// Exit code of the main process.
     pub(super) ended: Option<i32>,

@@ -18,6 +18,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Container, Exec, GRACE, Live, Stop, Then};
 use super::egress::Way;
+use super::lazy::{Of, Server};
 use super::network::Place;
 use super::poller::{Cid, Source, Timer};
 use super::volume::Provided;
@@ -25,6 +26,7 @@ use super::{Supervisor, limits, network, say};
 use crate::error::{During, Error, Report, Result};
 use crate::event::EventKind;
 use crate::host::cgroup::Group;
+use crate::host::fuse;
 use crate::host::ids::{Ids, Range};
 use crate::host::places::Places;
 use crate::ipc::Reply;
@@ -251,6 +253,13 @@ impl Supervisor {
         let (err, err_end) = log_pipe(&self.ids)?;
         let log = logs::Writer::open(&container.dir, spec.log_limits())
             .during(|| format!("open the log in {}", container.dir.display()))?;
+        let lazy = spec.lazy.clone().zip(spec.index());
+        let alone = container.alone;
+        // It gets ready while C builds the root up to there.
+        let server = match lazy {
+            Some((lazy, index)) => Some(self.start_server(Of::Container(cid, id), &lazy, &index, alone)?),
+            None => None,
+        };
         // The plan waits in the channel for C to come and read it, which saves a round.
         channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, out_end, err_end])?;
         self.listen_names(&bridges)?;
@@ -270,6 +279,7 @@ impl Supervisor {
             group: group.take(),
             refusals: None,
             held,
+            server,
             started: None,
             ended: None,
             failure: None,
@@ -347,6 +357,10 @@ impl Supervisor {
                     if let Some((pidfd, _)) = &live.pidfd {
                         pidfd_send_signal(pidfd, Signal::KILL).ok();
                     }
+                    // A process that waits for its answer cannot end before it has one.
+                    if let Some(server) = live.server.take() {
+                        self.end_server(server);
+                    }
                     return;
                 }
             }
@@ -359,7 +373,30 @@ impl Supervisor {
         match message {
             FromContainer::Started { id: MAIN, .. } => self.on_started(cid),
             FromContainer::Exited { id: MAIN, ended } => live.ended = Some(ended.code()),
+            FromContainer::Fuse => {
+                let served = match (&live.server, &fds[..]) {
+                    (Some(server), [device]) => Self::serve(server, device),
+                    _ => Err(Error::protocol("a container has a file system that nobody serves")),
+                };
+                if let Err(error) = served {
+                    live.failure = Some(error.report());
+                    self.kill(cid);
+                }
+            }
             FromContainer::Failed { id: MAIN, code, failure } => {
+                // What serves its root says more than C, which has no answer from it.
+                let server = live.server.as_ref().map(Server::worker);
+                if let Some(server) = server {
+                    self.hear_server(server);
+                }
+                let told = server.and_then(|server| self.told_by(server));
+                let Some(container) = self.containers.get_mut(&cid) else { return };
+                let Some(live) = container.live.as_mut() else { return };
+                if let Some(told) = told {
+                    let name = &container.record.spec.name;
+                    live.failure = Some(Error::Sandbox(format!("start {name}: {told}")).report());
+                    return;
+                }
                 live.failure = Some(start_failure(container.record.spec.name.as_str(), code, &failure));
             }
             FromContainer::Denied { reasons } => {
@@ -485,7 +522,10 @@ impl Supervisor {
     /// Lets go of everything that belonged to the processes.
     fn bury(&mut self, cid: Cid, mut live: Live) {
         self.bury_group(cid, &mut live);
-        let Live { channel, pidfd, output, log, asked, execs, .. } = live;
+        let Live { channel, pidfd, output, log, asked, execs, server, .. } = live;
+        if let Some(server) = server {
+            self.end_server(server);
+        }
         if let Some((channel, token)) = channel {
             self.poller.remove(&channel, token);
         }
@@ -710,6 +750,9 @@ impl Supervisor {
             // It may have ended by itself.
             pidfd_send_signal(pidfd, Signal::KILL).ok();
         }
+        if let Some(server) = live.server.take() {
+            self.end_server(server);
+        }
     }
 
     /// Ends a container that has stopped reading what it is asked.
@@ -847,6 +890,9 @@ fn start_failure(name: &str, code: i32, failure: &Failure) -> Report {
             exit::NOT_FOUND => Some("correct its command, or put the program into its image".to_owned()),
             exit::NOT_EXECUTABLE => {
                 Some("make it executable in the image (chmod +x), and see that its interpreter is there".to_owned())
+            }
+            _ if failure.subject == fuse::DEVICE.as_bytes() => {
+                Some(fuse::problem().unwrap_or_else(|| "load the kernel's module: sudo modprobe fuse".to_owned()))
             }
             _ => stranger_help(failure),
         },

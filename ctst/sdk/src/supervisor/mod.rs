@@ -11,6 +11,7 @@ mod forward;
 #[cfg(test)]
 mod fuzz;
 mod health;
+mod lazy;
 mod life;
 mod limits;
 mod names;
@@ -187,6 +188,7 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         refused: false,
         history: VecDeque::new(),
         workers: HashMap::new(),
+        archives: HashMap::new(),
         unfilled: HashMap::new(),
         division: None,
         left_groups: Vec::new(),
@@ -366,6 +368,8 @@ struct Supervisor {
     /// What happened last, the oldest first.
     history: VecDeque<Event>,
     workers: HashMap<u32, Worker>,
+    /// Of lazy images, opened by clients, by the digest of their index.
+    archives: HashMap<String, OwnedFd>,
     /// Folders that could not be made, and why, until the next run tries again.
     unfilled: HashMap<PathBuf, String>,
     /// The cgroup of the project, once a container has limits.
@@ -451,6 +455,7 @@ impl Supervisor {
             Source::Probe(cid) => self.on_probe_socket(cid),
             Source::ProbeOutput(cid) => self.on_probe_output(cid),
             Source::Worker(id) => self.on_worker(id),
+            Source::Words(id) => self.hear_server(id),
             Source::Group(cid) => self.on_group(cid),
             Source::Egress => self.on_keeper(),
         }
@@ -564,7 +569,7 @@ impl Supervisor {
     fn check_end(&mut self) {
         let expecting = self.clients.values().any(|client| client.expected);
         let active = self.containers.values().any(Container::is_active);
-        if self.ending || expecting || active || self.removing > 0 || !self.workers.is_empty() {
+        if self.ending || expecting || active || self.removing > 0 || self.workers.values().any(Worker::ends) {
             return;
         }
         self.ending = true;

@@ -38,6 +38,8 @@ pub(super) enum Source {
     ProbeOutput(Cid),
     /// A worker's channel.
     Worker(u32),
+    /// What a worker says that serves an image.
+    Words(u32),
     /// What a container's cgroup refuses.
     Group(Cid),
     /// The process that carries what leaves the project.

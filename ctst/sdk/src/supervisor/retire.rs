@@ -8,10 +8,11 @@ use std::sync::Arc;
 use containust_shared::protocol::{FromContainer, MAIN, Plan, ToContainer};
 use mio::Token;
 
+use super::lazy::{Of, Server};
 use super::life::log_pipe;
 use super::poller::Source;
 use super::{Supervisor, say};
-use crate::error::{During, Result};
+use crate::error::{During, Error, Result};
 use crate::host::confine;
 use crate::shim::{self, Channel, Received};
 use crate::workers;
@@ -34,24 +35,39 @@ pub(super) enum Task {
     Remove,
     /// Makes a folder with the content of an image, for which it may have this scratch folder.
     Fill { scratch: Option<PathBuf> },
+    /// Serves a lazy image as long as somebody has it mounted.
+    Serve {
+        of: Of,
+        /// What it said last.
+        told: Option<String>,
+    },
 }
 
 /// A container of our own, that works on a folder.
 #[derive(Debug)]
 pub(super) struct Worker {
     path: PathBuf,
-    task: Task,
-    channel: Channel,
-    token: Token,
-    errors: OwnedFd,
+    pub(super) task: Task,
+    pub(super) channel: Channel,
+    pub(super) token: Token,
+    pub(super) errors: OwnedFd,
+    /// Of what is heard while it works.
+    pub(super) words: Option<Token>,
     held: Vec<OwnedFd>,
-    pidfd: Option<OwnedFd>,
+    pub(super) pidfd: Option<OwnedFd>,
+    /// What serves the image that it works in.
+    pub(super) server: Option<Server>,
 }
 
 impl Worker {
     /// Whether it makes this folder.
     pub(super) fn fills(&self, place: &Path) -> bool {
         matches!(self.task, Task::Fill { .. }) && self.path == place
+    }
+
+    /// Whether it ends by itself, with nothing that runs on.
+    pub(super) fn ends(&self) -> bool {
+        !matches!(self.task, Task::Serve { .. })
     }
 }
 
@@ -134,7 +150,8 @@ impl Supervisor {
                 // Files of the ids that only the project's user namespace has power over.
                 Err(error) if !worked && self.ids.has_others() => {
                     let worker = workers::plan(&path, &["remove", workers::TARGET]);
-                    let started = worker.and_then(|(plan, held)| self.start_worker(&path, Task::Remove, plan, held));
+                    let started =
+                        worker.and_then(|planned| self.start_worker(&path, Task::Remove, planned, None).map(drop));
                     if let Err(second) = started {
                         self.give_up(&path, &format!("{error}; {second}"));
                     }
@@ -144,18 +161,35 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn start_worker(&mut self, path: &Path, task: Task, plan: Plan, held: Vec<OwnedFd>) -> Result<()> {
+    /// Starts a worker, with `input` as its standard input; its number.
+    pub(super) fn start_worker(
+        &mut self,
+        path: &Path,
+        task: Task,
+        (plan, held): (Plan, Vec<OwnedFd>),
+        input: Option<OwnedFd>,
+    ) -> Result<u32> {
         let id = self.new_id();
         let (ours, theirs) = shim::seqpacket()?;
         let mut channel = Channel::new(ours);
-        let null: OwnedFd = std::fs::File::open("/dev/null").during(|| "open /dev/null".to_owned())?.into();
+        let input = match input {
+            Some(input) => input,
+            None => std::fs::File::open("/dev/null").during(|| "open /dev/null".to_owned())?.into(),
+        };
         let (errors, end) = log_pipe(&self.ids)?;
         let other = end.try_clone().during(|| "copy a descriptor".to_owned())?;
-        channel.send(&ToContainer::Plan(Box::new(plan)), vec![null, end, other])?;
+        channel.send(&ToContainer::Plan(Box::new(plan)), vec![input, end, other])?;
         self.sandbox.launch(id, Vec::new(), None, theirs, (false, None))?;
-        let token = self.poller.add(&channel, Source::Worker(id)).during(|| "watch a worker".to_owned())?;
-        self.workers.insert(id, Worker { path: path.to_owned(), task, channel, token, errors, held, pidfd: None });
-        Ok(())
+        let what = || "watch a worker".to_owned();
+        let token = self.poller.add(&channel, Source::Worker(id)).during(what)?;
+        let words = match task {
+            Task::Serve { .. } => Some(self.poller.add_reader(&errors, Source::Words(id)).during(what)?),
+            Task::Remove | Task::Fill { .. } => None,
+        };
+        let path = path.to_owned();
+        let worker = Worker { path, task, channel, token, errors, words, held, pidfd: None, server: None };
+        self.workers.insert(id, worker);
+        Ok(id)
     }
 
     pub(super) fn on_worker_launched(&mut self, id: u32, pidfd: OwnedFd) {
@@ -165,13 +199,25 @@ impl Supervisor {
     }
 
     pub(super) fn on_worker_failed(&mut self, id: u32, why: &str) {
-        if let Some(worker) = self.workers.remove(&id) {
-            self.poller.remove(&worker.channel, worker.token);
-            match worker.task {
-                Task::Remove => self.give_up(&worker.path, why),
-                Task::Fill { scratch } => self.on_filled(&worker.path, scratch, Err(why.to_owned())),
+        self.hear_server(id);
+        if let Some((path, task)) = self.end_worker(id) {
+            match task {
+                Task::Remove => self.give_up(&path, why),
+                Task::Fill { scratch } => self.on_filled(&path, scratch, Err(why.to_owned())),
+                Task::Serve { of, told } => self.on_server_gone(of, told, why),
             }
         }
+    }
+
+    /// Forgets a worker, and ends it if it has not; its folder, and what it was there for.
+    fn end_worker(&mut self, id: u32) -> Option<(PathBuf, Task)> {
+        let mut worker = self.workers.remove(&id)?;
+        if let Some(server) = worker.server.take() {
+            self.end_server(server);
+        }
+        let (path, task) = (std::mem::take(&mut worker.path), std::mem::replace(&mut worker.task, Task::Remove));
+        self.bury_worker(worker);
+        Some((path, task))
     }
 
     pub(super) fn on_worker(&mut self, id: u32) {
@@ -182,16 +228,26 @@ impl Supervisor {
             match received {
                 Ok(Received::Empty) => return,
                 Ok(Received::Message(FromContainer::Started { .. }, _)) => worker.held = Vec::new(),
+                Ok(Received::Message(FromContainer::Fuse, fds)) => {
+                    let served = match (&worker.server, &fds[..]) {
+                        (Some(server), [device]) => Self::serve(server, device),
+                        _ => Err(Error::protocol("a worker has a file system that nobody serves")),
+                    };
+                    if let Err(error) = served {
+                        return self.on_worker_failed(id, &error.to_string());
+                    }
+                }
                 Ok(Received::Message(FromContainer::Exited { id: MAIN, ended }, _)) if ended.code() == 0 => {
-                    let Some(worker) = self.workers.remove(&id) else { return };
-                    self.poller.remove(&worker.channel, worker.token);
-                    return match worker.task {
-                        Task::Remove => {
+                    self.hear_server(id);
+                    return match self.end_worker(id) {
+                        Some((path, Task::Remove)) => {
                             self.removing -= 1;
                             // What is left belongs to us.
-                            self.remove(worker.path, true);
+                            self.remove(path, true);
                         }
-                        Task::Fill { scratch } => self.on_filled(&worker.path, scratch, Ok(())),
+                        Some((path, Task::Fill { scratch })) => self.on_filled(&path, scratch, Ok(())),
+                        // Nothing is left that it served.
+                        Some((_, Task::Serve { .. })) | None => {}
                     };
                 }
                 Ok(Received::Message(FromContainer::Failed { failure, .. }, _)) => {
@@ -199,6 +255,11 @@ impl Supervisor {
                 }
                 Ok(Received::Message(FromContainer::Denied { reasons }, _)) => {
                     return self.on_worker_failed(id, &reasons);
+                }
+                Ok(Received::Message(FromContainer::Exited { ended, .. }, _))
+                    if matches!(worker.task, Task::Serve { .. }) =>
+                {
+                    return self.on_worker_failed(id, &format!("it ended with {}", ended.code()));
                 }
                 Ok(Received::Message(..)) => {
                     let mut words = [0; 1024];

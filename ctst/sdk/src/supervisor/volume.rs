@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use containust_image::Lazy;
 use containust_lang::model::NamedVolume;
 
 use super::Supervisor;
+use super::lazy::Of;
 use super::life::{own_by_root, prepare};
 use super::retire::Task;
 use crate::error::{During, Error, Result};
@@ -26,8 +28,8 @@ pub(super) enum Provided {
 enum Content<'a> {
     /// A whole image of these layers.
     Image(&'a [PathBuf]),
-    /// What such an image has at this path.
-    InLayers(&'a [PathBuf], &'a str),
+    /// What such an image, or one that is read from its archive, has at this path.
+    InLayers(&'a [PathBuf], Option<&'a Lazy>, &'a str),
     /// What this copy of an image has at this path.
     InTree(&'a Path, &'a str),
 }
@@ -38,6 +40,7 @@ impl Supervisor {
     pub(super) fn provide_folders(&mut self, cid: super::Cid) -> Provided {
         let Some(container) = self.containers.get(&cid) else { return Provided::There };
         let (layers, dir) = (container.record.spec.layers.clone(), container.dir.clone());
+        let lazy = container.record.spec.lazy.clone();
         let spec = &container.record.spec;
         let named = spec.volumes.iter().filter(|bind| bind.named);
         let named = named.map(|bind| (self.project.volumes_dir().join(&bind.source), bind.target.clone()));
@@ -52,7 +55,11 @@ impl Supervisor {
         }
         let mut coming = false;
         for (place, inside) in wanted {
-            let content = if overlay { Content::InLayers(&layers, &inside) } else { Content::InTree(&root, &inside) };
+            let content = if overlay {
+                Content::InLayers(&layers, lazy.as_ref(), &inside)
+            } else {
+                Content::InTree(&root, &inside)
+            };
             match self.provide(&place, content) {
                 Provided::There => {}
                 Provided::Coming => coming = true,
@@ -90,17 +97,26 @@ impl Supervisor {
         volumes::create_dir(&staging, 0o755)?;
         own_by_root(&staging, &self.ids)?;
         let mut scratch = None;
-        let (plan, held) = match content {
+        let mut served = None;
+        let planned = match content {
             Content::Image(layers) => workers::flatten_plan(layers, &staging)?,
             Content::InTree(tree, inside) => workers::fill_from_tree_plan(tree, &staging, inside)?,
-            Content::InLayers(layers, inside) => {
+            Content::InLayers(layers, lazy, inside) => {
+                served = lazy.zip(layers.first().map(|tree| tree.with_file_name("index")));
                 // Named so that a later supervisor removes it, should this one not come to it.
                 let scratch = scratch.insert(self.scratch()?);
                 prepare(scratch, &self.ids)?;
-                workers::fill_plan(layers, scratch, &staging, inside)?
+                workers::fill_plan(lazy.is_none().then_some(layers), scratch, &staging, inside)?
             }
         };
-        self.start_worker(place, Task::Fill { scratch }, plan, held)
+        let id = self.start_worker(place, Task::Fill { scratch }, planned, None)?;
+        if let Some((lazy, index)) = served {
+            let server = self.start_server(Of::Worker(id), lazy, &index, None)?;
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.server = Some(server);
+            }
+        }
+        Ok(())
     }
 
     /// A worker has filled a folder, or says why not.

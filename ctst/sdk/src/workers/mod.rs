@@ -1,6 +1,7 @@
 //! Workers: this executable inside a container of its own, for work on files that belong to other ids than the caller's.
 //! A worker has an empty root, itself at `/ctst`, and one folder of the host at `/target`.
 
+pub(crate) mod server;
 pub mod transfer;
 pub(crate) mod unpacker;
 pub(crate) mod workshop;
@@ -28,22 +29,26 @@ pub(crate) const IMAGE: &str = "image";
 
 /// What C needs to run a worker on `target`, and the descriptors to hold until it has started.
 pub(crate) fn plan(target: &Path, arguments: &[&str]) -> Result<(Plan, Vec<OwnedFd>)> {
-    let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
-    let (program, program_fd) = source(&exe)?;
     let (folder, folder_fd) = source(target)?;
     let argv: Vec<&str> = [PROGRAM, VERB].into_iter().chain(arguments.iter().copied()).collect();
-    let mut plan = bare(&argv);
-    plan.mounts = vec![
-        Mount::Bind { source: program, target: PROGRAM.into(), readonly: true },
-        Mount::Bind { source: folder, target: TARGET.into(), readonly: false },
-    ];
-    Ok((plan, vec![program_fd, folder_fd]))
+    let (mut plan, mut held) = with_program(bare(&argv))?;
+    plan.mounts.push(Mount::Bind { source: folder, target: TARGET.into(), readonly: false });
+    held.push(folder_fd);
+    Ok((plan, held))
 }
 
-/// What C needs to run a worker within an image of these layers, that copies what is at `inside` into `target`.
-/// `scratch` has the folders `upper` and `work`.
+/// The same plan with this executable in it.
+fn with_program(mut plan: Plan) -> Result<(Plan, Vec<OwnedFd>)> {
+    let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
+    let (source, fd) = source(&exe)?;
+    plan.mounts.push(Mount::Bind { source, target: PROGRAM.into(), readonly: true });
+    Ok((plan, vec![fd]))
+}
+
+/// What C needs to run a worker within an image of these layers, that copies what is at `inside` into `target`; none: of the one
+/// that the FUSE device which C sends is served with. `scratch` has the folders `upper` and `work`.
 pub(crate) fn fill_plan(
-    layers: &[PathBuf],
+    layers: Option<&[PathBuf]>,
     scratch: &Path,
     target: &Path,
     inside: &str,
@@ -63,7 +68,8 @@ pub(crate) fn fill_plan(
         Mount::Bind { source: open(&exe)?, target: PROGRAM.into(), readonly: true },
         Mount::Bind { source: open(target)?, target: TARGET.into(), readonly: false },
     ];
-    plan.layers = layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?;
+    plan.fuse = layers.is_none();
+    plan.layers = layers.unwrap_or_default().iter().map(|layer| open(layer)).collect::<Result<_>>()?;
     plan.upper = Some(open(&scratch.join("upper"))?);
     plan.work = Some(open(&scratch.join("work"))?);
     Ok((plan, held))
@@ -99,6 +105,7 @@ fn bare(argv: &[&str]) -> Plan {
     Plan {
         hostname: b"worker".to_vec(),
         layers: Vec::new(),
+        fuse: false,
         upper: None,
         work: None,
         readonly: true,
@@ -165,6 +172,10 @@ fn work(arguments: &[OsString]) -> i32 {
         [verb, job] if verb == IMAGE => match job.to_str() {
             Some(job) => containust_image::worker_main(job, Path::new(TARGET)),
             None => exit::TOOL,
+        },
+        [verb, lazy, owner] if verb == server::VERB => match (lazy.to_str(), owner.to_str()) {
+            (Some(lazy), Some(owner)) => finish(server::serve(lazy, owner)),
+            _ => exit::TOOL,
         },
         // Tells whoever started it that a container works.
         [verb] if verb == "probe" => 0,

@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use containust_image::{
-    Algorithm, Answer, Error, Job, Owners, Progress, Report, Runner, UnpackJob, read_answer, remove_tree,
+    Algorithm, Answer, Error, IndexJob, Indexed, Job, Owners, Progress, Report, Runner, UnpackJob, read_answer,
+    remove_tree,
 };
 use containust_shared::protocol::{Ended, Mount, Rlimit};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -69,7 +70,7 @@ impl Unpacker {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Answer, Error> {
         let argument = job.to_argument();
-        let writes = matches!(job, Job::Unpack(_));
+        let writes = matches!(job, Job::Unpack(_) | Job::Index(_));
         let arguments = [workers::IMAGE, &argument];
         let mut answer = None;
         self.work(Work { name, target, arguments, writes, input }, &mut |out| {
@@ -127,7 +128,7 @@ impl Unpacker {
                 *readonly = !work.writes;
             }
         }
-        plan.rlimits = limits();
+        plan.rlimits = limits_of(&LIMITS);
         let pipe = || pipe_with(PipeFlags::CLOEXEC).during(|| "make a pipe".to_owned());
         let ((out, out_end), (errors, errors_end)) = (pipe()?, pipe()?);
         let input = work.input.try_clone().during(|| "copy a descriptor".to_owned())?;
@@ -151,11 +152,11 @@ impl Unpacker {
     }
 }
 
-/// [`LIMITS`], as far as the caller himself may have them.
-fn limits() -> Vec<Rlimit> {
-    LIMITS
-        .into_iter()
-        .map(|(resource, limit)| {
+/// These limits, as far as the caller himself may have them.
+pub(super) fn limits_of(limits: &[(Resource, u64)]) -> Vec<Rlimit> {
+    limits
+        .iter()
+        .map(|&(resource, limit)| {
             let limit = getrlimit(resource).maximum.map_or(limit, |most| limit.min(most));
             Rlimit { resource: resource as u32, soft: limit, hard: limit }
         })
@@ -181,7 +182,15 @@ impl Runner for Unpacker {
         let name = format!("unpack `{}`", job.archive.display().to_string().escape_debug());
         match self.ask(&Job::Unpack(job.clone()), name, target, archive, progress)? {
             Answer::Report(report) => Ok(*report),
-            Answer::Digest(_) => Err(failed("unpack an archive: the worker answers something else", None)),
+            _ => Err(failed("unpack an archive: the worker answers something else", None)),
+        }
+    }
+
+    fn index(&self, job: &IndexJob, archive: OwnedFd, target: &Path) -> Result<Indexed, Error> {
+        let name = format!("index `{}`", job.archive.display().to_string().escape_debug());
+        match self.ask(&Job::Index(job.clone()), name, target, archive, &mut |_| {})? {
+            Answer::Indexed(indexed) => Ok(indexed),
+            _ => Err(failed("index an archive: the worker answers something else", None)),
         }
     }
 
@@ -189,7 +198,7 @@ impl Runner for Unpacker {
         let name = format!("read `{}`", tree.display().to_string().escape_debug());
         match self.ask(&Job::Digest(owners, algorithm), name, tree, null()?, &mut |_| {})? {
             Answer::Digest(digest) => Ok(digest),
-            Answer::Report(_) => Err(failed("read a layer: the worker answers something else", None)),
+            _ => Err(failed("read a layer: the worker answers something else", None)),
         }
     }
 
@@ -197,7 +206,7 @@ impl Runner for Unpacker {
         let name = format!("read `{}`", tree.display().to_string().escape_debug());
         match self.ask(&Job::Pack(owners), name, tree, out, &mut |_| {})? {
             Answer::Digest(digest) => Ok(digest),
-            Answer::Report(_) => Err(failed("read a layer: the worker answers something else", None)),
+            _ => Err(failed("read a layer: the worker answers something else", None)),
         }
     }
 
