@@ -1,5 +1,6 @@
 //! The process that serves a lazy image: a worker that is handed three descriptors, gives up the rest, and answers the kernel.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 
 use containust_image::Lazy;
@@ -48,6 +49,8 @@ pub(super) fn serve(lazy: &str, owner: &str) -> Result<(), String> {
         (Err(error), _) => return Err(format!("take over three descriptors: {error}")),
     };
     let [device, archive, index] = fds;
+    // Closed by the end of this process, so that whoever waits for an answer hears that there is none after what is said.
+    let _held = ManuallyDrop::new(device.try_clone().map_err(|e| format!("copy a descriptor: {e}"))?);
     let say = |text: &str| eprintln!("{text}");
     containust_image::serve(&lazy, device, archive, &index, owner, say).map_err(|error| error.to_string())
 }
