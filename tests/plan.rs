@@ -814,3 +814,32 @@ fn what_is_wrong_with_others_stops_nobody() {
         project.stop();
     }
 }
+
+/// Whoever did not write the file shall see what it takes along.
+#[test]
+fn what_is_taken_of_the_host_is_told() {
+    for caller in Caller::all() {
+        let text = r#"
+COMPONENT one {
+  image   = "file://ROOTFS"
+  command = ["/bin/ctst-probe", "hold"]
+  env       { WAY = "${env.PATH}", OTHER = "${env.NOBODY_SETS_THIS:-none}" }
+  configs = ["conf", "own"]
+}
+CONFIG conf = { file = "/etc/passwd" }
+CONFIG own = { file = "./own" }
+"#;
+        let project = Project::new(&caller, text);
+        project.write("own", "of the project");
+        let plan = project.ctst(["plan"]).ok().stdout;
+        let json = project.ctst(["plan", "--format", "json"]).ok().stdout;
+        let run = project.ctst(["run", "-d", "--wait", "--yes"]).ok().stderr;
+        for told in [&plan, &json, &run] {
+            assert!(told.contains("reads /etc/passwd, outside"), "{told}");
+            assert!(told.contains("takes PATH from the environment"), "{told}");
+            assert!(!told.contains("NOBODY_SETS_THIS") && !told.contains("/own,"), "{told}");
+        }
+        assert!(!project.ctst(["plan"]).ok().stdout.contains("takes PATH"));
+        project.stop();
+    }
+}

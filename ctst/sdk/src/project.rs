@@ -62,6 +62,8 @@ pub struct Loaded {
     pub locked: Vec<(String, String)>,
     /// Networks that have no way out of the project although the file gives them one, because nothing is to be reached.
     pub closed: Vec<String>,
+    /// What else of the host stands in the composition, each for a person: files outside of the project's folder, and variables.
+    pub taken: Vec<String>,
 }
 
 /// Imported files, named by their paths relative to the project's folder, or absolute ones outside of it.
@@ -70,6 +72,8 @@ struct Files<'a> {
     remote: &'a Imports<'a>,
     /// What was read by way of links.
     linked: Mutex<Vec<PathBuf>>,
+    /// What was read elsewhere.
+    outside: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Files<'_> {
@@ -101,6 +105,9 @@ impl Loader for Files<'_> {
     fn read(&self, path: &str) -> std::result::Result<Option<Vec<u8>>, String> {
         let path = self.folder.join(path);
         let read = read_bounded(&path);
+        if let Some(whole) = path.canonicalize().ok().filter(|whole| read.is_ok() && !whole.starts_with(self.folder)) {
+            self.outside.lock().unwrap_or_else(PoisonError::into_inner).insert(whole);
+        }
         self.note_links(path);
         match read {
             Ok(bytes) => Ok(Some(bytes)),
@@ -277,9 +284,18 @@ impl Project {
         let name = self.file_name();
         let source = read_bounded(&self.file)?;
         let remote = Imports::new(self, fetching, offline)?;
-        let files = Files { folder: &self.folder, remote: &remote, linked: Mutex::default() };
+        let files =
+            Files { folder: &self.folder, remote: &remote, linked: Mutex::default(), outside: Mutex::default() };
         let inputs = Inputs { params, profiles, loader: Some(&files) };
-        let variable = |name: &str| std::env::var(name).ok();
+        let asked = Mutex::new(BTreeSet::new());
+        let variable = |name: &str| {
+            let value = std::env::var(name).ok()?;
+            let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if !asked.contains(name) {
+                asked.insert(name.to_owned());
+            }
+            Some(value)
+        };
         let mut outcome = containust_lang::check_with(&name, &source, &self.default_name(), &variable, &inputs);
         let mut closed = Vec::new();
         if let Some(composition) = &mut outcome.composition {
@@ -294,8 +310,13 @@ impl Project {
                 closed = stay_inside(composition);
             }
         }
+        let outside = files.outside.into_inner().unwrap_or_else(PoisonError::into_inner);
         let locked = remote.save()?;
-        Ok(Loaded { name, source, outcome, locked, closed })
+        let read = outside.iter().map(|path| format!("reads {}, outside of the project's folder", path.display()));
+        let asked = asked.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let variables = asked.iter().map(|name| format!("takes {name} from the environment"));
+        let taken = read.chain(variables).collect();
+        Ok(Loaded { name, source, outcome, locked, closed, taken })
     }
 
     /// The folder's name as a project's name; `project` where it cannot be one.

@@ -72,14 +72,16 @@ fn make(args: &args::Plan, file: Option<&Path>, offline: bool) -> Result<bool, F
         None => {
             let composition = loaded.outcome.composition.as_ref().ok_or(Failure::Told(TOOL))?;
             let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
-            if only.is_empty() {
-                project.plan(composition)?
-            } else {
-                let mut plan = project.plan_some(composition, &with_needs(composition, &only)?)?;
+            let mut plan = match only.is_empty() {
+                true => project.plan(composition)?,
+                false => project.plan_some(composition, &with_needs(composition, &only)?)?,
+            };
+            if !only.is_empty() {
                 // Nor does a run of some remove others, not even where the file has no others any more.
                 plan.steps.retain(|step| step.action != Action::Remove);
-                plan
             }
+            plan.tell(&loaded);
+            plan
         }
     };
     match args.format {

@@ -16,7 +16,7 @@ use containust_sdk::{
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{again_with, load, plan};
+use super::{again_with, plan, read};
 use crate::args::{self, Run};
 use crate::events;
 use crate::failure::{self, Failure, Outcome, TOOL};
@@ -42,18 +42,26 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
             return Err(Failure::new(problem, "plan again: ctst plan --offline -o FILE".to_owned()));
         }
         let plan = saved.hold(&project)?;
-        return carry_out(args, &project, &saved.composition, &plan, Vec::new());
+        return carry_out(args, &project, &saved.composition, &plan, Vec::new(), &[]);
     }
     let (file, only) =
         args::split(&args.targets, file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
-    let (project, composition) = load(file.as_deref(), &args.inputs, Fetching::Known)?;
-    let only: Vec<String> = only.into_iter().flat_map(|name| replicas(&composition, name)).collect();
-    let plan = project.plan_some(&composition, &with_needs(&composition, &only)?)?;
-    carry_out(args, &project, &composition, &plan, only)
+    let (project, loaded) = read(file.as_deref(), &args.inputs, Fetching::Known)?;
+    let composition = loaded.outcome.composition.as_ref().ok_or(Failure::Told(TOOL))?;
+    let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
+    let plan = project.plan_some(composition, &with_needs(composition, &only)?)?;
+    carry_out(args, &project, composition, &plan, only, &loaded.taken)
 }
 
-/// Does what the plan says, for these components and what they need, or for all.
-fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Plan, only: Vec<String>) -> Outcome {
+/// Does what the plan says, for these components and what they need, or for all. `taken`: what stands in the composition of the host.
+fn carry_out(
+    args: &Run,
+    project: &Project,
+    composition: &Composition,
+    plan: &Plan,
+    only: Vec<String>,
+    taken: &[String],
+) -> Outcome {
     let chosen = with_needs(composition, &only)?;
     let mut end = End::new(args, composition, &chosen)?;
     let mut progress = Progress::new(project.folder());
@@ -62,6 +70,9 @@ fn carry_out(args: &Run, project: &Project, composition: &Composition, plan: &Pl
     let settled = settled?;
     let plan = settled.as_ref().unwrap_or(plan);
     introduce(plan, &chosen, only.is_empty());
+    for note in taken.iter().filter(|_| plan.changes()) {
+        talk!("  {WARN}note{WARN:#}: {}", escape(note.as_bytes()));
+    }
     spare_data(plan, &chosen, only.is_empty(), args.allow_destroy)?;
     consent(plan, &chosen, args.yes)?;
 

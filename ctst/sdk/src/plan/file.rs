@@ -53,7 +53,8 @@ impl Project {
             let problem = "the composition has errors".to_owned();
             return Err(Error::PlanFile { path: self.file().to_owned(), problem });
         };
-        let plan = self.plan_with(&composition, &composition, true)?;
+        let mut plan = self.plan_with(&composition, &composition, true)?;
+        plan.tell(loaded);
         let imports = loaded.outcome.imports.iter().map(|import| (import.name.clone(), hex(import.text.as_bytes())));
         let own = (loaded.name.clone(), hex(&loaded.source));
         Ok(SavedPlan {

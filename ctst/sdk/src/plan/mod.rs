@@ -15,6 +15,8 @@ use containust_image::model::Image;
 use containust_lang::model::{Protocol, SecretSource};
 use serde::{Deserialize, Serialize};
 
+use crate::project::Loaded;
+
 /// A JSON Schema (draft 2020-12) of [`Plan`] as it is serialised.
 #[must_use]
 pub fn plan_schema() -> &'static str {
@@ -49,6 +51,13 @@ impl Plan {
     #[must_use]
     pub fn changes(&self) -> bool {
         self.steps.iter().any(|step| step.action != Action::Unchanged)
+    }
+
+    /// Notes what the composition that it was made from takes of the host, where it changes anything.
+    pub fn tell(&mut self, loaded: &Loaded) {
+        if self.changes() {
+            self.notes.extend(loaded.taken.iter().cloned());
+        }
     }
 }
 
