@@ -116,8 +116,9 @@ const IPV6: [(&str, &str); 4] =
 /// Others have no IPv6: what came by them could say where packets go, and fill the kernel's tables.
 const NO_IPV6: [(&str, &str); 1] = [("disable_ipv6", "1")];
 
-/// Makes links that are down ready for the plan's IPv6 addresses, or takes IPv6 from them. `settings`: `/proc/sys/net/ipv6/conf`.
-fn prepare_ipv6(plan: &Plan, settings: Option<&OwnedFd>) -> Result<(), Failure> {
+/// Makes links that are down ready for the plan's IPv6 addresses, or takes IPv6 from them. `settings`: `/proc/sys/net/ipv6/conf`, which
+/// can be written, so that no process of the container may find it in C.
+fn prepare_ipv6(plan: &Plan, settings: Option<OwnedFd>) -> Result<(), Failure> {
     let Some(settings) = settings else {
         return match plan.addresses6.is_empty() {
             true => Ok(()),
@@ -128,7 +129,7 @@ fn prepare_ipv6(plan: &Plan, settings: Option<&OwnedFd>) -> Result<(), Failure> 
         let has_address = plan.addresses6.iter().any(|(on, _)| *on == port);
         for (setting, value) in if has_address { &IPV6[..] } else { &NO_IPV6[..] } {
             let path = format!("eth{port}/{setting}");
-            let file = rustix::fs::openat(settings, &path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            let file = rustix::fs::openat(&settings, &path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
                 .step("find the setting of IPv6", &path)?;
             rustix::io::write(&file, value.as_bytes()).step("set IPv6's", &path)?;
         }
@@ -183,7 +184,7 @@ fn prepare(plan: &Plan, go: &OwnedFd, wish: &Wish<'_>, channel: BorrowedFd<'_>) 
         return Err(refusal("install a seccomp profile of so many instructions:", plan.profile.len().to_string()));
     }
     rustix::system::sethostname(&plan.hostname).step("set the host name", &plan.hostname)?;
-    let root = root::build(plan, wish.ids.is_none(), channel)?;
+    let mut root = root::build(plan, wish.ids.is_none(), channel)?;
 
     // S has put our ends of the veths here, or there are none; it dies or closes the pipe if it could not.
     let mut byte = [0];
@@ -192,7 +193,7 @@ fn prepare(plan: &Plan, go: &OwnedFd, wish: &Wish<'_>, channel: BorrowedFd<'_>) 
     }
     let mut links = Links::open().step("open a netlink socket", "")?;
     links.up(LOOPBACK).step("set the link up", "lo")?;
-    prepare_ipv6(plan, root.ipv6.as_ref())?;
+    prepare_ipv6(plan, root.ipv6.take())?;
     for (address, port) in plan.addresses.iter().zip(0u32..) {
         let (index, name) = (ETH0.saturating_add(port), format!("eth{port}"));
         links.add_address(index, address.ip, address.prefix).step("give an address to", &name)?;
