@@ -883,8 +883,12 @@ mod tests {
              wait COMPONENT\n\
              restart COMPONENT -t/--time\n\
              stop COMPONENT -t/--time\n\
-             rm COMPONENT\n\
+             rm COMPONENT --allow-destroy\n\
              build FILE --set --params --profile\n\
+             pull COMPONENT|IMAGE --update --set --params --profile\n\
+             push IMAGE TARGET\n\
+             login REGISTRY -u/--username --password-stdin\n\
+             logout REGISTRY\n\
              lock FILE --update\n\
              images --format\n\
              images ls --format\n\
