@@ -22,7 +22,8 @@ test:
 	rust
 	ordinary_user ctst-single single
 	ordinary_user ctst-test
-	cargo build --quiet --workspace --bins
+	# As the tests want them: with other targets, or of one package, the features of what both use differ, and all is built again.
+	cargo build --quiet --workspace --all-targets
 	mkdir -p target/escape
 	kernel=$$(uname -r | cut -d. -f1,2)
 	# Who runs this in the background may have it ignore Ctrl-C and hang-ups, which ctst would respect.
@@ -51,19 +52,20 @@ services:
 	"$${as[@]}" "$$services" fewer
 	[ -z "$${PODMAN-}" ] || with_podman "$$services" podman
 
-# The races and the mutations of the escape suite for minutes instead of seconds; then for hours every step of every command
+# The races and the mutations of the escape suite for minutes instead of seconds, and what waits for the kernel's; then for hours every step of every command
 # struck (CTST_TEST_STEPS=10: ten of each process and command), and 2,000 random kills.
 test-long: export CTST_LONG = 1
 test-long:
 	. tests/setup.sh
-	packages uidmap busybox-static gcc libc6-dev strace
+	packages uidmap busybox-static gcc libc6-dev strace iproute2 passt
+	tun_device
 	rust
 	ordinary_user ctst-single single
 	ordinary_user ctst-test
-	cargo build --quiet --workspace --bins
-	env --default-signal cargo test --package ctst-shim --package containust-tests --no-fail-fast --test caller --test escape
+	cargo build --quiet --workspace --all-targets
+	env --default-signal cargo test --workspace --no-fail-fast --test caller --test escape --test expose
 	export CTST_TEST_STEPS="$${CTST_TEST_STEPS:-all}" CTST_TEST_KILLS="$${CTST_TEST_KILLS:-2000}"
-	cargo test --package containust-tests --no-fail-fast --test crash --test steps -- --nocapture --test-threads 1
+	cargo test --workspace --no-fail-fast --test crash --test steps -- --nocapture --test-threads 1
 
 # What became of every way out (ctst-shim/ESCAPES.md), by kernel and mode, as far as test and test-vm have tried them.
 matrix:
@@ -75,42 +77,46 @@ matrix:
 # strict mode on a host that forbids user namespaces, the escape suite, and the packages in a clean Debian system.
 test-vm:
 	. tests/setup.sh
-	packages python3
+	packages python3 busybox-static libcap2-bin strace
 	tests/vm/vmtest --prepare
 	prepare_demo
 	"$${as[@]}" "$${demo%/*}/stack/fetch"
-	cd /
-	"$(CURDIR)/tests/vm/vmtest" --user "$$user" "$$demo"
-	cd "$(CURDIR)"
-	ordinary_user ctst-test
-	packages busybox-static
-	cargo build --quiet --workspace --bins
-	program() { # PACKAGE TEST
-	  realpath "$$(cargo test --no-run -p "$$1" --test "$$2" 2>&1 | sed -n "s/.*(\(.*deps\/$$2-.*\))/\1/p")"
-	}
-	tests/vm/vmtest tests/vm/limits "$$(program containust-tests limits)" "$$user"
-	packages libcap2-bin strace
-	tests/vm/vmtest tests/vm/strict "$$(program containust-tests strict)" "$$user"
+	visitor=$$user
 	ordinary_user ctst-single single
 	single=$$user
 	ordinary_user ctst-test
-	escape=$$(program containust-tests escape) caller=$$(program ctst-shim caller)
-	mkdir -p target/escape
-	failed=
-	for kernel in linux-image-cloud-amd64 linux-image-6.12-cloud-amd64; do
-	  tests/vm/vmtest --kernel "$$kernel" tests/vm/escape "$$escape" "$$caller" "$$built/ctst-shim" "$$user" "$$single" |
-	    awk -v folder=target/escape '$$1 != "escape:" { print; next } { file = folder "/" $$2; sub(/^escape: [^ ]+ /, ""); print > file }' ||
-	    failed+=" $$kernel"
-	done
-	[ -z "$$failed" ] || fail "the escape suite failed on$$failed"
+	cargo build --quiet --workspace --all-targets
+	tests=$$(cargo test --workspace --no-run --test limits --test strict --test escape --test caller 2>&1) || fail "$$tests"
+	program() { # FILE
+	  realpath "$$(sed -n "s:^ *Executable $$1 (\(.*\))$$:\1:p" <<<"$$tests")"
+	}
+	limits=$$(program limits.rs) strict=$$(program strict.rs) escape=$$(program escape.rs) caller=$$(program tests/caller.rs)
 	debs
 	clean_debian
-	tests/vm/vmtest tests/vm/packages "$$debian" "$$(realpath target/deb)"
+	mkdir -p target/escape
+	vm=$(CURDIR)/tests/vm
+	several() {
+	  (cd / && "$$vm/vmtest" --user "$$visitor" "$$demo") &&
+	    "$$vm/vmtest" tests/vm/limits "$$limits" "$$user" &&
+	    "$$vm/vmtest" tests/vm/packages "$$debian" "$$(realpath target/deb)"
+	}
+	# Most of an emulated machine is one processor, so that two at a time take little longer than one; these take about as long as those.
+	several >target/vm.log 2>&1 &
+	several=$$! failed=
+	for kernel in linux-image-cloud-amd64 linux-image-6.12-cloud-amd64; do
+	  "$$vm/vmtest" --kernel "$$kernel" tests/vm/escape "$$escape" "$$caller" "$$built/ctst-shim" "$$user" "$$single" |
+	    awk -v folder=target/escape '$$1 != "escape:" { print; next } { file = folder "/" $$2; sub(/^escape: [^ ]+ /, ""); print > file }' ||
+	    failed+="; the escape suite failed on $$kernel"
+	done
+	"$$vm/vmtest" tests/vm/strict "$$strict" "$$user" || failed+="; strict mode failed"
+	wait "$$several" || failed+="; the demo, limits or the packages failed"
+	cat target/vm.log
+	[ -z "$$failed" ] || fail "$${failed#; }"
 
-# Ratios against bwrap, nsenter, a direct connection and slirp4netns, all measured in the same run.
+# Ratios against bwrap, nsenter, a direct connection, slirp4netns and buildah, all measured in the same run; PODMAN=1 adds podman.
 bench:
 	. tests/setup.sh
-	packages uidmap busybox-static bubblewrap wrk python3 util-linux zstd gcc libc6-dev libcap2-bin slirp4netns
+	packages uidmap busybox-static bubblewrap buildah wrk python3 util-linux zstd gcc libc6-dev libcap2-bin slirp4netns
 	tun_device
 	rust release
 	cargo build --quiet --release --bins -p ctst -p ctst-shim
@@ -123,6 +129,7 @@ bench:
 	trap '"$${as[@]}" "$$folder/bench" stop' EXIT
 	"$${as[@]}" env ROUNDS="$${ROUNDS:-100}" "$$folder/bench" run
 	as_root "$$folder/bench" memory
+	[ -z "$${PODMAN-}" ] || with_podman "$$folder/bench" loads
 
 # Debian packages, in target/deb.
 deb:

@@ -1,7 +1,7 @@
 //! Images from archives: every kind runs and is what its maker meant, names lead to them, and hostile ones do no harm.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -577,6 +577,169 @@ fn a_full_disk_is_told_and_cleaned() {
         assert!(done.stderr.contains("component a: write `/") && done.stderr.contains("the disk is full"), "{about}");
         let listed = "code 125\n.containust/images/catalogue:\n\n.containust/images/layers:\n\n.containust/images/staging:\nlock\n";
         assert!(done.stdout.starts_with(listed) && done.stdout.ends_with("code 0\n"), "{about}");
+        project.assert_nothing_left();
+    }
+}
+
+/// Writes into the layer that has this file, as a broken disk might.
+fn damage(project: &Project, file: &str) {
+    let layers = project.folder().join(".containust/images/layers");
+    let place = |name: String| layers.join(name).join("tree").join(file);
+    let path = store(project, "layers").into_iter().map(place).find(|path| path.exists()).expect("a layer has it");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("a mode");
+    fs::write(&path, "damaged").expect("write into a layer");
+}
+
+#[test]
+fn what_is_damaged_is_imported_again() {
+    let stack = r#"
+        COMPONENT one { image = "tar://./one.tar" command = ["/bin/sh", "-c", "cat /srv/whole; exec sleep 1000"] }
+        COMPONENT two { image = "image://two:1" command = ["/bin/sh", "-c", "cat /srv/whole; exec sleep 1000"] }
+        COMPONENT three { image = "file://./three" command = ["/bin/sh", "-c", "true"] }
+    "#;
+    for caller in Caller::all() {
+        let about = format!("as {}", caller.name);
+        let project = Project::new(&caller, stack);
+        let lower = Archive::root().file("srv/whole", "whole\n").end();
+        let above = |text: &str| vec![lower.clone(), Archive::new().file("srv/mine", text).end()];
+        project.write_bytes("one.tar", &docker(&above("one"), &json!({})));
+        project.write_bytes("two.tar", &docker(&above("two"), &json!({})));
+        project.make_folder("three");
+        project.write("three/x", "three");
+        project.ctst(["images", "import", "two.tar", "two:1"]).ok();
+        project.ctst(["build"]).ok();
+        let verify = |words: &[&str]| {
+            let done = project.ctst([&["images", "verify", "--format", "json"], words].concat());
+            let told = done.json();
+            let state = |image: &Value| {
+                let name =
+                    image["reference"].as_str().expect("a reference").rsplit('/').next().expect("a name").to_owned();
+                let state = match (image["problem"].is_null(), &image["repaired"]) {
+                    (true, Value::Bool(true)) => "repaired".to_owned(),
+                    (true, _) => "whole".to_owned(),
+                    _ => image["lacks"].as_str().unwrap_or("changed").to_owned(),
+                };
+                (name, state)
+            };
+            let mut states: Vec<_> = told.as_array().expect("a list").iter().map(state).collect();
+            states.sort();
+            (done.code, states)
+        };
+        let states = |one: &str, three: &str, two: &str| {
+            [("one.tar", one), ("three", three), ("two:1", two)]
+                .map(|(name, state)| (name.into(), state.into()))
+                .to_vec()
+        };
+        assert_eq!(verify(&["--repair"]), (0, states("whole", "whole", "whole")), "{about}");
+
+        // The layer that two images have comes back from the source of one.
+        damage(&project, "srv/whole");
+        assert_eq!(verify(&[]), (1, states("changed", "whole", "changed")), "{about}");
+        assert_eq!(verify(&["--repair"]), (0, states("repaired", "whole", "repaired")), "{about}");
+        assert_eq!(verify(&[]), (0, states("whole", "whole", "whole")), "{about}");
+        assert_clean(&project);
+
+        // A folder that is as it was, and one that is not.
+        damage(&project, "x");
+        assert_eq!(verify(&["--repair"]), (0, states("whole", "repaired", "whole")), "{about}");
+        damage(&project, "x");
+        project.write("three/x", "four");
+        let (code, found) = verify(&["--repair"]);
+        assert!(code == 1 && found[1].1.contains("its source has another digest by now"), "{about}: {found:?}");
+        project.write("three/x", "three");
+
+        // What has no source, and what has none any more.
+        let layers = store(&project, "layers").len();
+        for (file, source) in [("one.tar", "one"), ("two.tar", "two")] {
+            fs::remove_file(project.folder().join(file)).expect("remove a file");
+            damage(&project, "srv/mine");
+            let (code, found) = verify(&["--repair"]);
+            assert!(
+                code == 1
+                    && found.iter().any(|(_, state)| state.contains("import") || state.contains("does not exist")),
+                "{about} {source}: {found:?}"
+            );
+        }
+        assert_eq!(store(&project, "layers").len(), layers, "{about}");
+        project.write_bytes("one.tar", &docker(&above("one"), &json!({})));
+        project.ctst(["images", "verify", "--repair"]);
+
+        // Who runs on it is let be.
+        project.ctst(["up", "one"]).ok();
+        damage(&project, "srv/whole");
+        let (code, found) = verify(&["--repair"]);
+        assert!(code == 1 && found[0].1.contains("one runs on it"), "{about}: {found:?}");
+        project.ctst(["exec", "one", "cat", "/srv/owned"]).ok();
+        project.stop();
+        verify(&["--repair"]);
+        let done = project.ctst(["images", "verify", "tar://./one.tar"]).ok();
+        assert!(done.stdout.contains("whole"), "{about}: {done}");
+        project.ctst(["up", "one"]).ok();
+        eventually("it reads what is whole", || project.logs("one").ends_with("whole\n"));
+        project.stop();
+        project.assert_nothing_left();
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_and_imported_again() {
+    let stack = r#"
+        COMPONENT one { image = "tar://./one.tar" command = ["/bin/sh", "-c", "true"] }
+        COMPONENT two { image = "image://two:1" command = ["/bin/sh", "-c", "true"] }
+    "#;
+    for caller in Caller::all() {
+        let about = format!("as {}", caller.name);
+        let project = Project::new(&caller, stack);
+        for (file, text) in [("one.tar", "one"), ("two.tar", "two")] {
+            project.write_bytes(file, &docker(&[Archive::root().file("srv/mine", text).end()], &json!({})));
+        }
+        project.ctst(["images", "import", "two.tar", "two:1"]).ok();
+        project.ctst(["build"]).ok();
+        let layers = project.folder().join(".containust/images/layers");
+        let aside = project.folder().join("aside");
+        let layer_of = |text: &str| {
+            let is_it = |name: &String| {
+                fs::read_to_string(layers.join(name).join("tree/srv/mine")).is_ok_and(|found| found == text)
+            };
+            store(&project, "layers").into_iter().find(is_it).expect("a layer")
+        };
+        let listed = || project.ctst(["images", "ls"]).ok().stdout.contains("one.tar");
+
+        let one = layer_of("one");
+        let (folder, tree) = (layers.join(&one), layers.join(&one).join("tree"));
+        let ways: [(&str, &dyn Fn()); 3] = [
+            ("no tree", &|| fs::rename(&tree, &aside).expect("rename a tree")),
+            ("a link", &|| {
+                fs::rename(&tree, &aside).expect("rename a tree");
+                symlink(&aside, &tree).expect("make a link");
+            }),
+            ("no folder", &|| fs::rename(&folder, &aside).expect("rename a folder")),
+        ];
+        for (way, take_away) in ways {
+            take_away();
+            assert!(!listed(), "{about}: {way}");
+            let done = project.ctst(["images", "verify"]);
+            let told = done.stdout.lines().find(|line| line.contains("one.tar")).unwrap_or_default();
+            assert!(done.code == 1 && told.contains(&format!("layer {one} is missing")), "{about}: {way}: {done}");
+            let done = project.ctst(["images", "verify", "--repair", "tar://./one.tar"]).ok();
+            assert!(done.stdout.contains("repaired"), "{about}: {way}: {done}");
+            assert!(listed() && layer_of("one") == one, "{about}: {way}");
+            project.ctst(["images", "verify"]).ok();
+            assert_clean(&project);
+            fs::remove_dir_all(&aside).expect("remove what was taken away");
+        }
+
+        // What nothing can bring back is told until it is removed, whatever its name.
+        let two = layer_of("two");
+        fs::remove_dir_all(layers.join(&two)).expect("remove a layer");
+        let done = project.ctst(["images", "verify", "--repair"]);
+        assert!(
+            done.code == 1 && done.stdout.contains(&two) && done.stdout.contains("import it again"),
+            "{about}: {done}"
+        );
+        let pruned = project.ctst(["images", "prune", "--format", "json"]).ok().json();
+        assert_eq!(pruned["images"], json!(["image://two:1"]), "{about}");
+        project.ctst(["images", "verify"]).ok();
         project.assert_nothing_left();
     }
 }

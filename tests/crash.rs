@@ -119,9 +119,8 @@ fn any_process_at_any_moment() {
     let kills = setting("CTST_TEST_KILLS", 200);
     println!("CTST_TEST_SEED={seed}");
     let callers: Vec<Caller> = Caller::all().into_iter().chain(Caller::strict()).collect();
-    for caller in &callers {
-        crash(caller, kills.div_ceil(callers.len() as u64), seed);
-    }
+    let each = kills.div_ceil(callers.len() as u64);
+    Caller::at_once(callers, |caller| crash(caller, each, seed));
 }
 
 #[test]

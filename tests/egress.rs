@@ -1,11 +1,13 @@
 //! What leaves a project, and what does not, with a world of its own around the host.
 #![forbid(unsafe_code)]
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::process::Command;
+use std::time::Duration;
 
 use containust_tests::{Caller, Project, World, eventually, finish, inside};
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_tcp_quickack};
 use rustix::net::{
     AddressFamily, Protocol, RawProtocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
 };
@@ -127,6 +129,34 @@ fn who_has_a_way_out_takes_it_and_nobody_else() {
     });
 }
 
+/// passt tells of a segment that has no flags while what it has carried is not acknowledged, as is usual beyond one's own cable.
+#[test]
+fn who_is_acknowledged_late_is_answered() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let project = Project::within(caller, &stack(), &world);
+        let listener = world.elsewhere(|| TcpListener::bind((World::THERE, 8081)).expect("bind"));
+        // It is inherited, and has the kernel wait for 40 ms.
+        set_tcp_quickack(&listener, false).expect("set an option");
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let mut client = client.expect("accept");
+                set_tcp_quickack(&client, false).expect("set an option");
+                let mut said = [0; 6];
+                client.read_exact(&mut said).expect("read");
+                std::thread::sleep(Duration::from_millis(300));
+                client.write_all(b"heard ").and_then(|()| client.write_all(&said)).expect("write");
+            }
+        });
+        project.up();
+        for _ in 0..3 {
+            let talk = format!("(sleep 0.2; echo hello; sleep 1) | timeout 10 nc {} 8081", World::THERE);
+            assert_eq!(project.ctst(["exec", "web", "sh", "-c", &talk]).ok().stdout, "heard hello\n");
+        }
+        project.stop();
+    });
+}
+
 /// What is refused changes nothing, also for who is started again later.
 #[test]
 fn a_refused_run_opens_no_network() {
@@ -197,6 +227,29 @@ fn a_way_that_breaks_is_mended() {
         project.note();
         kill(supervisor);
         project.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_way_that_nobody_wants_any_more_is_closed() {
+    Caller::at_once(callers(), |caller| {
+        let world = World::new();
+        let project = Project::within(caller, &stack(), &world);
+        project.up();
+        let there = World::THERE.to_string();
+        let gets_out = || fetch(&project, "web", &there) == format!("seen from {}", World::HOME);
+        let is_open = || !pids(&project, "egress").is_empty() || !pids(&project, "/passt").is_empty();
+        eventually("it gets out", gets_out);
+        project.write("stack.ctst", &stack().replace("internal = false", "internal = true"));
+        project.up();
+        eventually("nobody carries anything", || !is_open());
+        assert_eq!(reach(&project, "web", &format!("{there}:80"), None), "silent");
+        project.write("stack.ctst", &stack());
+        project.up();
+        eventually("it gets out once more", gets_out);
+        project.ctst(["stop", "web", "other", "both"]).ok();
+        eventually("nobody carries anything any more", || !is_open());
+        project.stop();
     });
 }
 

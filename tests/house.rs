@@ -190,7 +190,7 @@ fn every_way_out_has_its_test() {
         assert!(pair[0] < pair[1], "{} stands before {}", pair[0], pair[1]);
     }
     // Of images, crashes, state and secrets one row stands for several ids, or another file has them.
-    for group in ["N", "F", "P", "S", "G", "W", "E", "A", "C", "X"] {
+    for group in ["N", "F", "P", "S", "G", "W", "E", "A", "C", "D", "L", "X"] {
         let numbers: Vec<&str> = ids.iter().filter(|id| id.starts_with(group)).map(|id| &id[1..]).collect();
         let wanted: Vec<String> = (1..=numbers.len()).map(|number| format!("{number:02}")).collect();
         assert_eq!(numbers, wanted, "group {group} has a gap");

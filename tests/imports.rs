@@ -227,3 +227,22 @@ fn parameters_come_from_files() {
     assert!(!done.stderr.contains("secret-without"), "{done}");
     project.ctst(["check", "--params", "none.params"]).fails(125, &["none.params"]);
 }
+
+#[test]
+fn a_bundle_has_what_was_fetched() {
+    let server = Server::new();
+    server.serve("/idle.ctst", &template());
+    let project = server.project(&stack(&server.url("/idle.ctst"), ""));
+    ctst(&project, &["lock"]).ok();
+    finish(&mut trusting(&project, &["bundle", "-o", "x.ctstar"])).ok();
+    let asked = server.asked();
+    let there = Project::new(&Caller::ordinary(), "");
+    fs::remove_file(there.folder().join("stack.ctst")).expect("remove a file");
+    there.write_bytes("x.ctstar", &fs::read(project.folder().join("x.ctstar")).expect("read the bundle"));
+    there.ctst(["--offline", "check"]).ok();
+    there.ctst(["--offline", "up", "--yes"]).ok();
+    assert_eq!(there.status("web")["state"], "running");
+    assert_eq!(server.asked(), asked);
+    there.stop();
+    there.assert_nothing_left();
+}

@@ -109,7 +109,10 @@ prepare_demo() {
   package_lists
   rust
   echo "building ctst: some minutes the first time" >&2
-  cargo build --quiet --bins -p ctst -p ctst-shim
+  # As the tests have built it, where they have: with other features most of it is built again.
+  local what=(--bins -p ctst -p ctst-shim)
+  [ ! -e "$built/ctst-probe" ] || what=(--workspace --all-targets)
+  cargo build --quiet "${what[@]}"
   ordinary_user ctst-demo
   local folder=$home/.cache/containust-demo
   stage "$folder" "$built"/{ctst,ctst-shim} tests/demo/demo.sh
@@ -123,7 +126,8 @@ prepare_demo() {
 debs() {
   local pages
   pages=$(mktemp -d)
-  cargo run --quiet -p ctst --example man "$pages"
+  cargo build --quiet --workspace --example man
+  "${built%/*}/debug/examples/man" "$pages"
   rm -rf target/deb
   mkdir -p target/deb
   packaging/deb/build "$built" "$pages" target/deb

@@ -268,12 +268,14 @@ fn watched_window(caller: &Caller, more: &str) -> (Done, BTreeMap<String, Vec<He
     while !running.is_finished() {
         for entry in fs::read_dir("/proc").expect("read /proc").flatten() {
             let (pid, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
-            let named = fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "ctst-shim");
+            if !fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "ctst-shim") {
+                continue;
+            }
             // Outside of every project, and this caller's.
             let outside = fs::read_link(path.join("ns/user")).is_ok_and(|theirs| theirs == ours);
             let status = fs::read_to_string(path.join("status")).unwrap_or_default();
             let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next());
-            if named && outside && uid == Some(own.as_str()) {
+            if outside && uid == Some(own.as_str()) {
                 let found = seen.entry(pid.clone()).or_default();
                 found.extend(held(&pid).filter(|held| found.last() != Some(held)));
             }
@@ -283,36 +285,44 @@ fn watched_window(caller: &Caller, more: &str) -> (Done, BTreeMap<String, Vec<He
     (running.join().expect("join a thread"), seen)
 }
 
-/// P is seen to go through its window, and to have given up everything before it ends.
-fn assert_leaves_nothing(caller: &Caller, seen: &BTreeMap<String, Vec<Held>>) {
+/// Whether P was seen to go through its window, and to have given up everything before it ends.
+fn leaves_nothing(caller: &Caller, seen: &BTreeMap<String, Vec<Held>>) -> bool {
     // Where it has no capability any more, and in the end no memory, all that keeps the caller from its descriptors is an id.
     let (first, count) = caller.range().expect("a range");
     let last = ((0, 0), vec![caller.uid, first + count - 1, caller.uid, caller.uid]);
     // Others may have been looked at in the middle only; the traced one is kept until its end.
     let traced = |held: &Vec<Held>| held.iter().any(|(sets, _)| *sets == (THREE, THREE)) && held.last() == Some(&last);
-    assert!(seen.values().any(traced), "{seen:x?}");
+    seen.values().any(traced)
 }
+
+/// On a busy host a look can come too late, for one P and not for each of five.
+const LOOKS: usize = 5;
 
 /// P is looked at from outside.
 #[test]
 fn the_window_holds_three_capabilities_and_leaves_none() {
     let Some(caller) = Caller::strict() else { return };
-    let (done, seen) = watched_window(&caller, "");
-    assert!(done.stdout.contains("a program ran in one"), "{done}");
-    // Other tests of the same caller may run theirs meanwhile, which are over before they are looked at.
-    let all: BTreeSet<(u64, u64)> = seen.values().flatten().map(|(sets, _)| *sets).collect();
-    assert!(all.contains(&(THREE, THREE)), "the window was not seen: {seen:x?}");
-    assert!(all.iter().all(|(permitted, effective)| (permitted | effective) & !THREE == 0), "{seen:x?}");
-    assert_leaves_nothing(&caller, &seen);
+    let left = (0..LOOKS).any(|_| {
+        let (done, seen) = watched_window(&caller, "");
+        assert!(done.stdout.contains("a program ran in one"), "{done}");
+        // Other tests of the same caller may run theirs meanwhile, which are over before they are looked at.
+        let all: BTreeSet<(u64, u64)> = seen.values().flatten().map(|(sets, _)| *sets).collect();
+        assert!(all.iter().all(|(permitted, effective)| (permitted | effective) & !THREE == 0), "{seen:x?}");
+        leaves_nothing(&caller, &seen)
+    });
+    assert!(left, "no process was seen in the window and after it");
 }
 
 /// S seems to have ended when P, which is root for files, is about to write its maps.
 #[test]
 fn a_window_that_fails_leaves_no_more() {
     let Some(caller) = Caller::strict() else { return };
-    let (done, seen) = watched_window(&caller, "-e inject=ppoll:retval=1:when=1");
-    assert!(done.stdout.contains("write the id maps: the project's pid 1 was killed"), "{done}");
-    assert_leaves_nothing(&caller, &seen);
+    let left = (0..LOOKS).any(|_| {
+        let (done, seen) = watched_window(&caller, "-e inject=ppoll:retval=1:when=1");
+        assert!(done.stdout.contains("write the id maps: the project's pid 1 was killed"), "{done}");
+        leaves_nothing(&caller, &seen)
+    });
+    assert!(left, "no process was seen in the window and after it");
 }
 
 /// The caller speaks to the shim himself, so that only this judges the files: with host id 0 in the range, and without a range of

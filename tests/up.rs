@@ -253,3 +253,24 @@ fn events_are_remembered_while_the_project_runs() {
     // Nobody remembers any more.
     project.ctst(["events"]).fails(125, &["S0301"]);
 }
+
+/// Who takes a project down starts a supervisor where none runs, and another command may have that run something.
+#[test]
+fn who_takes_down_what_somebody_starts_does_not_wait_for_its_end() {
+    let project = Project::new(
+        &Caller::ordinary(),
+        "COMPONENT a { image = \"file://ROOTFS\" command = [\"sleep\", \"1000\"] }\n",
+    );
+    for round in 0..12 {
+        project.up();
+        project.ctst(["stop", "-t", "0"]).ok();
+        let down = project.start(["down"]);
+        std::thread::sleep(Duration::from_millis(2 * round));
+        // Whoever comes first, both come to their end.
+        let run = project.start(["run", "-d"]);
+        let _ = down.wait(Duration::from_secs(20));
+        let _ = run.wait(Duration::from_secs(20));
+    }
+    project.ctst(["down"]).ok();
+    project.assert_nothing_left();
+}

@@ -30,6 +30,9 @@ const MAX_LINKS: u32 = 40;
 const NODES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
+/// Mounts of device nodes.
+const NODE: Attributes = Attributes::MOUNT_ATTR_NOSUID.union(Attributes::MOUNT_ATTR_NOEXEC);
+
 /// The device of file systems in user space; no container has it.
 const FUSE: (&str, u32, u32) = ("fuse", 10, 229);
 
@@ -64,11 +67,14 @@ pub(crate) fn build(plan: &Plan, as_root: bool, channel: BorrowedFd<'_>) -> Resu
     let work = plan.work.as_ref().map(open_source).transpose()?;
     let mut binds = Vec::new();
     for mount in &plan.mounts {
-        if let Mount::Bind { source, readonly, .. } = mount {
-            let attributes = if *readonly { NOSUID_NODEV | READ_ONLY } else { NOSUID_NODEV };
-            let place = open_source(source)?;
-            binds.push(mount::copy(&place, true, attributes).step("prepare the mount of", &source.path)?);
-        }
+        let (source, device, attributes) = match mount {
+            Mount::Bind { source, readonly: true, .. } => (source, false, NOSUID_NODEV | READ_ONLY),
+            Mount::Bind { source, .. } => (source, false, NOSUID_NODEV),
+            Mount::Device { source, .. } => (source, true, NODE),
+            Mount::Tmpfs { .. } | Mount::File { .. } => continue,
+        };
+        let place = open_checked(source, device)?;
+        binds.push(mount::copy(&place, !device, attributes).step("prepare the mount of", &source.path)?);
     }
     let nodes = NODES.iter().map(device).collect::<Result<Vec<_>, _>>()?;
     let fuse = plan.fuse.then(fuse_device).transpose()?;
@@ -112,7 +118,7 @@ pub(crate) fn build(plan: &Plan, as_root: bool, channel: BorrowedFd<'_>) -> Resu
     for (name, mount) in [("proc", &proc), ("sys", &sys)] {
         mount::attach(mount, real_directory(root, name)?).step("attach", name)?;
     }
-    let devpts = devices(root, nodes, plan.shm)?;
+    let (dev, devpts) = devices(root, nodes, plan.shm)?;
     for sysctl in &plan.sysctls {
         set(&proc, sysctl)?;
     }
@@ -129,7 +135,7 @@ pub(crate) fn build(plan: &Plan, as_root: bool, channel: BorrowedFd<'_>) -> Resu
     let mut binds = binds.into_iter();
     for wish in &plan.mounts {
         let (target, mount, directory) = match wish {
-            Mount::Bind { target, source, .. } => {
+            Mount::Bind { target, source, .. } | Mount::Device { target, source } => {
                 let mount = binds.next().ok_or_else(|| refusal("find the prepared mount of", &source.path))?;
                 let stat = rustix::fs::fstat(&mount).step("inspect", &source.path)?;
                 let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -149,6 +155,7 @@ pub(crate) fn build(plan: &Plan, as_root: bool, channel: BorrowedFd<'_>) -> Resu
         mount::attach(mount, ensure(root, target, directory)?).step("mount on", target)?;
     }
     files(root, &proc, plan)?;
+    mount::restrict(dev.as_fd(), READ_ONLY).step("make read-only", "/dev")?;
     if !plan.process.cwd.is_empty() {
         ensure(root, &plan.process.cwd, true)?;
     }
@@ -181,7 +188,7 @@ fn files(root: BorrowedFd<'_>, proc: &OwnedFd, plan: &Plan) -> Result<(), Failur
             let owner = if owner.is_empty() { &plan.process.user } else { owner };
             Some(user::look_up(owner, &[]).map(|owner| (target, *mode, owner, content)))
         }
-        Mount::Bind { .. } | Mount::Tmpfs { .. } => None,
+        Mount::Bind { .. } | Mount::Device { .. } | Mount::Tmpfs { .. } => None,
     });
     // Owners are looked up while nothing of this is there to be found.
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
@@ -213,14 +220,23 @@ fn files(root: BorrowedFd<'_>, proc: &OwnedFd, plan: &Plan) -> Result<(), Failur
     Ok(())
 }
 
-/// Opens a path of the host, and makes sure that it is what the caller checked.
+/// Opens a file or directory of the host, as [`open_checked`].
 fn open_source(source: &Source) -> Result<OwnedFd, Failure> {
+    open_checked(source, false)
+}
+
+/// Opens a path of the host, and makes sure that it is what the caller checked, and a character device if and only if that is wanted.
+fn open_checked(source: &Source, device: bool) -> Result<OwnedFd, Failure> {
     let fd = mount::open_source(Path::new(std::ffi::OsStr::from_bytes(&source.path))).step("open", &source.path)?;
     let stat = rustix::fs::fstat(&fd).step("inspect", &source.path)?;
     if (stat.st_dev, stat.st_ino) != (source.dev, source.ino) && !weak(Layer::Sources) {
         return Err(refusal("mount what was replaced by something else since it was checked:", &source.path));
     }
-    let special = matches!(FileType::from_raw_mode(stat.st_mode), FileType::CharacterDevice | FileType::BlockDevice);
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if device && kind != FileType::CharacterDevice {
+        return Err(refusal("give as a device what is no character device:", &source.path));
+    }
+    let special = !device && matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
     if special || rustix::fs::fstatfs(&fd).step("inspect", &source.path)?.f_type == PROC_SUPER_MAGIC {
         return Err(refusal("mount a device or a part of a procfs:", &source.path));
     }
@@ -296,15 +312,12 @@ fn is_device(stat: &Stat, (_, major, minor): &(&str, u32, u32), path: &str) -> R
 fn device(named: &(&str, u32, u32)) -> Result<OwnedFd, Failure> {
     let path = format!("/dev/{}", named.0);
     let node = node(named)?;
-    let attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NOEXEC;
-    mount::copy(&node, false, attributes).step("prepare the mount of", &path)
+    mount::copy(&node, false, NODE).step("prepare the mount of", &path)
 }
 
-/// /dev: a small tmpfs with six nodes of the host, a devpts, a shm and an mqueue of its own. Returns the devpts.
-fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>, shm: u64) -> Result<OwnedFd, Failure> {
-    let dev_attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NOEXEC;
-    let dev =
-        mount::new("tmpfs", &[("mode", "0755"), ("size", "64k")], dev_attributes).step("make the tmpfs for", "/dev")?;
+/// /dev: a small tmpfs with six nodes of the host, a devpts, a shm and an mqueue of its own. Returns it, still writable, and the devpts.
+fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>, shm: u64) -> Result<(OwnedFd, OwnedFd), Failure> {
+    let dev = mount::new("tmpfs", &[("mode", "0755"), ("size", "64k")], NODE).step("make the tmpfs for", "/dev")?;
     mount::attach(&dev, real_directory(root, "dev")?).step("attach", "/dev")?;
     for ((name, ..), node) in NODES.iter().zip(nodes) {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -320,8 +333,7 @@ fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>, shm: u64) -> Result<OwnedF
     ] {
         rustix::fs::symlinkat(target, &dev, name).step("create in /dev", name)?;
     }
-    let no_exec = dev_attributes;
-    let devpts = mount::new("devpts", &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")], no_exec)
+    let devpts = mount::new("devpts", &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")], NODE)
         .step("make the file system for", "/dev/pts")?;
     let size = if shm == 0 { "64m".to_owned() } else { shm.to_string() };
     let shm =
@@ -332,8 +344,7 @@ fn devices(root: BorrowedFd<'_>, nodes: Vec<OwnedFd>, shm: u64) -> Result<OwnedF
         let place = inside(&dev, name)?.ok_or_else(|| refusal("find in /dev", name))?;
         mount::attach(mount, place).step("mount in /dev", name)?;
     }
-    mount::restrict(dev.as_fd(), READ_ONLY).step("make read-only", "/dev")?;
-    Ok(devpts)
+    Ok((dev, devpts))
 }
 
 /// Covers files with the container's /dev/null, whose number was checked, and folders with an empty tmpfs.

@@ -601,6 +601,18 @@ fn a_source_that_is_not_what_was_checked_is_refused() {
         "open",
     );
     refuses(|plan, _| plan.mounts.push(bind(source("/dev/null".as_ref()))), 125, "device");
+    let device = |place: &str| Mount::Device { source: source(place.as_ref()), target: b"/dev/x".into() };
+    refuses(|plan, _| plan.mounts.push(device("/")), 125, "no character device");
+    refuses(|plan, _| plan.mounts.push(device("/proc/version")), 125, "no character device");
+    refuses(
+        |plan, _| {
+            let Mount::Device { mut source, target } = device("/dev/null") else { return };
+            source.ino += 1;
+            plan.mounts.push(Mount::Device { source, target });
+        },
+        125,
+        "replaced",
+    );
     refuses(|plan, _| plan.mounts.push(bind(source("/proc/sys".as_ref()))), 125, "procfs");
 }
 

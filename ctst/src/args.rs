@@ -16,7 +16,8 @@ use containust_sdk::lang::model::Protocol;
                   not there, else that of the container (128 and the signal where a signal ended it)."
 )]
 pub(crate) struct Args {
-    /// The composition; otherwise stack.ctst, containust.ctst or the only .ctst file of the current folder
+    /// The composition, or a bundle of one; otherwise stack.ctst, containust.ctst or the only .ctst file of the current folder, or the
+    /// only bundle
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 
@@ -97,8 +98,14 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Remove what stopped containers left: writable layers, logs, records
     Rm(Rm),
-    /// Import all images of a composition
+    /// Import or build all images of a composition
     Build(Build),
+    /// Write a composition with its images and all the files that it is made from into one file, for another host
+    ///
+    /// There `ctst run FILE.ctstar` needs nothing else, and no network. Folders of this host that the composition mounts, and secrets,
+    /// are not in it. It is a plain tar, and an OCI layout, too; its digest, which is printed, is that of `sha256sum`. The same
+    /// composition with the same images gives the same file.
+    Bundle(Bundle),
     /// Pull images from their registries
     ///
     /// What containust.lock or a digest in the file says is pulled, whatever the tag means by now. What nothing says it of is what the
@@ -183,12 +190,36 @@ fn label(text: &str) -> Result<(String, Option<String>), String> {
         .map_or((label.to_owned(), None), |(name, value)| (name.to_owned(), Some(value.to_owned()))))
 }
 
+/// What a bundle has to be.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct Pin {
+    /// Go on only if the bundle has this SHA-256, which `ctst bundle` and `sha256sum` print
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) sha256: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Bundle {
+    /// The composition
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
+    /// Where to; what is there is replaced
+    #[arg(short, long, value_name = "FILE.ctstar")]
+    pub(crate) out: PathBuf,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Check {
     /// The composition
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) inputs: Inputs,
+    #[command(flatten)]
+    pub(crate) pin: Pin,
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -202,6 +233,8 @@ pub(crate) struct Plan {
     pub(crate) targets: Vec<String>,
     #[command(flatten)]
     pub(crate) inputs: Inputs,
+    #[command(flatten)]
+    pub(crate) pin: Pin,
     /// Show what stays as it is, too
     #[arg(short, long)]
     pub(crate) all: bool,
@@ -224,6 +257,8 @@ pub(crate) struct Run {
     pub(crate) targets: Vec<String>,
     #[command(flatten)]
     pub(crate) inputs: Inputs,
+    #[command(flatten)]
+    pub(crate) pin: Pin,
     /// Return as soon as everything is started
     #[arg(short, long)]
     pub(crate) detach: bool,
@@ -264,7 +299,8 @@ impl Run {
         let is_plan = |target: &&String| target.ends_with(".json");
         let Some(plan) = self.targets.iter().find(is_plan) else { return Ok(None) };
         let Inputs { set, params, profile, .. } = &self.inputs;
-        if self.targets.len() > 1 || !(set.is_empty() && params.is_empty() && profile.is_empty()) {
+        let is_alone = set.is_empty() && params.is_empty() && profile.is_empty() && self.pin.sha256.is_none();
+        if self.targets.len() > 1 || !is_alone {
             return Err(format!("run {plan}: a plan is carried out as a whole, with the values it was made with"));
         }
         Ok(Some(plan.into()))
@@ -278,6 +314,8 @@ pub(crate) struct Up {
     pub(crate) targets: Vec<String>,
     #[command(flatten)]
     pub(crate) inputs: Inputs,
+    #[command(flatten)]
+    pub(crate) pin: Pin,
     /// Nothing else than without: `up` returns when everything is healthy (in the foreground: `ctst run`)
     #[arg(short, long)]
     pub(crate) detach: bool,
@@ -297,10 +335,11 @@ pub(crate) struct Up {
 
 impl From<Up> for Run {
     fn from(up: Up) -> Self {
-        let Up { targets, inputs, wait_timeout, yes, allow_destroy, detach: _, wait: _ } = up;
+        let Up { targets, inputs, pin, wait_timeout, yes, allow_destroy, detach: _, wait: _ } = up;
         Self {
             targets,
             inputs,
+            pin,
             detach: true,
             wait: true,
             wait_timeout,
@@ -521,6 +560,9 @@ pub(crate) struct Stop {
 pub(crate) struct Build {
     /// The composition
     pub(crate) file: Option<PathBuf>,
+    /// Do every step of builds again, whatever earlier builds have made
+    #[arg(long)]
+    pub(crate) no_cache: bool,
     #[command(flatten)]
     pub(crate) inputs: Inputs,
 }
@@ -604,6 +646,8 @@ pub(crate) struct Images {
 pub(crate) enum ImagesCommand {
     /// List imported images, as `ctst images` alone does
     Ls(List),
+    /// Show what an image says of itself, and of one that was stripped (`distroless`) what was kept and what was dropped
+    Inspect(InspectImage),
     /// Import a folder or an archive under a name, for `image = "image://NAME"`
     ///
     /// An archive is a root file system, what `docker save` writes, or an OCI layout; plain or compressed by gzip, zstd or xz.
@@ -622,6 +666,16 @@ pub(crate) enum ImagesCommand {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct List {
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InspectImage {
+    /// A name, a reference as `ctst images` shows it, or the first digits of a digest
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -652,6 +706,9 @@ pub(crate) struct Verify {
     /// Names, references as `ctst images` shows them, or first digits of digests (all images if none is given)
     #[arg(value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
+    /// Import again what differs, where its source still gives the same; not while a container of it runs
+    #[arg(long)]
+    pub(crate) repair: bool,
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -864,10 +921,10 @@ mod tests {
         assert_eq!(
             found,
             "ctst -f/--file -p/--project --offline\n\
-             check FILE --set --params --profile --format\n\
-             plan FILE|COMPONENT --set --params --profile -a/--all -o/--out --detailed-exitcode --format\n\
-             run FILE|COMPONENT --set --params --profile -d/--detach --wait --wait-timeout -y/--yes --allow-destroy --abort-on-failure --exit-code-from --no-log-prefix --timestamps\n\
-             up FILE|COMPONENT --set --params --profile -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
+             check FILE --set --params --profile --sha256 --format\n\
+             plan FILE|COMPONENT --set --params --profile --sha256 -a/--all -o/--out --detailed-exitcode --format\n\
+             run FILE|COMPONENT --set --params --profile --sha256 -d/--detach --wait --wait-timeout -y/--yes --allow-destroy --abort-on-failure --exit-code-from --no-log-prefix --timestamps\n\
+             up FILE|COMPONENT --set --params --profile --sha256 -d/--detach --wait --wait-timeout -y/--yes --allow-destroy\n\
              down --set --params --profile -v/--volumes --allow-destroy -t/--time\n\
              ps -a/--all -A/--all-projects --filter --format\n\
              port COMPONENT PORT --format\n\
@@ -884,7 +941,8 @@ mod tests {
              restart COMPONENT -t/--time\n\
              stop COMPONENT -t/--time\n\
              rm COMPONENT --allow-destroy\n\
-             build FILE --set --params --profile\n\
+             build FILE --no-cache --set --params --profile\n\
+             bundle FILE --set --params --profile -o/--out --format\n\
              pull COMPONENT|IMAGE --update --set --params --profile\n\
              push IMAGE TARGET\n\
              login REGISTRY -u/--username --password-stdin\n\
@@ -892,9 +950,10 @@ mod tests {
              lock FILE --update\n\
              images --format\n\
              images ls --format\n\
+             images inspect IMAGE --format\n\
              images import FOLDER|ARCHIVE NAME[:TAG]\n\
              images export IMAGE ARCHIVE\n\
-             images verify IMAGE --format\n\
+             images verify IMAGE --repair --format\n\
              images df --format\n\
              images rm IMAGE\n\
              images prune -a/--all --format\n\

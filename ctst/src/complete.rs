@@ -71,7 +71,7 @@ fn candidates(arg: &Arg, command: &str, above: &str) -> Option<ArgValueCompleter
         ("COMPONENT" | "COMPONENT|IMAGE", _) => from(move || components.names()),
         ("FILE|COMPONENT", _) => ArgValueCompleter::new(move |current: &OsStr| {
             let mut all = offered(current, move || components.names());
-            all.extend(compositions(&["ctst", "json"]).complete(current));
+            all.extend(compositions(&["ctst", "ctstar", "json"]).complete(current));
             all
         }),
         // `COMPONENT:PATH`, or a path here.
@@ -89,7 +89,7 @@ fn candidates(arg: &Arg, command: &str, above: &str) -> Option<ArgValueCompleter
             all.map(str::to_owned).collect()
         }),
         ("FILE", _) if arg.get_id() == "file" || arg.get_id() == "files" => {
-            ArgValueCompleter::new(compositions(&["ctst"]))
+            ArgValueCompleter::new(compositions(&["ctst", "ctstar"]))
         }
         ("DIR", _) if arg.get_id() == "project" => ArgValueCompleter::new(PathCompleter::dir()),
         _ => return None,

@@ -79,6 +79,7 @@ fn run(args: Args) -> Outcome {
         Command::Stop(args) => commands::stop::run(&args, file),
         Command::Rm(args) => commands::rm::run(&args, file),
         Command::Build(args) => commands::build::run(&args, file),
+        Command::Bundle(args) => commands::bundle::run(&args, file),
         Command::Pull(args) => commands::pull::run(&args, file),
         Command::Push(args) => commands::push::run(&args, file),
         Command::Login(args) => commands::login::run(&args),

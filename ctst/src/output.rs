@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Color, Style};
-use containust_sdk::logs::escape;
+use containust_sdk::logs::{escape, is_harmless};
 use jiff::Timestamp;
 use rustix::fs::fstat;
 use serde::Serialize;
@@ -61,9 +61,22 @@ pub(crate) fn one_output() -> bool {
 
 /// Writes `value` as JSON and a newline.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<(), Failure> {
-    let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::from)?;
-    text.push(b'\n');
-    Ok(io::stdout().lock().write_all(&text)?)
+    let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+    Ok(io::stdout().lock().write_all(tame_json(text).as_bytes())?)
+}
+
+/// What would steer a terminal, or turn around what it shows, as JSON writes it: it can stand in texts only, whose other control characters
+/// are escaped already.
+fn tame_json(text: String) -> String {
+    let mut tamed = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        match c == '\n' || is_harmless(c) {
+            true => tamed.push(c),
+            false => write!(tamed, "\\u{:04x}", u32::from(c)).unwrap_or_default(),
+        }
+    }
+    tamed.push('\n');
+    tamed
 }
 
 /// A text of several lines with styles (`ESC [ … m`), which are kept, and foreign parts, whose other escapes are shown.
@@ -173,7 +186,17 @@ pub(crate) fn short_reference(reference: &str, folder: &Path) -> String {
         let path = reference.strip_prefix(scheme)?;
         Some(format!("{scheme}./{}", Path::new(path).strip_prefix(folder).ok()?.display()))
     };
-    escape(relative("file://").or_else(|| relative("tar://")).unwrap_or_else(|| reference.to_owned()).as_bytes())
+    // The digest has a place of its own.
+    let carried = || Some(reference.strip_prefix("bundle://")?.rsplit_once("@sha256:")?.0.to_owned() + " of a bundle");
+    let short = relative("file://").or_else(|| relative("tar://")).or_else(carried);
+    escape(short.unwrap_or_else(|| reference.to_owned()).as_bytes())
+}
+
+/// `118 MiB -> 12 MiB, 210 of 8200 files`.
+pub(crate) fn kept(kept: &containust_sdk::image::Kept) -> String {
+    let what = &kept.what;
+    let (full, left) = (size(what.full_size), size(what.size));
+    format!("{full} -> {left}, {} of {} files", what.files, what.full_files)
 }
 
 /// The first digits of a digest, enough to tell images apart.
@@ -185,6 +208,17 @@ pub(crate) fn short_digest(digest: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_steers_no_terminal() {
+        let value = serde_json::json!({ "a": "é\u{9b}31m\u{202e}\u{7f}\n\t\u{1b}", "b": [1, "ü"] });
+        let text = tame_json(serde_json::to_string_pretty(&value).unwrap());
+        assert!(
+            text.chars().all(|c| c == '\n' || is_harmless(c)) && text.contains("é\\u009b31m\\u202e\\u007f"),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
 
     #[test]
     fn sizes_and_spans() {

@@ -8,7 +8,7 @@ use containust_sdk::Progress as Step;
 use containust_sdk::image::{self, registry::Part};
 use containust_sdk::logs::escape;
 
-use crate::output::{BOLD, DIM, WARN, short_digest, short_reference, size, talk};
+use crate::output::{self, BOLD, DIM, WARN, short_digest, short_reference, size, talk};
 
 /// A line that changes more often cannot be read, and slows the import.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -81,6 +81,60 @@ impl<'a> Progress<'a> {
                     let image = escape(image.as_bytes());
                     vec![format!("{BOLD}{image}{BOLD:#} exporting {DIM}{}{DIM:#}", progress(detail))]
                 });
+            }
+            Step::Verifying { bundle, detail } => {
+                let first = self.begun.as_ref() != Some(bundle);
+                self.begun = Some(bundle.clone());
+                self.draw(first, || {
+                    vec![format!(
+                        "{BOLD}{}{BOLD:#} reading {DIM}{}{DIM:#}",
+                        escape(bundle.as_bytes()),
+                        progress(detail)
+                    )]
+                });
+            }
+            Step::Verified { bundle, digest } => {
+                self.clear();
+                self.begun = None;
+                talk!("{BOLD}{}{BOLD:#} is whole: sha256:{digest}", escape(bundle.as_bytes()));
+            }
+            Step::Building { component, from } => {
+                self.clear();
+                talk!("{BOLD}{component}{BOLD:#} building from {}", escape(from.as_bytes()));
+            }
+            Step::Step { component, line, source, kept } => {
+                self.clear();
+                let place = if *line == 0 { String::new() } else { format!("{line}: ") };
+                let kept = if *kept { format!(" {DIM}(as before){DIM:#}") } else { String::new() };
+                talk!("{BOLD}{component}{BOLD:#} {place}{}{kept}", escape(source.trim().as_bytes()));
+            }
+            Step::Output { component, line } => {
+                self.clear();
+                talk!("{BOLD}{component}{BOLD:#} {DIM}| {line}{DIM:#}");
+            }
+            Step::Built { component, digest } => {
+                self.clear();
+                self.begun = None;
+                talk!("{BOLD}{component}{BOLD:#} built {}", short_digest(digest));
+            }
+            Step::Stripping { component } => {
+                self.clear();
+                talk!("{BOLD}{component}{BOLD:#} stripping its image to what its program needs");
+            }
+            Step::Trying { component } => {
+                self.clear();
+                talk!("{BOLD}{component}{BOLD:#} trying its program with that");
+            }
+            Step::Stripped { component, kept } => {
+                self.clear();
+                self.begun = None;
+                talk!("{BOLD}{component}{BOLD:#} stripped: {}", output::kept(kept));
+                if let Some(why) = &kept.untried {
+                    talk!("  {WARN}note{WARN:#}: not tried: {}", escape(why.as_bytes()));
+                }
+                for note in &kept.what.notes {
+                    talk!("  {WARN}note{WARN:#}: {}", escape(note.as_bytes()));
+                }
             }
             Step::Imported { component, reference, notes, .. } => {
                 self.clear();

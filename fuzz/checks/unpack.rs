@@ -17,8 +17,14 @@ pub(crate) fn run(bytes: &[u8]) {
     fs::write(scratch.path().join("canary"), "safe").expect("write the canary");
     let mut archive = tempfile::tempfile().expect("make the archive");
     archive.write_all(bytes).expect("write the archive");
-    let job =
-        UnpackJob { archive: "x".into(), owners: Owners::Flatten, limits: LIMITS, have: Vec::new(), partial: false };
+    let job = UnpackJob {
+        archive: "x".into(),
+        owners: Owners::Flatten,
+        limits: LIMITS,
+        have: Vec::new(),
+        partial: false,
+        image: None,
+    };
     let made = Direct.unpack(&job, archive.into(), &target, &mut |_| {});
     if let Ok(report) = &made {
         let size: u64 = report.layers.iter().filter_map(|layer| layer.made.as_ref()).map(|made| made.size).sum();

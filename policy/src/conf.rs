@@ -24,6 +24,7 @@ const FIRST_SHARED_ID: u32 = 65_536;
 pub const KEYS: &[(&str, bool)] = &[
     ("allow", true),
     ("mount", true),
+    ("device", true),
     ("capability", true),
     ("filter", false),
     ("publish", true),
@@ -172,6 +173,8 @@ pub struct Rules {
     pub allow: Vec<Line<Who>>,
     /// Each path once.
     pub mounts: Vec<Line<MountRule>>,
+    /// Devices, or folders of them. Empty: each, but in strict mode none. One that is `None`: none.
+    pub devices: Vec<Line<Option<String>>>,
     /// Numbers of capabilities beyond the default ones. Empty: those of [`capabilities::CEILING`]. One that is `None`: none.
     pub capabilities: Vec<Line<Option<u8>>>,
     /// The loosest one.
@@ -251,6 +254,10 @@ impl Rules {
                 "mounts {}",
                 list(&self.mounts, |rule| format!("{} {}", rule.access.name(), short(&rule.path)))
             ));
+        }
+        if !self.devices.is_empty() {
+            let text = |path: &Option<String>| path.as_deref().map_or("none".to_owned(), short);
+            parts.push(format!("devices {}", list(&self.devices, text)));
         }
         if !self.capabilities.is_empty() {
             parts.push(format!(
@@ -385,6 +392,7 @@ fn read_line(rules: &mut Rules, number: u32, line: &[u8]) -> Result<(), Wrong> {
     match key {
         "allow" => push(&mut rules.allow, number, who(key, value)?, |a, b| a == b),
         "mount" => push(&mut rules.mounts, number, mount(value)?, |a, b| a.path == b.path),
+        "device" => push_or_none(&mut rules.devices, number, none_or(value, plain_path)?),
         "capability" => push_or_none(&mut rules.capabilities, number, none_or(value, capability)?),
         "publish" => push_or_none(&mut rules.publish, number, none_or(value, publish)?),
         "egress" => set(&mut rules.egress, number, key, yes(value)?),
@@ -494,11 +502,15 @@ fn mount(value: &str) -> Result<MountRule, Wrong> {
             return wrong(format!("`{}` is no access", short(access)), fix);
         }
     };
+    Ok(MountRule { access, path: plain_path(path)? })
+}
+
+fn plain_path(path: &str) -> Result<String, Wrong> {
     if !is_plain(path.as_bytes()) {
         let fix = "write it from / on, without empty parts, `.`, `..`, or a / at the end";
         return wrong(format!("`{}` is no plain path", short(path)), fix);
     }
-    Ok(MountRule { access, path: path.to_owned() })
+    Ok(path.to_owned())
 }
 
 /// Whether the kernel follows a path as it stands: absolute, and no part of it is empty, `.` or `..`.
@@ -630,7 +642,7 @@ mod tests {
         let text = "# a comment\n\n allow=group ctst\nallow = user 1000\n\tmount = ro /srv/a b\nmount = deny /\n\
             capability = NET_RAW\nfilter = compat\npublish = 127.0.0.1 80\npublish = any 8000-8999/udp\nmax_memory = 4 GiB\n\
             max_cpus = 1.5\nmax_pids = 512\noverlay = no\nroot_range = 100000 65536\ncgroup_parent = /sys/fs/cgroup/ctst\n\
-            egress = no\noffline = everyone\noffline = group 7\nfuse = yes";
+            egress = no\noffline = everyone\noffline = group 7\nfuse = yes\ndevice = /dev/ttyUSB0\ndevice = /dev/snd";
         let rules = parse(text.as_bytes()).unwrap();
         let line = |number, value| Line { number, value };
         assert_eq!(rules.allow, [line(3, Who::Group("ctst".into())), line(4, Who::Uid(1000))]);
@@ -646,10 +658,12 @@ mod tests {
         assert!(!rules.overlay(false) && !rules.overlay(true) && rules.fuse(true));
         assert_eq!(rules.egress, Some(Line { number: 17, value: false }));
         assert_eq!(rules.offline, [Line { number: 18, value: None }, Line { number: 19, value: Some(Who::Gid(7)) }]);
+        let device = |number, path: &str| Line { number, value: Some(path.into()) };
+        assert_eq!(rules.devices, [device(21, "/dev/ttyUSB0"), device(22, "/dev/snd")]);
         assert_eq!(rules.root_range(), Range { first: 100_000, count: 65_536 });
         assert_eq!(
             rules.summary(),
-            "for group ctst, user 1000 only; mounts ro /srv/a b, deny /; capabilities NET_RAW; filter compat; publishes \
+            "for group ctst, user 1000 only; mounts ro /srv/a b, deny /; devices /dev/ttyUSB0, /dev/snd; capabilities NET_RAW; filter compat; publishes \
              127.0.0.1 80, any 8000-8999/udp; no way out of a project; everyone, group 7 kept offline; at most 4GiB of memory; at most 1.5 processors; at most 512 processes; \
              limits below /sys/fs/cgroup/ctst; no overlayfs; FUSE; 65536 ids from 100000 for root"
         );
@@ -683,6 +697,8 @@ mod tests {
         for path in ["srv", "", "/srv/", "//", "/srv//a", "/srv/../etc", "/.", "/srv/./a", "../x"] {
             fails(&format!("mount = ro {path}"), 1, "no plain path");
         }
+        fails("device = dev/snd", 1, "no plain path");
+        fails("device = none\ndevice = /dev/snd", 2, "exclude each other");
         fails("mount = r /srv", 1, "no access");
         fails("mount = ro /srv\nmount = rw /srv", 2, "line 1");
         for who in ["ctst", "group", "group a b", "group a,b", "group 4294967295", "group 99999999999", "user 01"] {

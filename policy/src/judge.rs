@@ -26,6 +26,8 @@ pub enum Purpose {
     Layer,
     /// Mounted where the author says.
     Mount,
+    /// A device that the container can open.
+    Device,
 }
 
 /// A path of the host of which a container is made.
@@ -103,6 +105,9 @@ impl<'a> Spec<'a> {
         let mounts = plan.mounts.iter().filter_map(|mount| match mount {
             Mount::Bind { source, target, readonly } => {
                 Some(HostPath { path: &source.path, writable: !readonly, purpose: Purpose::Mount, target })
+            }
+            Mount::Device { source, target } => {
+                Some(HostPath { path: &source.path, writable: true, purpose: Purpose::Device, target })
             }
             Mount::Tmpfs { .. } | Mount::File { .. } => None,
         });
@@ -217,6 +222,7 @@ fn line<T>(line: &Line<T>, key: &str, value: impl fmt::Display) -> String {
 pub fn judge(spec: &Spec<'_>, rules: &Rules, caller: &Caller) -> Result<(), Vec<Denial>> {
     let mut denials: Vec<Denial> = admit(rules, caller).err().into_iter().collect();
     judge_paths(spec, rules, &mut denials);
+    judge_devices(spec, rules, caller, &mut denials);
     judge_overlay(spec, rules, caller, &mut denials);
     judge_fuse(spec, rules, caller, &mut denials);
     judge_capabilities(spec, rules, &mut denials);
@@ -293,6 +299,7 @@ fn judge_paths(spec: &Spec<'_>, rules: &Rules, denials: &mut Vec<Denial>) {
             (Some(_), ..) => (format!("keep state in {path}"), Access::ReadWrite),
             (None, Purpose::Image, _) => (format!("read the image in {path}"), Access::ReadOnly),
             (None, Purpose::Layer, _) => (format!("write to {path}"), Access::ReadWrite),
+            (None, Purpose::Device, _) => (format!("give the device {path}"), Access::ReadWrite),
             (None, Purpose::Mount, true) => (format!("mount {path} writable"), Access::ReadWrite),
             (None, Purpose::Mount, false) => (format!("mount {path} read-only"), Access::ReadOnly),
         };
@@ -323,6 +330,28 @@ fn forbidding<'r>(host: &HostPath<'_>, rules: &'r Rules) -> Option<(&'r Line<Mou
     // Mounted with all that is below it.
     let mut under = rules.mounts.iter().filter(|line| within(folder(line), host.path));
     under.find(|line| line.value.access < wanted).map(|line| (line, true))
+}
+
+fn judge_devices(spec: &Spec<'_>, rules: &Rules, caller: &Caller, denials: &mut Vec<Denial>) {
+    for device in spec.paths.iter().filter(|host| host.purpose == Purpose::Device && is_plain(host.path)) {
+        let mut allowed = rules.devices.iter().filter_map(|line| line.value.as_deref());
+        if allowed.any(|path| within(device.path, path.as_bytes())) {
+            continue;
+        }
+        let why = match rules.devices.as_slice() {
+            [] if !caller.strict => continue,
+            [] => format!("ctst-shim has file capabilities, and no line of {PATH} allows it"),
+            [first, others @ ..] => {
+                let mut why = line(first, "device", first.value.as_deref().map_or("none".to_owned(), short));
+                if !others.is_empty() {
+                    why.push_str(&format!(", and {} more allow others", others.len()));
+                }
+                why
+            }
+        };
+        let path = shown(device.path);
+        denials.push(denial(format_args!("give the device {path}"), why, format_args!("device = {path}")));
+    }
 }
 
 fn judge_overlay(spec: &Spec<'_>, rules: &Rules, caller: &Caller, denials: &mut Vec<Denial>) {
@@ -433,6 +462,16 @@ fn unpublished(port: Port, why: String) -> Denial {
 pub fn limits(limits: Limits, rules: &Rules) -> Result<(), Vec<Denial>> {
     let mut denials = Vec::new();
     judge_limits(&Spec { limits: Some(limits), ..Spec::nothing() }, rules, &mut denials);
+    if denials.is_empty() { Ok(()) } else { Err(denials) }
+}
+
+/// Whether a caller's containers may read their images from archives.
+///
+/// # Errors
+/// Why not.
+pub fn fuse(rules: &Rules, caller: &Caller) -> Result<(), Vec<Denial>> {
+    let mut denials = Vec::new();
+    judge_fuse(&Spec { fuse: true, ..Spec::nothing() }, rules, caller, &mut denials);
     if denials.is_empty() { Ok(()) } else { Err(denials) }
 }
 
@@ -549,6 +588,29 @@ mod tests {
         assert!(told(&fuse, "fuse = no", &ann()).contains("line 1 of /etc/containust/policy.conf says `fuse = no`"));
         assert!(told(&fuse, "overlay = yes", &strict).ends_with("ask the administrator for `fuse = yes`"));
         assert_eq!(told(&fuse, "fuse = yes", &strict), "");
+    }
+
+    #[test]
+    fn devices_are_named() {
+        let device = HostPath { purpose: Purpose::Device, ..path("/dev/snd/timer", true) };
+        let spec = Spec { paths: vec![device], ..Spec::nothing() };
+        let strict = Caller { strict: true, ..ann() };
+        assert_eq!(told(&spec, "", &ann()), "");
+        assert!(told(&spec, "", &strict).ends_with("so ask the administrator for `device = /dev/snd/timer`"));
+        for allowed in ["device = /dev/snd", "device = /dev/x\ndevice = /dev/snd/timer", "device = /"] {
+            assert_eq!(told(&spec, allowed, &strict), "", "{allowed}");
+        }
+        for caller in [&ann(), &strict] {
+            assert!(
+                told(&spec, "device = none", caller)
+                    .contains("line 1 of /etc/containust/policy.conf says `device = none`")
+            );
+            assert!(
+                told(&spec, "device = /dev/sn\ndevice = /dev/x", caller)
+                    .contains("says `device = /dev/sn`, and 1 more")
+            );
+            assert!(told(&spec, "device = /dev/snd\nmount = ro /dev", caller).contains("`mount = ro /dev`"));
+        }
     }
 
     #[test]

@@ -97,29 +97,20 @@ static LOCAL: &[Row] = &[Row {
     reason: "what it connects was born in the project's network, and what it listens on another thread has made",
 }];
 
+/// Of IPv4 and IPv6, and nothing raw.
+const INTERNET: Verdict = Verdict::AllowIfAll(&[
+    Clause { any: &[(0, Check::In(&[AF_INET, AF_INET6]))], otherwise: Errno::Eperm },
+    TYPES,
+    PROTOCOLS,
+]);
+
 static LISTENING: &[Row] = &[
-    Row {
-        calls: "socket",
-        verdict: Verdict::AllowIfAll(&[
-            Clause { any: &[(0, Check::In(&[AF_INET, AF_INET6]))], otherwise: Errno::Eperm },
-            TYPES,
-            PROTOCOLS,
-        ]),
-        reason: "for the ports that the project publishes",
-    },
+    Row { calls: "socket", verdict: INTERNET, reason: "for the ports that the project publishes" },
     refuse("socketpair connect sendto sendmsg sendmmsg", "others come to them"),
 ];
 
 static CONNECTING: &[Row] = &[
-    Row {
-        calls: "socket",
-        verdict: Verdict::AllowIfAll(&[
-            Clause { any: &[(0, Check::In(&[AF_INET, AF_INET6]))], otherwise: Errno::Eperm },
-            TYPES,
-            PROTOCOLS,
-        ]),
-        reason: "to registries, and to those who know their addresses",
-    },
+    Row { calls: "socket", verdict: INTERNET, reason: "to registries, and to those who know their addresses" },
     refuse("socketpair bind listen accept accept4", "nobody comes to it"),
 ];
 

@@ -98,7 +98,7 @@ proptest! {
                 let single = [rules.filter.is_some(), rules.max_memory.is_some(), rules.max_cpus.is_some(),
                     rules.max_pids.is_some(), rules.cgroup_parent.is_some(), rules.overlay.is_some(), rules.fuse.is_some(), rules.egress.is_some(), rules.root_range.is_some()];
                 let read = rules.allow.len() + rules.mounts.len() + rules.capabilities.len() + rules.publish.len()
-                    + rules.offline.len();
+                    + rules.offline.len() + rules.devices.len();
                 prop_assert_eq!(read + single.iter().filter(|is| **is).count(), stated);
                 for rule in &rules.mounts {
                     let path = &rule.value.path;

@@ -83,7 +83,7 @@ proptest! {
 
     #[test]
     fn whatever_is_asked_for_has_a_verdict(
-        policy in "(mount = (deny|ro|rw) /[a-c/]{0,6}\n|allow = group x\n|filter = strict\n|overlay = no\n|fuse = no\n|publish = none\n|capability = none\n|max_pids = 3\n|egress = no\n|offline = everyone\n){0,6}",
+        policy in "(mount = (deny|ro|rw) /[a-c/]{0,6}\n|allow = group x\n|filter = strict\n|device = none\n|device = /[a-c/]{1,6}\n|overlay = no\n|fuse = no\n|publish = none\n|capability = none\n|max_pids = 3\n|egress = no\n|offline = everyone\n){0,6}",
         paths in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..40), any::<bool>()), 0..20),
         capabilities in any::<u64>(), overlay in any::<bool>(), fuse in any::<bool>(), port in any::<u16>(), uid in any::<u32>(),
         pids in any::<Option<u64>>(), names in proptest::collection::vec(any::<u8>(), 0..60), strict in any::<bool>(), egress in any::<bool>(),

@@ -9,7 +9,7 @@
 use bincode::{Decode, Encode};
 
 /// The protocol's version. Both ends are built together; another version is refused.
-pub const VERSION: u32 = 13;
+pub const VERSION: u32 = 14;
 /// The descriptor on which the shim expects its sandbox channel.
 pub const CHANNEL_FD: i32 = 3;
 /// The id that names a container's main process in [`ToContainer::Signal`] and [`FromContainer::Exited`].
@@ -360,6 +360,13 @@ pub enum Mount {
         target: Vec<u8>,
         /// Mounted read-only.
         readonly: bool,
+    },
+    /// A character device of the host, whose file's permissions hold.
+    Device {
+        /// What.
+        source: Source,
+        /// Where: absolute path inside; created if missing.
+        target: Vec<u8>,
     },
     /// A fresh tmpfs, nosuid and nodev.
     Tmpfs {

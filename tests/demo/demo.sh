@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows the stack at work, as an ordinary user: planned, started, asked, looked into, stopped, and gone. Lies beside
+# Shows the stack at work, as an ordinary user: planned, started, asked, looked into, stripped, stopped, and gone. Lies beside
 # `ctst`, `ctst-shim` and the folder `stack`; `make demo` puts it there.
 set -euo pipefail
 
@@ -92,6 +92,15 @@ show ctst exec redis redis-cli --raw get visits
 
 say "What they say"
 show ctst logs --tail 4
+
+say "Once more, with nothing in the images but what the programs need"
+sed -i 's/^  port .*/  distroless = true\n&/' stack.ctst
+show ctst build
+show ctst up --yes
+answer=$(curl -sSf --max-time 30 "http://127.0.0.1:$port/")
+printf '%s\n' "$answer"
+grep -q "visit $((counts[2] + 1))," <<<"$answer " || die "the counter did not go on from ${counts[2]}"
+! ctst exec web ls || die "nginx still has an ls"
 
 say "Stop it"
 running=$(processes)

@@ -86,8 +86,9 @@ const REPLY: u8 = 1;
 pub const ANSWER: u32 = 1;
 
 /// Masquerades what leaves by the link with the index `out`, and drops what would leave there without, and what comes from there and
-/// answers nothing. What answers and does not come from there, and so is for a socket of this namespace, gets the mark [`ANSWER`]. Once
-/// in a network namespace.
+/// answers nothing. What comes from there and is no packet of any connection is dropped before this namespace would take it for its own
+/// and reset a connection of somebody else's: `nf_conntrack` calls TCP segments without flags so, which passt 2023_03_09 sends. What
+/// answers and does not come from there, and so is for a socket of this namespace, gets the mark [`ANSWER`]. Once in a network namespace.
 ///
 /// # Errors
 /// EOPNOTSUPP or ENOENT where the kernel has no nf_tables, or no nft_masq, module; EEXIST, and others.
@@ -104,11 +105,14 @@ pub fn masquerade(out: u32) -> io::Result<()> {
         compare(list, EQUAL, &[REPLY]);
         marks(list);
     });
-    let invalid = rule(REQUEST, PASS, |list| {
-        is_link(list, OUTGOING, out);
-        is_in_no_state(list, ANSWERS | NEW);
-        drops(list);
-    });
+    let strange = |chain, link| {
+        rule(REQUEST, chain, |list| {
+            is_link(list, link, out);
+            is_in_no_state(list, ANSWERS | NEW);
+            drops(list);
+        })
+    };
+    let (stray, invalid) = (strange(ARRIVE, INCOMING), strange(PASS, OUTGOING));
     let unasked = rule(REQUEST, PASS, |list| {
         is_link(list, INCOMING, out);
         is_in_no_state(list, ANSWERS);
@@ -119,7 +123,7 @@ pub fn masquerade(out: u32) -> io::Result<()> {
         expression(list, "masq", |_| {});
     });
     let (begin, end) = (batch(BATCH_BEGIN), batch(BATCH_END));
-    let mut batch = [begin, table, arrive, pass, leave, answers, invalid, unasked, masquerades, end];
+    let mut batch = [begin, table, arrive, pass, leave, answers, stray, invalid, unasked, masquerades, end];
     Socket::open(Some(NETFILTER))?.request(&mut batch)
 }
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::distroless::Kept;
 use crate::hash::Algorithm;
 use crate::host::Watch;
 use crate::model::{Config, Declared, Ownership};
@@ -46,6 +47,12 @@ pub(crate) struct Record {
     /// Its one layer is an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lazy: Option<LazyRecord>,
+    /// What it was built from, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) built: Option<String>,
+    /// What was kept of which image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stripped: Option<Kept>,
 }
 
 /// What is known of an archive that was not unpacked.
@@ -53,6 +60,12 @@ pub(crate) struct Record {
 pub(crate) struct LazyRecord {
     /// Whether all of it was read: the digest is the archive's then, and the index's otherwise.
     pub(crate) hashed: bool,
+    /// The version of the index. Another than ours is made anew.
+    #[serde(default)]
+    pub(crate) format: u32,
+    /// Bytes that it takes unpacked: files of all layers, those that are hidden, too.
+    #[serde(default)]
+    pub(crate) unpacked: u64,
 }
 
 /// One folder of the store.
@@ -94,9 +107,20 @@ impl Record {
         format!("{algorithm}:{}", self.digest)
     }
 
+    /// The layers, the lowest first.
+    pub(crate) fn layer_records(self) -> Vec<LayerRecord> {
+        match self.layers.is_empty() && self.built.is_none() {
+            true => {
+                let (tree, size) = (format!("sha256:{}", self.digest), self.size);
+                self.layers().into_iter().map(|name| LayerRecord { name, tree: tree.clone(), size }).collect()
+            }
+            false => self.layers,
+        }
+    }
+
     /// The names of the layers' folders, the lowest first.
     pub(crate) fn layers(&self) -> Vec<String> {
-        match self.layers.is_empty() {
+        match self.layers.is_empty() && self.built.is_none() {
             true => vec![format!("{}{}", self.digest, map_key(self.ownership))],
             false => self.layers.iter().map(|layer| layer.name.clone()).collect(),
         }

@@ -1,6 +1,7 @@
 //! What the dynamic loader reads of an ELF file. Only the header, the program headers and the dynamic section are
 //! read, each bounded, so that a large program costs no more than a small one.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
@@ -20,6 +21,14 @@ const MAX_HEADERS: u16 = 1024;
 const MAX_DYNAMIC: u64 = 1 << 20;
 /// Longest string, in bytes: a library name, an interpreter, a search path.
 const MAX_STRING: usize = 16 << 10;
+
+/// Read at once, and the longest name of a library that is found where two such pieces meet.
+const PIECE: usize = 1 << 20;
+const LONGEST_NAME: usize = 256;
+/// Of one file more is not read for names, and more names are not taken.
+const MOST_READ: u64 = 1 << 30;
+const MOST_NAMES: usize = 4096;
+const SUFFIX: &[u8] = b".so";
 
 /// Class, byte order and machine: libraries of another kind are passed over by the loader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +116,40 @@ impl Elf {
         }
         Ok(Some(elf))
     }
+}
+
+/// What stands in a file and is the name of a library, such as `libssl.so.3`: what `dlopen(3)` is called with, mostly.
+pub(crate) fn library_names(file: &File, path: &Path) -> Result<Vec<OsString>, Error> {
+    let mut names = BTreeSet::new();
+    let mut buffer = vec![0; PIECE + LONGEST_NAME];
+    let mut start = 0;
+    while start < MOST_READ && names.len() < MOST_NAMES {
+        let length = read_up_to(file, &mut buffer, start, path)?;
+        let piece = &buffer[..length];
+        let ends = piece.windows(SUFFIX.len()).enumerate().filter(|(_, window)| *window == SUFFIX);
+        names.extend(ends.filter_map(|(at, _)| library_name(piece, at)).map(|name| OsString::from_vec(name.to_vec())));
+        if length < buffer.len() {
+            break;
+        }
+        start += PIECE as u64;
+    }
+    Ok(names.into_iter().take(MOST_NAMES).collect())
+}
+
+/// The name around the `.so` at `at`.
+fn library_name(piece: &[u8], at: usize) -> Option<&[u8]> {
+    let is_part = |b: &u8| b.is_ascii_alphanumeric() || b"_+.-".contains(b);
+    let before = piece[..at].iter().rev().take(LONGEST_NAME).take_while(|b| is_part(b)).count();
+    let mut end = at + SUFFIX.len();
+    while let [b'.', rest @ ..] = &piece[end..] {
+        let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        if digits == 0 {
+            break;
+        }
+        end += 1 + digits;
+    }
+    let name = piece.get(at - before..end)?;
+    (name.starts_with(b"lib") && !piece.get(end).is_some_and(is_part)).then_some(name)
 }
 
 /// Where in the file the address `address` of memory comes from.

@@ -31,6 +31,21 @@ pub enum Error {
         /// `ENOSPC` or `EDQUOT`.
         cause: Errno,
     },
+    /// An archive is not unpacked in the background where that would leave little room.
+    #[error(
+        "unpack `{}` in the background: the disk of the store has {} MiB free, and twice what its files take is {} MiB",
+        shown(archive),
+        free >> 20,
+        wanted >> 20
+    )]
+    NoRoom {
+        /// The archive.
+        archive: PathBuf,
+        /// Bytes that are free for this user.
+        free: u64,
+        /// Bytes that have to be.
+        wanted: u64,
+    },
     /// The source of a `file://` image does not exist.
     #[error("root file system `{}` does not exist", shown(.0))]
     SourceMissing(PathBuf),
@@ -77,6 +92,9 @@ pub enum Error {
         /// What is wrong, such as `belongs to another user`.
         why: &'static str,
     },
+    /// Something is under way in the store that may count on what would be removed.
+    #[error("image store `{}` is in use by an import, a build or the unpacking of an archive in the background", shown(.0))]
+    Busy(PathBuf),
     /// A catalogue record was written by a newer version.
     #[error("catalogue record `{}` has schema {found}, this ctst knows {known}", shown(path))]
     Newer {
@@ -96,6 +114,14 @@ pub enum Error {
         id: u32,
         /// Ids in the range.
         count: u32,
+    },
+    /// A file cannot be copied into an image that is built.
+    #[error("copy `{what}`: {why}")]
+    Copy {
+        /// The file, or how its author named it.
+        what: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// Only root may give files away ([`crate::model::Ownership::Shifted`]).
     #[error("files of an image can be given to other ids by root only")]
@@ -136,12 +162,14 @@ pub enum Error {
         why: String,
     },
     /// A shared library is nowhere on this host.
-    #[error("library `{}`, needed by `{}`, is not on this host", text(name), shown(needed_by))]
+    #[error("library `{}`, needed by `{}`, is not {place}", text(name), shown(needed_by))]
     Library {
         /// `DT_NEEDED` of the dependent.
         name: String,
         /// Who needs it.
         needed_by: PathBuf,
+        /// Where it was looked for: `on this host`.
+        place: &'static str,
     },
     /// An ELF file is damaged or of a kind that is not understood.
     #[error("ELF file `{}` {why}", shown(path))]
@@ -158,6 +186,14 @@ pub enum Error {
         glob: String,
         /// What is wrong, such as `matches nothing`.
         why: String,
+    },
+    /// It cannot be said what an image's program needs.
+    #[error("{text}")]
+    Strip {
+        /// What, and why.
+        text: String,
+        /// What to do about it.
+        help: String,
     },
     /// The file of a `tar://` image does not exist.
     #[error("archive `{}` does not exist", shown(.0))]
@@ -225,9 +261,40 @@ pub enum Error {
     NotLazy {
         /// The archive.
         archive: PathBuf,
-        /// What it is, such as `is compressed with gzip`.
+        /// What it is, such as `has a layer that is a file with holes`.
         why: String,
     },
+    /// A bundle is damaged, or not what `ctst bundle` writes.
+    #[error("bundle `{}` {why}", shown(path))]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, such as `is cut off`.
+        why: String,
+    },
+    /// A bundle is of a newer version.
+    #[error("bundle `{}` has version {found}, this ctst knows {known}", shown(path))]
+    NewerBundle {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// Ours.
+        known: u64,
+    },
+    /// A bundle is not the one that was meant.
+    #[error("bundle `{}` has digest sha256:{found}, expected is sha256:{expected}", shown(path))]
+    BundleDigest {
+        /// The file.
+        path: PathBuf,
+        /// 64 hexadecimal digits.
+        expected: String,
+        /// 64 hexadecimal digits.
+        found: String,
+    },
+    /// Something cannot be put into a bundle.
+    #[error("make a bundle: {0}")]
+    Unbundled(String),
     /// What is in the store of an image is an index of its archive.
     #[error("image `{}` is in the store as an index only: its archive was not unpacked", text(.0))]
     OnlyIndexed(String),
@@ -298,8 +365,10 @@ pub enum Error {
 }
 
 /// Codes of errors that come out of a worker.
-const WORKER_CODES: [&str; 13] =
-    ["I001", "I002", "I006", "I007", "I012", "I015", "I031", "I032", "I033", "I034", "I035", "I036", "I047"];
+const WORKER_CODES: [&str; 15] = [
+    "I001", "I002", "I006", "I007", "I012", "I015", "I031", "I032", "I033", "I034", "I035", "I036", "I047", "I059",
+    "I065",
+];
 
 impl Error {
     /// The refusal of one call; a full disk gets a variant of its own.
@@ -360,7 +429,21 @@ impl Error {
             Error::NotLazy { .. } => "I047",
             Error::Index { .. } => "I048",
             Error::OnlyIndexed(_) => "I049",
+            Error::Copy { .. } => "I059",
+            Error::Bundle { .. } => "I060",
+            Error::NewerBundle { .. } => "I061",
+            Error::BundleDigest { .. } => "I062",
+            Error::Unbundled(_) => "I063",
+            Error::NoRoom { .. } => "I064",
+            Error::Strip { .. } => "I065",
+            Error::Busy(_) => "I066",
         }
+    }
+
+    /// Whether it is [`Error::NotLazy`], here or in a worker.
+    #[must_use]
+    pub fn is_not_lazy(&self) -> bool {
+        self.code() == "I047"
     }
 
     /// What to do about it, where there is something.
@@ -381,11 +464,15 @@ impl Error {
                 shown(root)
             ),
             Error::Changed(_) => "try again when nothing writes to the source".into(),
+            Error::NoRoom { .. } => {
+                "make room, or say `lazy = \"always\"` if it is to be read from its archive for good".into()
+            }
             Error::Pin { .. } => "if the new content is wanted, put its digest into the pin".into(),
             Error::PinFormat(_) => "write `@sha256:` and the digest that `ctst images` shows".into(),
             Error::Store { path, .. } => {
                 format!("remove `{0}`, or make it yours alone: `chown $(id -u) {0}` and `chmod 700 {0}`", shown(path))
             }
+            Error::Busy(_) => "try again afterwards".into(),
             Error::Newer { path, .. } => format!("use the newer ctst, or remove `{}` to import again", shown(path)),
             Error::OwnerRange { id, .. } => {
                 format!("give the container a range of at least {} ids", u64::from(*id) + 1)
@@ -414,12 +501,16 @@ impl Error {
             }
             Error::SeveralImages { .. } => "save one image into the archive: `docker save NAME -o FILE`".into(),
             Error::NotLazy { .. } => {
-                "remove `lazy = true`, or make the archive a plain tar of a root file system: gunzip, unzstd, or docker export"
+                "remove `lazy = true`, or make it an archive that is not compressed as a whole: gunzip, unzstd or xz -d"
                     .into()
             }
             Error::OnlyIndexed(_) => "take the archive itself, or import it: `ctst images import FILE NAME`".into(),
             Error::Index { .. } => "make it anew: ctst images prune, and ctst run".into(),
+            Error::Bundle { .. } => "copy it again from where it was made, and compare: sha256sum".into(),
+            Error::NewerBundle { .. } => "use the ctst that made it, or a newer one".into(),
+            Error::BundleDigest { .. } => "it is another, or was changed on its way: do not run it".into(),
             Error::NoWorker => "use the caller's ownership".into(),
+            Error::Strip { help, .. } => help.clone(),
             Error::Worker { help, .. } | Error::Registry { help, .. } => return help.clone(),
             Error::NotInStore { near, .. } if !near.is_empty() => {
                 let near: Vec<String> = near.iter().map(|near| format!("`{}`", text(near))).collect();
@@ -436,7 +527,9 @@ impl Error {
             Error::Nameless(_) => "give it one: `ctst images import FILE NAME`".into(),
             Error::Damaged { .. } => "remove the image and import it again".into(),
             Error::Io { cause: Errno::ACCESS | Errno::PERM, .. } => "check the permissions of the path".into(),
-            Error::Io { .. } | Error::Limit { .. } | Error::Elf { .. } => return None,
+            Error::Io { .. } | Error::Limit { .. } | Error::Elf { .. } | Error::Copy { .. } | Error::Unbundled(_) => {
+                return None;
+            }
         })
     }
 }

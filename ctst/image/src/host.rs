@@ -1,4 +1,5 @@
-//! `host://`: an image of programs that are installed on this host, with what they need to run.
+//! `host://`: an image of programs that are installed on this host, with what they need to run. The same of an image, where that
+//! is the root of whoever looks (`strip`).
 //!
 //! Every look at the host goes through [`Collector::look`], which remembers it. The same looks, repeated, tell whether
 //! anything that led to this image has changed, including files that were looked for in vain.
@@ -16,7 +17,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use walkdir::WalkDir;
 
-use crate::elf::{Elf, Machine};
+use crate::elf::{self, Elf, Machine};
 use crate::error::{list, shown, text};
 use crate::model::Config;
 use crate::tree::{Body, Digest, EXAMPLES, Item, MAX_PATH, Meta, Time, Unreadable};
@@ -24,6 +25,10 @@ use crate::{Error, ldcache};
 
 /// Most entries below the literal beginning of one glob.
 const MAX_WALK: usize = 200_000;
+/// Most paths that are looked at: a stranger's program may name libraries without end.
+const MAX_LOOKS: usize = 2_000_000;
+/// The same, each as often as it is looked at: some seconds.
+const MAX_REPEATED: usize = 20_000_000;
 /// As the kernel (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 /// Interpreters of interpreters; the kernel allows as many.
@@ -40,6 +45,8 @@ const CA_BUNDLES: [&str; 4] = [
 /// Libraries that glibc loads by itself: name services, and unwinding for `pthread_cancel`.
 const LOADED_BY_GLIBC: [&str; 3] = ["libnss_files.so.2", "libnss_dns.so.2", "libgcc_s.so.1"];
 const LD_CACHE: &str = "/etc/ld.so.cache";
+/// Bytes of it that are read; common ones have 100 KB.
+const MAX_CACHE: u64 = 64 << 20;
 /// File systems of the kernel: their files are not content.
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
 
@@ -98,11 +105,7 @@ fn lstat(path: &Path) -> Result<Option<Meta>, Error> {
 /// Collects the image of `programs` and of what matches `include`.
 pub(crate) fn collect(programs: &[PathBuf], include: &[String]) -> Result<Host, Error> {
     let first = programs.first().ok_or(Error::NoProgram)?;
-    let mut collector = Collector::default();
-    if collector.look(Path::new(LD_CACHE))?.is_some() {
-        let cache = std::fs::read(LD_CACHE).map_err(|e| Error::std("read", LD_CACHE, &e))?;
-        collector.cache = ldcache::parse(&cache);
-    }
+    let mut collector = Collector::new("on this host", PATH.map(PathBuf::from).into())?;
     for program in programs {
         collector.program(program, 0)?;
     }
@@ -113,11 +116,15 @@ pub(crate) fn collect(programs: &[PathBuf], include: &[String]) -> Result<Host, 
     collector.analyse_included(&included)?;
     std::mem::take(&mut collector.unreadable).check(Path::new("/"))?;
     collector.add_glibc_needs()?;
-    collector.add_authorities()?;
+    if collector.checks_certificates() {
+        collector.add_authorities()?;
+    }
     for path in ["/usr/share/zoneinfo/UTC", "/usr/share/zoneinfo/Etc/UTC", "/etc/localtime"] {
         collector.take_if_there(Path::new(path))?;
     }
-    collector.add_base()?;
+    collector.add_base();
+    collector.add_accounts();
+    collector.add_merged()?;
     collector.finish(first)
 }
 
@@ -131,12 +138,12 @@ enum Node {
 }
 
 /// A path with all links followed.
-struct Found {
+pub(crate) struct Found {
     /// The links on the way.
     links: Vec<PathBuf>,
     /// Without any link.
-    real: PathBuf,
-    meta: Meta,
+    pub(crate) real: PathBuf,
+    pub(crate) meta: Meta,
 }
 
 /// One program or library in the order in which the loader meets them.
@@ -151,6 +158,7 @@ struct Object {
 }
 
 /// What one process has loaded.
+#[derive(Default)]
 struct Process {
     objects: Vec<Object>,
     /// Names that are not searched again.
@@ -158,10 +166,34 @@ struct Process {
     is_musl: bool,
 }
 
+/// A script that is taken.
+pub(crate) struct Script {
+    /// Without links.
+    pub(crate) real: PathBuf,
+    /// The name of what interprets it, such as `sh`.
+    pub(crate) interpreter: OsString,
+}
+
 #[derive(Default)]
-struct Collector {
+pub(crate) struct Collector {
+    /// Where it looks, for messages.
+    place: &'static str,
+    /// Where commands are looked for.
+    pub(crate) path: Vec<PathBuf>,
+    /// `LD_LIBRARY_PATH` (`ld.so(8)`).
+    pub(crate) library_path: Vec<PathBuf>,
+    /// Further libraries that glibc loads by itself, for `nsswitch.conf(5)`.
+    pub(crate) services: Vec<OsString>,
+    /// Whether files keep their owners.
+    pub(crate) keeps_owners: bool,
+    /// Programs that are taken with what they need, without links.
+    done: BTreeSet<PathBuf>,
+    pub(crate) scripts: Vec<Script>,
+    /// ELF programs, without links.
+    pub(crate) executables: Vec<PathBuf>,
     nodes: BTreeMap<PathBuf, Node>,
     seen: BTreeMap<PathBuf, Option<Meta>>,
+    looks: usize,
     /// Directories that were listed.
     listed: BTreeSet<PathBuf>,
     cache: Vec<ldcache::Entry>,
@@ -169,15 +201,40 @@ struct Collector {
     /// Libraries that only included files miss.
     missing: BTreeSet<(OsString, PathBuf)>,
     special: BTreeSet<PathBuf>,
-    unreadable: Unreadable,
+    pub(crate) unreadable: Unreadable,
     env: Vec<String>,
-    notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Collector {
-    fn look(&mut self, path: &Path) -> Result<Option<Meta>, Error> {
+    /// `place`: what `/` is of, for messages; `path`: where commands are looked for.
+    pub(crate) fn new(place: &'static str, path: Vec<PathBuf>) -> Result<Self, Error> {
+        let mut collector = Collector { place, path, ..Collector::default() };
+        if let Some(found) = collector.resolve(Path::new(LD_CACHE))?.filter(|found| found.meta.size <= MAX_CACHE)
+            && found.meta.kind == FileType::RegularFile
+        {
+            let cache = std::fs::read(&found.real).map_err(|e| Error::std("read", LD_CACHE, &e))?;
+            collector.cache = ldcache::parse(&cache);
+        }
+        Ok(collector)
+    }
+
+    pub(crate) fn look(&mut self, path: &Path) -> Result<Option<Meta>, Error> {
+        self.looks += 1;
+        if self.looks > MAX_REPEATED {
+            return Err(Error::Limit {
+                path: path.into(),
+                what: "programs and libraries name so many others that 20,000,000 looks do not find them",
+            });
+        }
         if let Some(meta) = self.seen.get(path) {
             return Ok(*meta);
+        }
+        if self.seen.len() == MAX_LOOKS {
+            return Err(Error::Limit {
+                path: path.into(),
+                what: "more than 2,000,000 paths would have to be looked at",
+            });
         }
         let meta = lstat(path)?;
         self.seen.insert(path.into(), meta);
@@ -185,7 +242,7 @@ impl Collector {
     }
 
     /// Follows all links, as the kernel does.
-    fn resolve(&mut self, path: &Path) -> Result<Option<Found>, Error> {
+    pub(crate) fn resolve(&mut self, path: &Path) -> Result<Option<Found>, Error> {
         let mut rest: Vec<OsString> = components(path);
         let (mut real, mut links) = (PathBuf::from("/"), Vec::new());
         while let Some(name) = rest.pop() {
@@ -199,10 +256,10 @@ impl Collector {
                 real = next;
                 continue;
             }
-            let target = std::fs::read_link(&next).map_err(|e| Error::std("read link", &next, &e))?;
             if links.len() == MAX_LINKS || magic(&next) {
                 return Ok(None);
             }
+            let target = std::fs::read_link(&next).map_err(|e| Error::std("read link", &next, &e))?;
             if target.is_absolute() {
                 real = "/".into();
             }
@@ -213,7 +270,7 @@ impl Collector {
     }
 
     /// Puts a path that has no link on its way, and its folders, into the image.
-    fn put(&mut self, real: &Path) -> Result<(), Error> {
+    pub(crate) fn put(&mut self, real: &Path) -> Result<(), Error> {
         for path in real.ancestors().filter(|path| path.parent().is_some()) {
             if self.nodes.contains_key(path) {
                 break;
@@ -230,7 +287,7 @@ impl Collector {
     }
 
     /// Puts what was found into the image, with the links that lead there.
-    fn take(&mut self, found: &Found) -> Result<(), Error> {
+    pub(crate) fn take(&mut self, found: &Found) -> Result<(), Error> {
         for link in &found.links {
             self.put(link)?;
         }
@@ -243,13 +300,19 @@ impl Collector {
         }
     }
 
-    fn take_if_there(&mut self, path: &Path) -> Result<bool, Error> {
+    /// A folder alone, with the links that lead there.
+    pub(crate) fn take_folder(&mut self, found: &Found) -> Result<(), Error> {
+        found.links.iter().try_for_each(|link| self.put(link))?;
+        if is_kernel(&found.real) { Ok(()) } else { self.put(&found.real) }
+    }
+
+    pub(crate) fn take_if_there(&mut self, path: &Path) -> Result<bool, Error> {
         let Some(found) = self.resolve(path)? else { return Ok(false) };
         self.take(&found)?;
         Ok(found.meta.kind == FileType::RegularFile)
     }
 
-    fn program(&mut self, path: &Path, scripts: usize) -> Result<(), Error> {
+    pub(crate) fn program(&mut self, path: &Path, scripts: usize) -> Result<(), Error> {
         let refused = |why: String| Error::Program { path: path.into(), why };
         if !path.is_absolute() {
             return Err(Error::Relative(path.into()));
@@ -262,11 +325,16 @@ impl Collector {
             return Err(refused("is not executable".into()));
         }
         self.take(&found)?;
+        if self.done.contains(&found.real) {
+            return Ok(());
+        }
         let mut file = File::open(&found.real).map_err(|e| match e.kind() {
             std::io::ErrorKind::PermissionDenied => refused("may be executed but not read by you".into()),
             _ => Error::std("open", &found.real, &e),
         })?;
         if let Some(elf) = Elf::read(&file, &found.real)? {
+            self.done.insert(found.real.clone());
+            self.executables.push(found.real.clone());
             return self.executable(elf, &found.real, true);
         }
         let mut start = Vec::new();
@@ -281,18 +349,40 @@ impl Collector {
         let interpreter = words.next().map(Path::new).filter(|path| path.is_absolute());
         let interpreter = interpreter.ok_or_else(|| refused("names no interpreter by an absolute path".into()))?;
         self.program(interpreter, scripts + 1)?;
-        if interpreter.file_name() != Some("env".as_ref()) {
-            return Ok(());
+        let mut name = interpreter.file_name().unwrap_or_default();
+        if name == "env" {
+            let named = words.find(|word| !word.as_bytes().starts_with(b"-") && !word.as_bytes().contains(&b'='));
+            name = named.ok_or_else(|| refused("names no program for env".into()))?;
+            let Some(program) = self.find(name)? else {
+                let folders: Vec<String> = self.path.iter().map(|folder| shown(folder)).collect();
+                let name = shown(Path::new(name));
+                return Err(refused(format!("runs `{name}`, which is in none of {}", folders.join(", "))));
+            };
+            self.program(&program, scripts + 1)?;
         }
-        let name = words.find(|word| !word.as_bytes().starts_with(b"-") && !word.as_bytes().contains(&b'='));
-        let name = name.ok_or_else(|| refused("names no program for env".into()))?;
-        for folder in PATH {
-            let candidate = Path::new(folder).join(name);
-            if self.resolve(&candidate)?.is_some_and(|found| found.meta.kind == FileType::RegularFile) {
-                return self.program(&candidate, scripts + 1);
+        // Not before: one that is its own interpreter is told of.
+        if self.done.insert(found.real.clone()) {
+            self.scripts.push(Script { real: found.real, interpreter: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Where the command `name` is, as a shell finds it; an absolute one is there or not.
+    pub(crate) fn find(&mut self, name: &OsStr) -> Result<Option<PathBuf>, Error> {
+        let candidates: Vec<PathBuf> = match Path::new(name).is_absolute() {
+            true => vec![name.into()],
+            false if name.as_bytes().contains(&b'/') || name.is_empty() => Vec::new(),
+            false => self.path.iter().map(|folder| folder.join(name)).collect(),
+        };
+        for candidate in candidates {
+            if self
+                .resolve(&candidate)?
+                .is_some_and(|f| f.meta.kind == FileType::RegularFile && f.meta.mode & 0o111 != 0)
+            {
+                return Ok(Some(candidate));
             }
         }
-        Err(refused(format!("runs `{}`, which is in none of {}", shown(Path::new(name)), PATH.join(", "))))
+        Ok(None)
     }
 
     /// A program with everything that the loader loads for it. A library that is not there is an error if `strict`,
@@ -338,7 +428,8 @@ impl Collector {
 
     fn miss(&mut self, name: &OsStr, needed_by: &Path, strict: bool) -> Result<(), Error> {
         if strict {
-            return Err(Error::Library { name: name.to_string_lossy().into(), needed_by: needed_by.into() });
+            let (name, place) = (name.to_string_lossy().into(), self.place);
+            return Err(Error::Library { name, needed_by: needed_by.into(), place });
         }
         self.missing.insert((name.into(), needed_by.into()));
         Ok(())
@@ -361,11 +452,14 @@ impl Collector {
         let chain = std::iter::successors(Some(object), |o| o.loader.map(|loader| &process.objects[loader]));
         if process.is_musl {
             chain.for_each(|o| add_all(o.elf.runpath.as_ref().unwrap_or(&o.elf.rpath), o));
+            folders.splice(0..0, self.library_path.iter().cloned());
             folders.extend(self.musl_folders(machine)?);
         } else if let Some(runpath) = &object.elf.runpath {
             add_all(runpath, object);
+            folders.splice(0..0, self.library_path.iter().cloned());
         } else {
             chain.filter(|o| o.elf.runpath.is_none()).for_each(|o| add_all(&o.elf.rpath, o));
+            folders.extend(self.library_path.iter().cloned());
         }
         let mut candidates: Vec<PathBuf> = folders.into_iter().map(|folder| folder.join(name)).collect();
         if !process.is_musl && !object.elf.no_default {
@@ -410,20 +504,9 @@ impl Collector {
     }
 
     /// Takes what matches `glob`; a directory that matches is taken with everything below. Returns the regular files.
-    fn include(&mut self, glob: &str) -> Result<Vec<PathBuf>, Error> {
+    pub(crate) fn include(&mut self, glob: &str) -> Result<Vec<PathBuf>, Error> {
         let refused = |why: String| Error::Include { glob: glob.into(), why };
-        if !glob.starts_with('/') {
-            return Err(refused("is not absolute".into()));
-        }
-        if Path::new(glob).components().any(|part| part == Component::ParentDir) {
-            return Err(refused("has a `..`".into()));
-        }
-        let matcher: GlobMatcher = GlobBuilder::new(glob.trim_end_matches('/'))
-            .literal_separator(true)
-            .backslash_escape(true)
-            .build()
-            .map_err(|e| refused(format!("is not a glob: {}", e.kind())))?
-            .compile_matcher();
+        let matcher = self::glob(glob)?;
         let is_literal = |part: &Component<'_>| !part.as_os_str().as_bytes().iter().any(|b| b"*?[]{}\\".contains(b));
         let prefix: PathBuf = Path::new(glob).components().take_while(is_literal).collect();
         let Some(base) = self.resolve(&prefix)? else { return Err(refused("matches nothing".into())) };
@@ -495,7 +578,7 @@ impl Collector {
 
     /// Takes what included programs and plug-ins need. One that lacks a library does not run here either, and a
     /// collection of plug-ins often has such: that is worth a note, not an error.
-    fn analyse_included(&mut self, files: &[PathBuf]) -> Result<(), Error> {
+    pub(crate) fn analyse_included(&mut self, files: &[PathBuf]) -> Result<(), Error> {
         let (mut programs, mut plugins) = (Vec::new(), Vec::new());
         for path in files {
             let file = match File::open(path) {
@@ -535,13 +618,42 @@ impl Collector {
         Ok(())
     }
 
+    /// Takes libraries whose names stand in programs and libraries that are taken, for `dlopen(3)`.
+    pub(crate) fn add_opened(&mut self) -> Result<(), Error> {
+        let mut read = HashSet::new();
+        for index in 0..self.processes.len() {
+            let mut process = std::mem::take(&mut self.processes[index]);
+            let mut at = 0;
+            while at < process.objects.len() {
+                let real = process.objects[at].real.clone();
+                at += 1;
+                if !read.insert(real.clone()) {
+                    continue;
+                }
+                let file = File::open(&real).map_err(|e| Error::std("open", &real, &e))?;
+                for name in elf::library_names(&file, &real)? {
+                    if !process.names.contains(&name)
+                        && let Some(object) = self.search(&process, at - 1, &name)?
+                    {
+                        add(&mut process, name, object);
+                        let last = process.objects.len() - 1;
+                        self.load_needed(&mut process, last, false)?;
+                    }
+                }
+            }
+            self.processes[index] = process;
+        }
+        Ok(())
+    }
+
     /// Libraries that glibc opens by itself, its C.UTF-8 locale, and a cache of the libraries taken: the host's names
     /// all of the host's, and without any the loader finds nothing outside of its own default directories.
-    fn add_glibc_needs(&mut self) -> Result<(), Error> {
+    pub(crate) fn add_glibc_needs(&mut self) -> Result<(), Error> {
         let uses_glibc = |process: &Process| process.names.contains(OsStr::new("libc.so.6"));
         let Some(index) = self.processes.iter().position(uses_glibc) else { return Ok(()) };
         let mut process = self.processes.swap_remove(index);
-        for name in LOADED_BY_GLIBC.map(OsString::from) {
+        let services = std::mem::take(&mut self.services).into_iter();
+        for name in LOADED_BY_GLIBC.map(OsString::from).into_iter().chain(services) {
             if !process.names.contains(&name)
                 && let Some(object) = self.search(&process, 0, &name)?
             {
@@ -578,16 +690,18 @@ impl Collector {
         Ok(())
     }
 
-    /// Certificate authorities, where a library that checks certificates was taken.
-    fn add_authorities(&mut self) -> Result<(), Error> {
+    /// Whether a library that does was taken.
+    pub(crate) fn checks_certificates(&self) -> bool {
         let checks = |name: &[u8]| {
             [&b"libssl.so"[..], b"libgnutls.so", b"libgnutls-", b"libcurl.so", b"libcurl-"]
                 .iter()
                 .any(|lib| name.starts_with(lib))
         };
-        if !self.nodes.keys().filter_map(|path| path.file_name()).any(|name| checks(name.as_bytes())) {
-            return Ok(());
-        }
+        self.nodes.keys().filter_map(|path| path.file_name()).any(|name| checks(name.as_bytes()))
+    }
+
+    /// Certificate authorities.
+    fn add_authorities(&mut self) -> Result<(), Error> {
         for bundle in CA_BUNDLES {
             if self.take_if_there(Path::new(bundle))? {
                 // OpenSSL looks for hashed names in a directory by default, of which a host has hundreds.
@@ -600,8 +714,8 @@ impl Collector {
         Ok(())
     }
 
-    /// Directories and files that every program may expect. What `include` brought stays.
-    fn add_base(&mut self) -> Result<(), Error> {
+    /// Directories that every program may expect. What is there already stays, and in what a link leads to nothing is made.
+    pub(crate) fn add_base(&mut self) {
         for (path, mode) in [
             ("/dev", 0o755),
             ("/etc", 0o755),
@@ -613,8 +727,16 @@ impl Collector {
             ("/var", 0o755),
             ("/var/tmp", 0o1777),
         ] {
-            self.nodes.entry(path.into()).or_insert(Node::Directory(mode));
+            let path = Path::new(path);
+            let above = path.parent().and_then(|parent| self.nodes.get(parent));
+            if !matches!(above, Some(Node::Host(meta)) if meta.kind == FileType::Symlink) {
+                self.nodes.entry(path.into()).or_insert(Node::Directory(mode));
+            }
         }
+    }
+
+    /// Files that libraries read. What `include` brought stays.
+    fn add_accounts(&mut self) {
         self.generate(
             "/etc/passwd",
             "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
@@ -622,7 +744,10 @@ impl Collector {
         self.generate("/etc/group", "root:x:0:\nnogroup:x:65534:\n");
         self.generate("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n");
         self.generate("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n");
-        // On a host with merged /usr, programs are known by both names.
+    }
+
+    /// With merged /usr, programs are known by both names.
+    pub(crate) fn add_merged(&mut self) -> Result<(), Error> {
         for name in ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"].map(Path::new) {
             if self.look(name)?.is_some_and(|meta| meta.kind == FileType::Symlink)
                 && let Some(found) = self.resolve(name)?
@@ -638,10 +763,10 @@ impl Collector {
         self.nodes.entry(path.into()).or_insert_with(|| Node::File(content.into()));
     }
 
-    fn finish(mut self, first: &Path) -> Result<Host, Error> {
+    pub(crate) fn finish(mut self, first: &Path) -> Result<Host, Error> {
         for (name, by) in &self.missing {
             let name = text(&name.to_string_lossy());
-            self.notes.push(format!("library `{name}`, needed by `{}`, is not on this host", shown(by)));
+            self.notes.push(format!("library `{name}`, needed by `{}`, is not {}", shown(by), self.place));
         }
         if !self.special.is_empty() {
             let examples: Vec<PathBuf> = self.special.iter().take(EXAMPLES).cloned().collect();
@@ -660,7 +785,8 @@ impl Collector {
                         _ => Body::File,
                     };
                     // Packages own their files as root; what else is on the host means nothing in the image.
-                    (Meta { uid: 0, gid: 0, ..meta }, body)
+                    let (uid, gid) = if self.keeps_owners { (meta.uid, meta.gid) } else { (0, 0) };
+                    (Meta { uid, gid, ..meta }, body)
                 }
                 Node::Directory(mode) => (Meta::made(FileType::Directory, mode, 0), Body::Directory),
                 Node::File(content) => (Meta::made(FileType::RegularFile, 0o644, content.len()), Body::Made(content)),
@@ -696,6 +822,19 @@ impl Collector {
     }
 }
 
+/// A glob of files.
+pub(crate) fn glob(text: &str) -> Result<GlobMatcher, Error> {
+    let refused = |why: String| Error::Include { glob: text.into(), why };
+    if !text.starts_with('/') {
+        return Err(refused("is not absolute".into()));
+    }
+    if Path::new(text).components().any(|part| part == Component::ParentDir) {
+        return Err(refused("has a `..`".into()));
+    }
+    let glob = GlobBuilder::new(text.trim_end_matches('/')).literal_separator(true).backslash_escape(true).build();
+    Ok(glob.map_err(|e| refused(format!("is not a glob: {}", e.kind())))?.compile_matcher())
+}
+
 fn add(process: &mut Process, name: OsString, object: Object) {
     process.names.extend(object.elf.soname.clone());
     process.names.insert(name);
@@ -721,7 +860,7 @@ fn components(path: &Path) -> Vec<OsString> {
         .collect()
 }
 
-fn is_kernel(path: &Path) -> bool {
+pub(crate) fn is_kernel(path: &Path) -> bool {
     KERNEL.iter().any(|kernel| path.starts_with(kernel))
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::distroless::Kept;
 use crate::lazy::Lazy;
 
 /// Who owns the files of an unpacked layer.
@@ -37,7 +38,7 @@ pub enum Ownership {
 pub struct Image {
     /// `sha256:` and 64 lower-case hexadecimal digits: the digest of the image's content (paths, types, modes, owners,
     /// file bytes, link targets), the same on every host and for every [`Ownership`]. Of a `tar://` image: the digest of
-    /// the archive's file, as `sha256sum` computes it. Of a lazy one that has no pin: `blake3:` and that of its index, because
+    /// the archive's file, as `sha256sum` computes it. Of one that was built: of its layers and of what it says of itself. Of a lazy one that has no pin: `blake3:` and that of its index, because
     /// nobody has read all of the archive.
     pub digest: String,
     /// Directories to use as overlay layers, topmost first. Absolute and canonical. Of a lazy image: one with copies of the few
@@ -116,6 +117,8 @@ pub struct Entry {
     pub digest: String,
     /// Size of all files in bytes.
     pub size: u64,
+    /// Bytes that it takes in the store: of an index only those.
+    pub stored: u64,
     /// Bytes of layers that other images have, too.
     pub shared: u64,
     /// When it was imported, in seconds since 1970.
@@ -128,4 +131,10 @@ pub struct Entry {
     pub declared: Declared,
     /// Whether it is an index only, and its archive not unpacked.
     pub lazy: bool,
+    /// What it was built from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built: Option<String>,
+    /// What was kept of which image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stripped: Option<Kept>,
 }

@@ -26,10 +26,21 @@ const MEDIA: &str = "application/vnd.oci.image";
 /// Keys and values of an extended header.
 type Attributes = Vec<(String, Vec<u8>)>;
 
-/// Hashes and counts what passes.
-struct Hashing<W> {
+/// Hashes what passes.
+pub(crate) struct Hashing<W> {
     inner: W,
     hash: Sha256,
+}
+
+impl<W> Hashing<W> {
+    pub(crate) fn new(inner: W) -> Self {
+        Self { inner, hash: Sha256::new() }
+    }
+
+    /// 64 hexadecimal digits.
+    pub(crate) fn digest(self) -> String {
+        hex(&self.hash.finalize().into())
+    }
 }
 
 impl<W: Write> Write for Hashing<W> {
@@ -47,12 +58,12 @@ impl<W: Write> Write for Hashing<W> {
 pub(crate) fn pack(root: &OwnedFd, base: &Path, owners: Owners, out: OwnedFd) -> Result<Digest, Error> {
     let mut items = tree::scan(root, base)?.items;
     copy::find_hard_links(&mut items);
-    let out = Hashing { inner: BufWriter::with_capacity(256 << 10, std::fs::File::from(out)), hash: Sha256::new() };
+    let out = Hashing::new(BufWriter::with_capacity(256 << 10, std::fs::File::from(out)));
     let mut tar = tar::Builder::new(out);
     for item in &items {
         entry(&mut tar, root, base, &items, item, owners.ids())?;
     }
-    let written = |e: io::Error| Error::std("write", base, &e);
+    let written = |e: io::Error| Error::std("pack", base, &e);
     let mut out = tar.into_inner().map_err(written)?;
     out.flush().map_err(written)?;
     Ok(out.hash.finalize().into())
@@ -71,7 +82,7 @@ fn entry<W: Write>(
         let place = place.clone();
         move |cause: Errno| Error::io(step, place, cause)
     };
-    let written = |e: io::Error| Error::std("write", &place, &e);
+    let written = |e: io::Error| Error::std("pack", &place, &e);
     let path = join(Path::new(""), &item.path);
     let mut header = tar::Header::new_gnu();
     let (uid, gid) = ids.of_item(item);
@@ -209,10 +220,15 @@ pub(crate) struct Blob {
 }
 
 impl Blob {
+    pub(crate) fn told(&self) -> Layer {
+        let Self { diff, digest, size, is_compressed, .. } = self;
+        Layer { diff: diff.clone(), digest: digest.clone(), size: *size, is_compressed: *is_compressed }
+    }
+
     /// The same compressed by gzip, which every registry and every program takes.
     pub(crate) fn compress(mut self, into: std::fs::File) -> io::Result<Self> {
         io::Seek::rewind(&mut self.file)?;
-        let out = Hashing { inner: BufWriter::with_capacity(256 << 10, into), hash: Sha256::new() };
+        let out = Hashing::new(BufWriter::with_capacity(256 << 10, into));
         let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::default());
         io::copy(&mut self.file.take(self.size), &mut encoder)?;
         let mut out = encoder.finish()?;
@@ -224,37 +240,73 @@ impl Blob {
     }
 }
 
-/// Writes an archive that is an OCI layout, and what `docker save` writes.
-pub(crate) fn image(record: &Record, layers: Vec<Blob>, out: &mut dyn Write) -> io::Result<()> {
-    let descriptor = |kind: &str, digest: &str, size: u64| json!({ "mediaType": format!("{MEDIA}.{kind}"), "digest": format!("sha256:{digest}"), "size": size });
+/// What the documents of an image say of a layer.
+#[derive(Debug, Clone)]
+pub(crate) struct Layer {
+    /// Of the layer as it is unpacked.
+    pub(crate) diff: String,
+    /// Of the file.
+    pub(crate) digest: String,
+    /// Bytes.
+    pub(crate) size: u64,
+    pub(crate) is_compressed: bool,
+}
+
+/// The documents of an image.
+pub(crate) struct Documents {
+    pub(crate) config: String,
+    pub(crate) manifest: String,
+}
+
+/// How an OCI document names another, or a blob.
+pub(crate) fn descriptor(kind: &str, digest: &str, size: u64) -> Value {
+    json!({ "mediaType": format!("{MEDIA}.{kind}"), "digest": format!("sha256:{digest}"), "size": size })
+}
+
+/// The `index.json` of these manifests.
+pub(crate) fn index(manifests: Vec<Value>) -> String {
+    json!({ "schemaVersion": 2, "mediaType": format!("{MEDIA}.index.v1+json"), "manifests": manifests }).to_string()
+}
+
+/// The `oci-layout` of every archive.
+pub(crate) fn layout() -> String {
+    json!({ "imageLayoutVersion": "1.0.0" }).to_string()
+}
+
+/// The configuration and the manifest of an image of these layers, the lowest first.
+pub(crate) fn documents(record: &Record, layers: &[Layer]) -> Documents {
     let sum = |bytes: &[u8]| hex(&Sha256::digest(bytes).into());
     let diffs: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.diff)).collect();
-    let document = json!({
+    let config = json!({
         "architecture": architecture(),
         "os": "linux",
         "config": settings(&record.config, &record.declared),
         "rootfs": { "type": "layers", "diff_ids": diffs },
     })
     .to_string();
-    let kind = |layer: &Blob| if layer.is_compressed { "layer.v1.tar+gzip" } else { "layer.v1.tar" };
+    let kind = |layer: &Layer| if layer.is_compressed { "layer.v1.tar+gzip" } else { "layer.v1.tar" };
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": format!("{MEDIA}.manifest.v1+json"),
-        "config": descriptor("config.v1+json", &sum(document.as_bytes()), document.len() as u64),
+        "config": descriptor("config.v1+json", &sum(config.as_bytes()), config.len() as u64),
         "layers": layers.iter().map(|l| descriptor(kind(l), &l.digest, l.size)).collect::<Vec<_>>(),
     })
     .to_string();
+    Documents { config, manifest }
+}
+
+/// Writes an archive that is an OCI layout, and what `docker save` writes.
+pub(crate) fn image(record: &Record, layers: Vec<Blob>, out: &mut dyn Write) -> io::Result<()> {
+    let sum = |bytes: &[u8]| hex(&Sha256::digest(bytes).into());
+    let told: Vec<Layer> = layers.iter().map(Blob::told).collect();
+    let Documents { config: document, manifest } = documents(record, &told);
     let name = record.reference.strip_prefix("image://");
     let mut entry = descriptor("manifest.v1+json", &sum(manifest.as_bytes()), manifest.len() as u64);
     if let Some(name) = name {
         let tag = name.rsplit(':').next().unwrap_or(name);
         entry["annotations"] = json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag });
     }
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": format!("{MEDIA}.index.v1+json"),
-        "manifests": [entry],
-    });
+    let index = index(vec![entry]);
     let blob = |digest: &str| format!("blobs/sha256/{digest}");
     let docker = json!([{
         "Config": blob(&sum(document.as_bytes())),
@@ -264,8 +316,8 @@ pub(crate) fn image(record: &Record, layers: Vec<Blob>, out: &mut dyn Write) -> 
 
     let mut tar = tar::Builder::new(out);
     for (name, text) in [
-        ("oci-layout".to_owned(), json!({ "imageLayoutVersion": "1.0.0" }).to_string()),
-        ("index.json".to_owned(), index.to_string()),
+        ("oci-layout".to_owned(), layout()),
+        ("index.json".to_owned(), index),
         ("manifest.json".to_owned(), docker.to_string()),
         (blob(&sum(document.as_bytes())), document),
         (blob(&sum(manifest.as_bytes())), manifest),

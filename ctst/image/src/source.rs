@@ -43,6 +43,27 @@ pub enum Source {
         /// The digest where the author of the request wrote one, 64 hexadecimal digits: another digest is another source.
         digest: Option<String>,
     },
+    /// An image of a bundle ([`Bundle`](crate::Bundle)). It is what its digest says, wherever the bundle is by now.
+    Bundled {
+        /// As the bundle's composition writes it.
+        image: String,
+        /// The digest of its manifest in the bundle, 64 hexadecimal digits.
+        digest: String,
+    },
+    /// What is built for this component.
+    Built {
+        /// The component.
+        name: String,
+        /// The key of all that it depends on, 64 hexadecimal digits: what was built with another is not this image.
+        key: String,
+    },
+    /// What is kept of an image for this component.
+    Stripped {
+        /// The component.
+        name: String,
+        /// As of [`Source::Built`].
+        key: String,
+    },
     /// Programs of this host with what they need.
     Host {
         /// Absolute paths; the first is the entrypoint.
@@ -53,6 +74,17 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// The same, without reading from an archive.
+    #[must_use]
+    pub fn unpacked(&self) -> Source {
+        match self {
+            Source::Lazy(path) => Source::Tar(path.clone()),
+            other => other.clone(),
+        }
+    }
+}
+
 /// As in a `.ctst` file.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,10 +92,13 @@ impl fmt::Display for Source {
             Source::File(path) => write!(f, "file://{}", shown(path)),
             Source::Tar(path) | Source::Lazy(path) => write!(f, "tar://{}", shown(path)),
             Source::Local(name) => write!(f, "image://{}", clean(name)),
+            Source::Built { name, .. } => write!(f, "build://{}", clean(name)),
+            Source::Stripped { name, .. } => write!(f, "distroless://{}", clean(name)),
             Source::Registry { name, digest: None } => write!(f, "oci://{}", clean(name)),
             Source::Registry { name, digest: Some(digest) } => {
                 write!(f, "oci://{}@sha256:{}", clean(name), clean(digest))
             }
+            Source::Bundled { image, digest } => write!(f, "bundle://{}@sha256:{}", clean(image), clean(digest)),
             Source::Host { programs, include } => {
                 let programs: Vec<String> = programs.iter().map(|path| shown(path)).collect();
                 write!(f, "host://{}", programs.join(","))?;
@@ -107,6 +142,11 @@ impl Request<'_> {
             Source::Host { programs, .. } if programs.is_empty() => return Err(Error::NoProgram),
             _ => {}
         }
+        if let Source::Bundled { digest, .. } = &self.source
+            && !is_digest(digest)
+        {
+            return Err(Error::PinFormat(clean(digest)));
+        }
         let Some(pin) = self.pin else { return Ok(None) };
         let digits = pin.strip_prefix("sha256:").unwrap_or(pin);
         match is_digest(digits) {
@@ -135,6 +175,14 @@ impl Request<'_> {
                 part(b"lazy");
                 part(path.as_os_str().as_bytes());
             }
+            Source::Built { name, .. } => {
+                part(b"build");
+                part(name.as_bytes());
+            }
+            Source::Stripped { name, .. } => {
+                part(b"distroless");
+                part(name.as_bytes());
+            }
             Source::Local(name) => {
                 part(b"image");
                 part(name.as_bytes());
@@ -143,6 +191,11 @@ impl Request<'_> {
                 part(b"oci");
                 part(name.as_bytes());
                 part(digest.as_deref().unwrap_or_default().as_bytes());
+            }
+            Source::Bundled { image, digest } => {
+                part(b"bundle");
+                part(image.as_bytes());
+                part(digest.as_bytes());
             }
             Source::Host { programs, include } => {
                 part(b"host");

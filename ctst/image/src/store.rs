@@ -5,7 +5,10 @@
 //!   catalogue/<key>.json      one record for each reference and id map
 //!   layers/<digest>[-<map>]/tree/   root file systems, by the digest of their tree
 //!   layers/<diff>[-lowest][-<map>]/tree/   layers of archives, by the digest of the uncompressed layer
-//!   layers/<index>-lazy[-<map>]/index      archives that are not unpacked, by the digest of the index; tree/ has what ctst reads
+//!                                          and of builds
+//!   layers/<index>-lazy[-<map>]/index      archives that are not unpacked, by the digest of the index; data has what cannot be
+//!                                          read from them, tree/ what ctst reads
+//!   builds/, caches/          what builds keep: build/kept.rs
 //!   staging/lock              held while a staging folder is made or old ones are removed
 //!   staging/<name>/           one running import; lock is held by it, so that a free one was left behind by a crash
 //!     lock, layer/tree/ or unpacked/<n>/tree/, <key>.json
@@ -15,10 +18,12 @@
 //! under its final name is whole. The folder around each tree is there because a directory whose owner may not write it
 //! cannot be renamed.
 
+mod content;
+mod staging;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
@@ -28,29 +33,30 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::{Limits, stream};
+use crate::build;
+use crate::bundle::Bundle;
 use crate::catalogue::{self, LayerRecord, LazyRecord, Record, SCHEMA};
 use crate::copy::{self, Copy};
-use crate::error::{list, shown};
+use crate::error::shown;
 use crate::hash::Algorithm;
-use crate::host::{self, Watch};
-use crate::lazy::{self, INDEX, IndexJob, Lazy};
-use crate::model::{Config, Declared, Entry, Image, Ownership};
+use crate::lazy::{self, DATA, INDEX, IndexJob, Lazy};
+use crate::model::{Declared, Entry, Image, Ownership};
 use crate::pack::{self, Blob};
 use crate::registry::{self, Found};
 use crate::source::{self, hex, is_digest, map_key};
-use crate::tree::{self, Body, Digest, EXAMPLES, Item, Time, join, open_dir};
-use crate::unpack::{Direct, Owners, Report, Runner, TREE, UnpackJob, flattened_note};
+use crate::tree::{self, Digest, Time, open_dir};
+use crate::unpack::{Direct, Owners, Report, Runner, TREE, UnpackJob};
 use crate::{Error, Request, Source};
 
-const CATALOGUE: &str = "catalogue";
-const LAYERS: &str = "layers";
-const STAGING: &str = "staging";
-const LOCK: &str = "lock";
-const LAYER: &str = "layer";
+use content::{Content, SETTLE};
+use staging::{LOCK, STAGING, lock, sweep};
+pub(crate) use staging::{Places, Staging, make_private, open_private};
+
+pub(crate) const CATALOGUE: &str = "catalogue";
+pub(crate) const LAYERS: &str = "layers";
+pub(crate) const LAYER: &str = "layer";
 const UNPACKED: &str = "unpacked";
 const LAYOUT: &str = "layout";
-/// How often a source that was changed a moment ago is looked at again before it is copied as it is.
-const SETTLE: usize = 3;
 /// Layers that a worker is told of: its job is an argument, and must fit the 64 KiB in which a container is described. One
 /// that it is not told of is unpacked again.
 const MAX_HAVE: usize = 500;
@@ -85,6 +91,10 @@ pub struct How<'a> {
     pub limits: Limits,
     /// What asks registries; `None`: nothing does.
     pub fetch: Option<&'a Fetch<'a>>,
+    /// Where images of a bundle are.
+    pub bundle: Option<&'a Bundle>,
+    /// Layers of the store, by name, that are made anew because they are damaged. With any the image is imported although it is there.
+    pub replace: &'a [String],
 }
 
 /// Has an image of a registry written into a file, as [`registry::client_main`] does, but for the layers that are named.
@@ -93,7 +103,7 @@ pub type Fetch<'a> = dyn Fn(OwnedFd, &[String]) -> Result<Found, Error> + 'a;
 /// By [`Direct`], with the default limits.
 impl Default for How<'_> {
     fn default() -> Self {
-        How { runner: &Direct, limits: Limits::default(), fetch: None }
+        How { runner: &Direct, limits: Limits::default(), fetch: None, bundle: None, replace: &[] }
     }
 }
 
@@ -108,6 +118,21 @@ pub struct Usage {
     pub bytes: u64,
     /// Layers that belong to none, which [`Store::prune`] removes.
     pub unused: usize,
+}
+
+/// A layer that is not what was imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Its name.
+    pub layer: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// Of whose ids the image is that has it.
+    pub ownership: Ownership,
+    /// Whether it is the index of an archive.
+    pub is_lazy: bool,
+    /// Digest of the image, as [`Entry::digest`].
+    pub digest: String,
 }
 
 /// The images of one project.
@@ -132,30 +157,16 @@ impl Store {
         let Some(store) = self.open()? else { return Ok(Vec::new()) };
         let records: Vec<Record> =
             self.records()?.into_iter().map(|(_, record)| record).filter(|record| has_layers(&store, record)).collect();
-        // Two names of one image do not share it.
-        let mut users: BTreeMap<String, BTreeSet<&String>> = BTreeMap::new();
-        for record in &records {
-            for layer in record.layers() {
-                users.entry(layer).or_default().insert(&record.digest);
-            }
-        }
-        let is_shared = |layer: &LayerRecord| users.get(&layer.name).is_some_and(|users| users.len() > 1);
-        let entry = |record: &Record| Entry {
-            reference: record.reference.clone(),
-            digest: record.digest(),
-            size: record.size,
-            shared: record.layers.iter().filter(|layer| is_shared(layer)).map(|layer| layer.size).sum(),
-            imported: record.imported,
-            layers: record.layers(),
-            config: record.config.clone(),
-            declared: record.declared.clone(),
-            lazy: record.lazy.is_some(),
-        };
-        let mut entries: Vec<Entry> = records.iter().map(entry).collect();
-        // The newest of those that differ in their id map only.
-        entries.sort_by(|a, b| (&a.reference, &a.digest, b.imported).cmp(&(&b.reference, &b.digest, a.imported)));
-        entries.dedup_by(|a, b| (&a.reference, &a.digest) == (&b.reference, &b.digest));
-        Ok(entries)
+        Ok(entries(&records))
+    }
+
+    /// As [`Store::list`], and the images of which layers are gone, which nothing else takes for there.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub fn list_all(&self) -> Result<Vec<Entry>, Error> {
+        let records: Vec<Record> = self.records()?.into_iter().map(|(_, record)| record).collect();
+        Ok(entries(&records))
     }
 
     /// The image that is meant by a reference, by a name, or by the first digits of a digest (at least six).
@@ -163,7 +174,18 @@ impl Store {
     /// # Errors
     /// [`Error::NotInStore`], [`Error::Ambiguous`], and as [`Store::list`].
     pub fn select(&self, what: &str) -> Result<Entry, Error> {
-        let mut entries = self.list()?;
+        self.select_of(self.list()?, what)
+    }
+
+    /// The same of [`Store::list_all`].
+    ///
+    /// # Errors
+    /// As [`Store::select`].
+    pub fn select_of_all(&self, what: &str) -> Result<Entry, Error> {
+        self.select_of(self.list_all()?, what)
+    }
+
+    fn select_of(&self, mut entries: Vec<Entry>, what: &str) -> Result<Entry, Error> {
         let by_name = source::name(what).map(|name| Source::Local(name).to_string());
         let exact =
             |entry: &Entry| entry.reference == what || by_name.as_ref().is_ok_and(|name| *name == entry.reference);
@@ -185,7 +207,7 @@ impl Store {
         }
     }
 
-    fn not_in_store(&self, reference: &str) -> Error {
+    pub(crate) fn not_in_store(&self, reference: &str) -> Error {
         let known = self.list().unwrap_or_default().into_iter().map(|entry| entry.reference);
         let near = source::near(reference, known);
         Error::NotInStore { reference: reference.into(), near }
@@ -202,7 +224,7 @@ impl Store {
             Source::File(path) => Some(self.open_source(path)?),
             Source::Tar(path) => Some(stream::open(path)?),
             Source::Lazy(path) => {
-                let unpacked = Request { source: Source::Tar(path.clone()), ..*request };
+                let unpacked = Request { source: request.source.unpacked(), ..*request };
                 if let Some(image) = self.find(&unpacked)? {
                     return Ok(Some(image));
                 }
@@ -210,11 +232,26 @@ impl Store {
             }
             Source::Local(_) => return self.find_local(request, pin).map(Some),
             Source::Registry { .. } => return self.find_pulled(request, pin),
+            Source::Bundled { digest, .. } => return self.find_pulled(request, Some(digest.clone())),
+            Source::Built { key, .. } | Source::Stripped { key, .. } => {
+                let record = self.record(request)?.filter(|record| record.fingerprint == *key);
+                return record.map(|record| self.image(record)).transpose();
+            }
             Source::Host { programs, .. } => {
                 programs.iter().try_for_each(|path| host_program_exists(path))?;
                 None
             }
         };
+        self.find_imported(request, pin, root)
+    }
+
+    /// The image, if it was imported from `root`, which is open, as that is.
+    pub(crate) fn find_imported(
+        &self,
+        request: &Request<'_>,
+        pin: Option<String>,
+        root: Option<OwnedFd>,
+    ) -> Result<Option<Image>, Error> {
         let Some(store) = self.open()? else { return Ok(None) };
         let path = self.dir.join(CATALOGUE);
         let Some(catalogue) = open_private(&store, CATALOGUE, &path)? else { return Ok(None) };
@@ -230,21 +267,28 @@ impl Store {
         };
         // Nobody has compared with a pin what was not read.
         let is_unread = pin.is_some() && record.lazy.is_some_and(|lazy| !lazy.hashed);
-        if hex(&now) != record.fingerprint || is_unread {
+        let is_old = record.lazy.is_some_and(|lazy| lazy.format != lazy::VERSION);
+        if hex(&now) != record.fingerprint || is_unread || is_old {
             return Ok(None);
         }
         check_pin(request, pin, &record.digest)?;
         self.image_of(request, record).map(Some)
     }
 
-    fn find_pulled(&self, request: &Request<'_>, pin: Option<String>) -> Result<Option<Image>, Error> {
-        let (Some(pin), Some(store)) = (pin, self.open()?) else { return Ok(None) };
+    /// The record of an image, if it is there whole: whether its source has changed since is not looked at.
+    pub(crate) fn record(&self, request: &Request<'_>) -> Result<Option<Record>, Error> {
+        let Some(store) = self.open()? else { return Ok(None) };
         let path = self.dir.join(CATALOGUE);
         let Some(catalogue) = open_private(&store, CATALOGUE, &path)? else { return Ok(None) };
         let record = catalogue::read(&catalogue, &path, &record_name(request))?;
-        let record = record.filter(|record| {
-            record.digest == pin && record.ownership == request.ownership && has_layers(&store, record)
-        });
+        // What was imported from a folder under a name has the caller's owners.
+        let is_named = matches!(request.source, Source::Local(_));
+        Ok(record.filter(|r| (is_named || r.ownership == request.ownership) && has_layers(&store, r)))
+    }
+
+    fn find_pulled(&self, request: &Request<'_>, pin: Option<String>) -> Result<Option<Image>, Error> {
+        let Some(pin) = pin else { return Ok(None) };
+        let record = self.record(request)?.filter(|record| record.digest == pin);
         record.map(|record| self.image(record)).transpose()
     }
 
@@ -285,7 +329,9 @@ impl Store {
         how: How<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Image, Error> {
-        if let Some(image) = self.find(request)? {
+        if how.replace.is_empty()
+            && let Some(image) = self.find(request)?
+        {
             return Ok(image);
         }
         self.import_under(request, None, how, progress).map(|(_, image)| image)
@@ -321,6 +367,7 @@ impl Store {
     ) -> Result<(Vec<String>, Image), Error> {
         match &request.source {
             Source::Tar(path) => return self.import_archive(request, path, naming, how, progress),
+            Source::Bundled { digest, .. } => return self.import_bundled(request, digest, naming, how, progress),
             Source::Lazy(path) => return self.import_index(request, path, how, progress),
             _ => {}
         }
@@ -376,11 +423,13 @@ impl Store {
             watch: content.watch.as_ref().map(Into::into),
             declared: Declared::default(),
             lazy: None,
+            built: None,
+            stripped: None,
         };
         progress(Progress::Syncing);
         let made = [(LAYER.to_owned(), record.layers[0].name.clone())];
         let records = named(request, record, naming, Vec::new())?;
-        staging.publish(&places, &records, &made)?;
+        staging.publish(&places, &records, &made, how.replace)?;
         self.published(records)
     }
 
@@ -397,7 +446,7 @@ impl Store {
         let import = Import::begin(self, request, &places, how)?;
         // A worker's job is JSON.
         let name = PathBuf::from(path.to_string_lossy().into_owned());
-        let report = import.unpack(name, duplicate(&archive, path)?, false, how, progress)?;
+        let report = import.unpack(name, duplicate(&archive, path)?, Part::All, how, progress)?;
         if archive_state(&archive, path)?.0 != fingerprint {
             return Err(Error::Changed(path.into()));
         }
@@ -430,13 +479,37 @@ impl Store {
         check_pin(request, pin, &found.digest)?;
         // What the image is held to is not written by who fetched it.
         rustix::io::pwrite(&layout, &registry::layout::head(&found), 0).map_err(failed("write"))?;
-        let report = import.unpack(request.source.to_string().into(), copy()?, true, how, progress)?;
+        let report = import.unpack(request.source.to_string().into(), copy()?, Part::Missing, how, progress)?;
         let digest = (found.digest.clone(), found.digest);
         self.keep(request, import, report, digest, naming, progress)
     }
 
+    fn import_bundled(
+        &self,
+        request: &Request<'_>,
+        digest: &str,
+        naming: Option<Naming>,
+        how: How<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<String>, Image), Error> {
+        let Some(bundle) = how.bundle else { return Err(self.not_in_store(&request.source.to_string())) };
+        bundle.verify(None, progress)?;
+        let places = Places::create(&self.dir)?;
+        let import = Import::begin(self, request, &places, how)?;
+        let (file, path) = bundle.archive();
+        let name = PathBuf::from(path.to_string_lossy().into_owned());
+        let report = import.unpack(name, duplicate(file, path)?, Part::Image(digest), how, progress)?;
+        bundle.check_unchanged()?;
+        if report.digest != digest {
+            let text = format!("unpack {}: the worker's report contradicts itself", request.source);
+            return Err(Error::Worker { code: String::new(), text, help: None });
+        }
+        let digest = (digest.to_owned(), digest.to_owned());
+        self.keep(request, import, report, digest, naming, progress)
+    }
+
     /// Keeps what was unpacked. `state`: the digest that stands for it, and the state of its source.
-    fn keep(
+    pub(crate) fn keep(
         &self,
         request: &Request<'_>,
         import: Import<'_>,
@@ -445,7 +518,7 @@ impl Store {
         naming: Option<Naming>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Vec<String>, Image), Error> {
-        let Import { places, staging, target, target_path, owners: _, known, have, map } = import;
+        let Import { places, staging, target, target_path, owners: _, known, have, map, replace } = import;
         let is_possible = report.layers.iter().enumerate().all(|(index, layer)| {
             is_digest(&layer.diff)
                 && layer.is_lowest == (index == 0)
@@ -490,10 +563,12 @@ impl Store {
             layers,
             declared: report.declared,
             lazy: None,
+            built: None,
+            stripped: None,
         };
         let records = named(request, record, naming, report.names)?;
         progress(Progress::Syncing);
-        staging.publish(places, &records, &made)?;
+        staging.publish(places, &records, &made, replace)?;
         self.published(records)
     }
 
@@ -531,30 +606,33 @@ impl Store {
         };
         let digest = digest.unwrap_or(own).to_owned();
         check_pin(request, pin, &digest)?;
-        let size = rustix::fs::statat(&target, INDEX, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|cause| Error::io("stat", target_path.join(INDEX), cause))?
-            .st_size;
+        let size = |name: &str| {
+            let stat = rustix::fs::statat(&target, name, AtFlags::SYMLINK_NOFOLLOW);
+            let stat = stat.map_err(|cause| Error::io("stat", target_path.join(name), cause))?;
+            Ok::<_, Error>(u64::try_from(stat.st_size).unwrap_or_default())
+        };
         let name = format!("{own}-lazy{}", map_key(request.ownership));
-        let layer =
-            LayerRecord { name: name.clone(), tree: report.index, size: u64::try_from(size).unwrap_or_default() };
+        let layer = LayerRecord { name: name.clone(), tree: report.index, size: size(INDEX)? + size(DATA)? };
         let record = Record {
             schema: SCHEMA,
             reference: request.source.to_string(),
             digest,
             ownership: request.ownership,
-            config: Config::default(),
+            config: report.config,
             size: report.size,
             notes: report.notes,
             imported: now(),
             fingerprint: hex(&fingerprint),
             watch: None,
             layers: vec![layer],
-            declared: Declared::default(),
-            lazy: Some(LazyRecord { hashed: job.hash }),
+            declared: report.declared,
+            lazy: Some(LazyRecord { hashed: job.hash, format: lazy::VERSION, unpacked: report.unpacked }),
+            built: None,
+            stripped: None,
         };
         let records = vec![(record_name(request), record.clone())];
         progress(Progress::Syncing);
-        staging.publish(&places, &records, &[(UNPACKED.to_owned(), name)])?;
+        staging.publish(&places, &records, &[(UNPACKED.to_owned(), name)], how.replace)?;
         Ok((vec![record.reference.clone()], self.image_of(request, record)?))
     }
 
@@ -575,7 +653,7 @@ impl Store {
         Ok(image)
     }
 
-    fn image(&self, record: Record) -> Result<Image, Error> {
+    pub(crate) fn image(&self, record: Record) -> Result<Image, Error> {
         let layers = record.layers().into_iter().rev().map(|name| {
             let layer = self.dir.join(LAYERS).join(name).join(TREE);
             layer.canonicalize().map_err(|e| Error::std("open", layer, &e))
@@ -637,21 +715,31 @@ impl Store {
         }
     }
 
-    /// Removes layers that belong to no image, unless they are among `keep`, as [`Image::layers`] names them: containers may
-    /// still run on layers of an image that was removed. Also what crashed imports left. Returns the names of the layers.
+    /// Keeps imports and builds from beginning for as long as the descriptor is open.
     ///
     /// # Errors
-    /// A running import, which may count on a layer, and what cannot be removed.
+    /// [`Error::Busy`] where one is under way, and what crashed ones left and cannot be removed.
+    pub(crate) fn lock_idle(&self, places: &Places, runner: &dyn Runner) -> Result<OwnedFd, Error> {
+        let staging = self.dir.join(STAGING);
+        let guard = lock(&places.staging, &staging, FlockOperation::LockExclusive)?;
+        match sweep(&places.staging, &staging, runner)? {
+            true => Err(Error::Busy(self.dir.clone())),
+            false => Ok(guard),
+        }
+    }
+
+    /// Removes layers that belong to no image, unless they are among `keep`, as [`Image::layers`] names them: containers may
+    /// still run on layers of an image that was removed. Also what crashed imports left, and what builds keep of steps whose layers
+    /// are gone. Returns the names of the layers.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], because what runs may count on a layer, and what cannot be removed.
     pub fn prune(&self, keep: &[PathBuf], runner: &dyn Runner) -> Result<Vec<String>, Error> {
         if self.open()?.is_none() {
             return Ok(Vec::new());
         }
         let places = Places::create(&self.dir)?;
-        let staging = self.dir.join(STAGING);
-        let _guard = lock(&places.staging, &staging, FlockOperation::LockExclusive)?;
-        if sweep(&places.staging, &staging, runner)? {
-            return Err(Error::Store { path: self.dir.clone(), why: "is being imported into; try again afterwards" });
-        }
+        let _guard = self.lock_idle(&places, runner)?;
         let used = self.known_layers()?;
         let layers = self.dir.join(LAYERS);
         let mut removed = Vec::new();
@@ -664,6 +752,7 @@ impl Store {
                 removed.push(name);
             }
         }
+        build::prune(self)?;
         removed.sort();
         Ok(removed)
     }
@@ -673,34 +762,63 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`], [`Error::NotInStore`], files that cannot be read, and as [`Store::list`].
     pub fn verify(&self, reference: &str, runner: &dyn Runner) -> Result<(), Error> {
+        match self.damaged(reference, runner)?.into_iter().next() {
+            Some(Damage { why, .. }) => Err(Error::Damaged { reference: reference.into(), why }),
+            None => Ok(()),
+        }
+    }
+
+    /// The same of all of its layers; what differs from what was imported.
+    ///
+    /// # Errors
+    /// As [`Store::verify`], but for [`Error::Damaged`].
+    pub fn damaged(&self, reference: &str, runner: &dyn Runner) -> Result<Vec<Damage>, Error> {
         let records = self.records()?.into_iter().map(|(_, record)| record);
         let records: Vec<Record> = records.filter(|record| record.reference == reference).collect();
         if records.is_empty() {
             return Err(self.not_in_store(reference));
         }
-        let damaged = |why: String| Error::Damaged { reference: reference.into(), why };
+        let mut damages = Vec::new();
         for record in records {
-            if record.layers.is_empty() {
-                return Err(damaged("an older version imported it and kept no digest".into()));
+            let mut note = |layer: &str, why: String| {
+                let (layer, ownership, is_lazy) = (layer.to_owned(), record.ownership, record.lazy.is_some());
+                damages.push(Damage { layer, why, ownership, is_lazy, digest: record.digest() });
+            };
+            if record.layers.is_empty() && record.built.is_none() {
+                note(&record.digest, "an older version imported it and kept no digest".into());
             }
             let owners = owners(record.ownership, runner)?;
             for layer in &record.layers {
                 let tree = self.dir.join(LAYERS).join(&layer.name).join(TREE);
                 if !tree.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-                    return Err(damaged(format!("layer {} is missing", layer.name)));
+                    note(&layer.name, format!("layer {} is missing", layer.name));
+                    continue;
                 }
                 let algorithm = Algorithm::of(&layer.tree).expect("checked where the record was read");
                 if record.lazy.is_some() {
-                    lazy::verify(&tree.with_file_name(INDEX), &layer.tree).map_err(|e| damaged(e.to_string()))?;
+                    if let Err(error) = lazy::verify(&self.dir.join(LAYERS).join(&layer.name), &layer.tree) {
+                        note(&layer.name, error.to_string());
+                    }
+                    let archive = record.reference.trim_start_matches("tar://");
+                    let now =
+                        stream::open(Path::new(archive)).and_then(|file| archive_state(&file, Path::new(archive)));
+                    match now {
+                        Ok((now, _)) if hex(&now) == record.fingerprint => {}
+                        Ok(_) => note(
+                            &layer.name,
+                            format!("archive {archive}, which it is read from, was changed since it was indexed"),
+                        ),
+                        Err(error) => note(&layer.name, format!("{error}, and it is read from there")),
+                    }
                     continue;
                 }
                 let found = runner.digest(owners, algorithm, &tree)?;
                 if found != layer.tree {
-                    return Err(damaged(format!("layer {} has digest {found}, not {}", layer.name, layer.tree)));
+                    note(&layer.name, format!("layer {} has digest {found}, not {}", layer.name, layer.tree));
                 }
             }
         }
-        Ok(())
+        Ok(damages)
     }
 
     /// Writes an image to `out` as an archive that is both an OCI layout and what `docker save` makes. Its layers' digests are
@@ -734,25 +852,13 @@ impl Store {
                 bytes_done,
                 bytes_total: record.layers.iter().map(|layer| layer.size).sum(),
             });
-            let path = staging.path.join(index.to_string());
-            let failed = |e: std::io::Error| Error::std("write", &path, &e);
-            let create = |name: &str| {
-                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&staging.fd, name, flags, Mode::RUSR | Mode::WUSR);
-                file.map(std::fs::File::from).map_err(|cause| Error::io("create", &path, cause))
-            };
             let name = index.to_string();
-            let file = create(&name)?;
-            let tree = self.dir.join(LAYERS).join(&layer.name).join(TREE);
-            let digest = runner.pack(owners, &tree, file.try_clone().map_err(failed)?.into())?;
-            let size = file.metadata().map_err(failed)?.len();
-            if !is_digest(&digest) {
-                let text = format!("pack `{}`: the worker gives no digest", shown(&tree));
-                return Err(Error::Worker { code: String::new(), text, help: None });
-            }
-            let blob = Blob { file, diff: digest.clone(), digest, size, is_compressed: false };
+            let blob = self.pack_layer(&staging, &name, layer, owners, runner)?;
+            let path = staging.path.join(&name);
             layers.push(match compress {
-                true => blob.compress(create(&format!("{name}.gz"))?).map_err(failed)?,
+                true => {
+                    blob.compress(staging.file(&format!("{name}.gz"))?).map_err(|e| Error::std("write", &path, &e))?
+                }
                 false => blob,
             });
             if compress {
@@ -763,6 +869,32 @@ impl Store {
             bytes_done += layer.size;
         }
         pack::image(&record, layers, out).map_err(|e| Error::std("write", "the archive", &e))
+    }
+
+    /// Writes a layer into a new file of the staging folder.
+    pub(crate) fn pack_layer(
+        &self,
+        staging: &Staging<'_>,
+        name: &str,
+        layer: &LayerRecord,
+        owners: Owners,
+        runner: &dyn Runner,
+    ) -> Result<Blob, Error> {
+        let failed = |e: std::io::Error| Error::std("write", staging.path.join(name), &e);
+        let file = staging.file(name)?;
+        let tree = self.dir.join(LAYERS).join(&layer.name).join(TREE);
+        let digest = runner.pack(owners, &tree, file.try_clone().map_err(failed)?.into())?;
+        let size = file.metadata().map_err(failed)?.len();
+        if !is_digest(&digest) {
+            let text = format!("pack `{}`: the worker gives no digest", shown(&tree));
+            return Err(Error::Worker { code: String::new(), text, help: None });
+        }
+        Ok(Blob { file, diff: digest.clone(), digest, size, is_compressed: false })
+    }
+
+    /// Its folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// What the store holds. Writes nothing.
@@ -788,7 +920,7 @@ impl Store {
     }
 
     /// All records, with their files' names.
-    fn records(&self) -> Result<Vec<(String, Record)>, Error> {
+    pub(crate) fn records(&self) -> Result<Vec<(String, Record)>, Error> {
         let Some(store) = self.open()? else { return Ok(Vec::new()) };
         let path = self.dir.join(CATALOGUE);
         let Some(catalogue) = open_private(&store, CATALOGUE, &path)? else { return Ok(Vec::new()) };
@@ -806,19 +938,11 @@ impl Store {
     /// The layers that records name, by name.
     fn known_layers(&self) -> Result<BTreeMap<String, LayerRecord>, Error> {
         let records = self.records()?.into_iter();
-        let layers = records.flat_map(|(_, record)| match record.layers.is_empty() {
-            // Of an older version, whose layer has the digest of its tree for a name.
-            true => record
-                .layers()
-                .into_iter()
-                .map(|name| LayerRecord { name, tree: format!("sha256:{}", record.digest), size: record.size })
-                .collect(),
-            false => record.layers,
-        });
+        let layers = records.flat_map(|(_, record)| record.layer_records());
         Ok(layers.map(|layer| (layer.name.clone(), layer)).collect())
     }
 
-    fn open(&self) -> Result<Option<OwnedFd>, Error> {
+    pub(crate) fn open(&self) -> Result<Option<OwnedFd>, Error> {
         open_private(CWD, &self.dir, &self.dir)
     }
 
@@ -844,8 +968,18 @@ impl Store {
     }
 }
 
+/// What of an archive is unpacked.
+pub(crate) enum Part<'a> {
+    /// The one image that it is.
+    All,
+    /// What the store does not have, and the archive has nothing else.
+    Missing,
+    /// The image whose manifest has this digest.
+    Image(&'a str),
+}
+
 /// The import of something that is unpacked.
-struct Import<'a> {
+pub(crate) struct Import<'a> {
     places: &'a Places,
     staging: Staging<'a>,
     /// Where layers are unpacked.
@@ -856,10 +990,11 @@ struct Import<'a> {
     known: BTreeMap<String, LayerRecord>,
     have: Vec<String>,
     map: String,
+    replace: &'a [String],
 }
 
 impl<'a> Import<'a> {
-    fn begin(store: &Store, request: &Request<'_>, places: &'a Places, how: How<'a>) -> Result<Self, Error> {
+    pub(crate) fn begin(store: &Store, request: &Request<'_>, places: &'a Places, how: How<'a>) -> Result<Self, Error> {
         request.check()?;
         let map = map_key(request.ownership);
         let staging = Staging::create(places, how.runner)?;
@@ -870,26 +1005,32 @@ impl<'a> Import<'a> {
             give(&target, base, &target_path)?;
         }
         let known = store.known_layers()?;
-        let have = known.keys().filter(|name| has_tree(&places.layers, name));
+        let have = known.keys().filter(|name| !how.replace.contains(name) && has_tree(&places.layers, name));
         let have = have.filter_map(|name| name.strip_suffix(&map).map(str::to_owned)).take(MAX_HAVE).collect();
-        Ok(Import { places, staging, target, target_path, owners, known, have, map })
+        Ok(Import { places, staging, target, target_path, owners, known, have, map, replace: how.replace })
     }
 
-    fn unpack(
+    pub(crate) fn unpack(
         &self,
         archive: PathBuf,
         file: OwnedFd,
-        partial: bool,
+        part: Part<'_>,
         how: How<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Report, Error> {
-        let job = UnpackJob { archive, owners: self.owners, limits: how.limits, have: self.have.clone(), partial };
+        let (partial, image) = match part {
+            Part::All => (false, None),
+            Part::Missing => (true, None),
+            Part::Image(digest) => (false, Some(digest.to_owned())),
+        };
+        let (owners, limits, have) = (self.owners, how.limits, self.have.clone());
+        let job = UnpackJob { archive, owners, limits, have, partial, image };
         how.runner.unpack(&job, file, &self.target_path, progress)
     }
 }
 
 /// Who owns what `runner` unpacks.
-fn owners(ownership: Ownership, runner: &dyn Runner) -> Result<Owners, Error> {
+pub(crate) fn owners(ownership: Ownership, runner: &dyn Runner) -> Result<Owners, Error> {
     match (ownership, runner.is_mapped()) {
         (Ownership::Caller, _) => Ok(Owners::Flatten),
         (Ownership::Shifted { count, .. } | Ownership::Subordinate { count, .. }, true) => {
@@ -922,12 +1063,12 @@ fn open_settled(path: &Path) -> Result<(OwnedFd, Digest), Error> {
     Ok((archive, fingerprint))
 }
 
-fn duplicate(archive: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
+pub(crate) fn duplicate(archive: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
     archive.try_clone().map_err(|e| Error::std("open", path, &e))
 }
 
 /// Tells one state of an archive's file from every other, and when it last changed.
-fn archive_state(archive: &OwnedFd, path: &Path) -> Result<(Digest, Time), Error> {
+pub(crate) fn archive_state(archive: &OwnedFd, path: &Path) -> Result<(Digest, Time), Error> {
     let meta = tree::Meta::from(stream::check_regular(archive, path)?);
     let mut state = Vec::new();
     meta.print(&mut state);
@@ -936,7 +1077,7 @@ fn archive_state(archive: &OwnedFd, path: &Path) -> Result<(Digest, Time), Error
     Ok((Sha256::digest(&state).into(), meta.ctime))
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
@@ -953,12 +1094,12 @@ fn host_program_exists(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn record_name(request: &Request<'_>) -> String {
+pub(crate) fn record_name(request: &Request<'_>) -> String {
     format!("{}.json", request.key())
 }
 
 /// Under which names of its own an image is to be found.
-struct Naming {
+pub(crate) struct Naming {
     name: Option<String>,
     ownership: Ownership,
 }
@@ -977,7 +1118,12 @@ fn named(
     };
     let path = match &request.source {
         Source::File(path) | Source::Tar(path) | Source::Lazy(path) => path.clone(),
-        Source::Host { .. } | Source::Local(_) | Source::Registry { .. } => PathBuf::new(),
+        Source::Host { .. }
+        | Source::Local(_)
+        | Source::Registry { .. }
+        | Source::Bundled { .. }
+        | Source::Built { .. }
+        | Source::Stripped { .. } => PathBuf::new(),
     };
     if names.is_empty() {
         return Err(Error::Nameless(path));
@@ -987,6 +1133,39 @@ fn named(
         (record_name(&request), Record { reference: request.source.to_string(), ..record.clone() })
     };
     Ok(names.into_iter().map(entry).collect())
+}
+
+fn entries(records: &[Record]) -> Vec<Entry> {
+    // Two names of one image do not share it.
+    let mut users: BTreeMap<String, BTreeSet<&String>> = BTreeMap::new();
+    for record in records {
+        for layer in record.layers() {
+            users.entry(layer).or_default().insert(&record.digest);
+        }
+    }
+    let is_shared = |layer: &LayerRecord| users.get(&layer.name).is_some_and(|users| users.len() > 1);
+    let entry = |record: &Record| Entry {
+        reference: record.reference.clone(),
+        digest: record.digest(),
+        size: record.size,
+        stored: match record.lazy {
+            Some(_) => record.layers.iter().map(|layer| layer.size).sum(),
+            None => record.size,
+        },
+        shared: record.layers.iter().filter(|layer| is_shared(layer)).map(|layer| layer.size).sum(),
+        imported: record.imported,
+        layers: record.layers(),
+        config: record.config.clone(),
+        declared: record.declared.clone(),
+        lazy: record.lazy.is_some(),
+        built: record.built.clone(),
+        stripped: record.stripped.clone(),
+    };
+    let mut entries: Vec<Entry> = records.iter().map(entry).collect();
+    // The newest of those that differ in their id map only.
+    entries.sort_by(|a, b| (&a.reference, &a.digest, b.imported).cmp(&(&b.reference, &b.digest, a.imported)));
+    entries.dedup_by(|a, b| (&a.reference, &a.digest) == (&b.reference, &b.digest));
+    entries
 }
 
 fn check_pin(request: &Request<'_>, pin: Option<String>, found: &str) -> Result<(), Error> {
@@ -1002,305 +1181,7 @@ fn has_layers(store: &OwnedFd, record: &Record) -> bool {
     record.layers().iter().all(|name| has_tree(store, &format!("{LAYERS}/{name}")))
 }
 
-fn has_tree(folder: &OwnedFd, layer: &str) -> bool {
+pub(crate) fn has_tree(folder: &OwnedFd, layer: &str) -> bool {
     rustix::fs::statat(folder, format!("{layer}/{TREE}"), AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
-}
-
-/// What is to be imported, as it was when it was listed.
-struct Content {
-    root: OwnedFd,
-    base: PathBuf,
-    items: Vec<Item>,
-    fingerprint: Digest,
-    /// Only `host://`.
-    watch: Option<Watch>,
-    config: Config,
-    notes: Vec<String>,
-}
-
-impl Content {
-    fn gather(store: &Store, source: &Source) -> Result<Content, Error> {
-        let mut left = SETTLE;
-        loop {
-            let (content, newest) = match source {
-                Source::File(path) => Content::from_directory(store.open_source(path)?, path)?,
-                Source::Host { programs, include } => Content::from_host(programs, include)?,
-                // Not copied but unpacked.
-                Source::Tar(path) | Source::Lazy(path) => return Err(Error::NotADirectory(path.clone())),
-                // Found or not.
-                Source::Local(_) | Source::Registry { .. } => return Err(store.not_in_store(&source.to_string())),
-            };
-            match tree::unsettled(newest) {
-                Some(pause) if left > 0 => std::thread::sleep(pause),
-                _ => return Ok(content),
-            }
-            left -= 1;
-        }
-    }
-
-    fn from_directory(root: OwnedFd, base: &Path) -> Result<(Content, Time), Error> {
-        let scan = tree::scan(&root, base)?;
-        let (fingerprint, newest) = (scan.fingerprint(), scan.newest());
-        let mut notes = Vec::new();
-        let (special, mut items): (Vec<Item>, Vec<Item>) =
-            scan.items.into_iter().partition(|item| item.body == Body::Special);
-        if !special.is_empty() {
-            let examples: Vec<PathBuf> = special.iter().take(EXAMPLES).map(|item| path_in(&item.path)).collect();
-            let names = list(&examples, special.len());
-            notes.push(format!("{} device nodes, sockets and pipes were left out: {names}", special.len()));
-        }
-        if !scan.mounts.is_empty() {
-            let names = list(&scan.mounts[..scan.mounts.len().min(EXAMPLES)], scan.mounts.len());
-            notes.push(format!("other file systems that are mounted inside were left out: {names}"));
-        }
-        copy::find_hard_links(&mut items);
-        let config = Config::default();
-        Ok((Content { root, base: base.into(), items, fingerprint, watch: None, config, notes }, newest))
-    }
-
-    fn from_host(programs: &[PathBuf], include: &[String]) -> Result<(Content, Time), Error> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(|cause| Error::io("open", "/", cause))?;
-        let mut host = host::collect(programs, include)?;
-        copy::find_hard_links(&mut host.items);
-        let content = Content {
-            root,
-            base: "/".into(),
-            items: host.items,
-            fingerprint: host.fingerprint,
-            watch: Some(host.watch),
-            config: host.config,
-            notes: host.notes,
-        };
-        Ok((content, host.newest))
-    }
-
-    /// Fails if the source is not what it was.
-    fn check_unchanged(&self) -> Result<(), Error> {
-        if let Some(watch) = &self.watch {
-            return match watch.fingerprint()? == self.fingerprint {
-                true => Ok(()),
-                false => Err(Error::Changed(self.base.clone())),
-            };
-        }
-        let now = tree::scan(&self.root, &self.base)?;
-        if now.fingerprint() == self.fingerprint {
-            return Ok(());
-        }
-        let known = |items: &[Item], item: &Item| {
-            let same = items.binary_search_by(|other| other.path.cmp(&item.path));
-            same.is_ok_and(|at| items[at].meta.is_same_file(&item.meta))
-        };
-        // A new or changed path; where there is none, one was removed or a special file changed.
-        let is_new = |item: &&Item| item.body != Body::Special && !known(&self.items, item);
-        let files = now.items.iter().filter(|item| item.body != Body::Directory).find(is_new);
-        let culprit = files.or_else(|| now.items.iter().find(is_new));
-        Err(Error::Changed(culprit.map_or(self.base.clone(), |item| join(&self.base, &item.path))))
-    }
-
-    /// Bytes of content; each file counts once, however many names it has.
-    fn size(&self) -> u64 {
-        self.items.iter().filter(|i| matches!(i.body, Body::File | Body::Made(_))).map(|i| i.meta.size).sum()
-    }
-
-    /// What a person should know whose container will not see the owners that the source has.
-    fn flattened(&self) -> Option<String> {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let is_foreign = |id: u32, own: u32| id != 0 && id != own;
-        let (mut uids, mut gids, mut files) = (BTreeSet::new(), BTreeSet::new(), 0);
-        for Item { meta, .. } in &self.items {
-            uids.extend(is_foreign(meta.uid, uid).then_some(meta.uid));
-            gids.extend(is_foreign(meta.gid, gid).then_some(meta.gid));
-            files += usize::from(is_foreign(meta.uid, uid) || is_foreign(meta.gid, gid));
-        }
-        flattened_note(files, &uids, &gids)
-    }
-}
-
-fn path_in(path: &[u8]) -> PathBuf {
-    join(Path::new("/"), path)
-}
-
-/// Opens a directory that must be the caller's alone; `None` when it is not there.
-fn open_private(
-    parent: impl std::os::fd::AsFd,
-    name: impl rustix::path::Arg,
-    path: &Path,
-) -> Result<Option<OwnedFd>, Error> {
-    let wrong = |why| Err(Error::Store { path: path.into(), why });
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(Errno::NOTDIR | Errno::LOOP) => return wrong("is not a directory"),
-        Err(cause) => return Err(Error::io("open", path, cause)),
-    };
-    let stat = rustix::fs::fstat(&fd).map_err(|cause| Error::io("stat", path, cause))?;
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return wrong("belongs to another user");
-    }
-    if stat.st_mode & 0o077 != 0 {
-        return wrong("is open to other users");
-    }
-    Ok(Some(fd))
-}
-
-/// The same, made if need be.
-fn make_private(
-    parent: impl std::os::fd::AsFd,
-    name: impl rustix::path::Arg + std::marker::Copy,
-    path: &Path,
-) -> Result<OwnedFd, Error> {
-    let made = match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
-        Ok(()) => true,
-        Err(Errno::EXIST) => false,
-        Err(cause) => return Err(Error::io("create directory", path, cause)),
-    };
-    let fd = open_private(&parent, name, path)?.ok_or_else(|| Error::io("open", path, Errno::NOENT))?;
-    if made {
-        // A setgid parent hands its group and bit on, and with them every file below would get another group.
-        let group = Some(rustix::process::getegid());
-        rustix::fs::fchown(&fd, None, group)
-            .and_then(|()| rustix::fs::fchmod(&fd, Mode::RWXU))
-            .map_err(|cause| Error::io("create directory", path, cause))?;
-    }
-    Ok(fd)
-}
-
-/// The store's folders, open for writing.
-struct Places {
-    catalogue: OwnedFd,
-    layers: OwnedFd,
-    staging: OwnedFd,
-    dir: PathBuf,
-}
-
-impl Places {
-    fn create(dir: &Path) -> Result<Places, Error> {
-        if let Some(parent) = dir.parent() {
-            std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
-                .recursive(true)
-                .create(parent)
-                .map_err(|e| Error::std("create directory", parent, &e))?;
-        }
-        let store = make_private(CWD, dir, dir)?;
-        let make = |name: &str| make_private(&store, name, &dir.join(name));
-        Ok(Places { catalogue: make(CATALOGUE)?, layers: make(LAYERS)?, staging: make(STAGING)?, dir: dir.into() })
-    }
-}
-
-/// The folder of one import. What is still in it when it is dropped is removed.
-struct Staging<'a> {
-    fd: OwnedFd,
-    path: PathBuf,
-    runner: &'a dyn Runner,
-    /// Held until the folder is gone.
-    _lock: OwnedFd,
-}
-
-impl<'a> Staging<'a> {
-    /// Removes what crashed imports left, and makes a folder.
-    fn create(places: &'a Places, runner: &'a dyn Runner) -> Result<Staging<'a>, Error> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let path = places.dir.join(STAGING);
-        let _guard = lock(&places.staging, &path, FlockOperation::LockExclusive)?;
-        sweep(&places.staging, &path, runner)?;
-        // Names of the living differ by pid; what could not be removed may have any.
-        let path = loop {
-            let path = path.join(format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-            if path.symlink_metadata().is_err() {
-                break path;
-            }
-        };
-        let name = path.file_name().unwrap_or_default();
-        let fd = make_private(&places.staging, name, &path)?;
-        let lock = lock(&fd, &path, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Staging { fd, path, runner, _lock: lock })
-    }
-
-    /// Brings everything to the disk and then under its final name; `made` are the layers' folders in the staging folder
-    /// and in the store.
-    fn publish(&self, places: &Places, records: &[(String, Record)], made: &[(String, String)]) -> Result<(), Error> {
-        for (name, record) in records {
-            let path = self.path.join(name);
-            let written = |cause| Error::io("write", &path, cause);
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(&self.fd, &**name, flags, Mode::RUSR | Mode::WUSR).map_err(written)?;
-            let json = serde_json::to_vec(record).map_err(|e| Error::std("write", &path, &e.into()))?;
-            std::io::Write::write_all(&mut &std::fs::File::from(file), &json)
-                .map_err(|e| Error::std("write", &path, &e))?;
-        }
-        // One pass over the file system instead of one for each of thousands of files.
-        rustix::fs::syncfs(&self.fd).map_err(|cause| Error::io("sync", &self.path, cause))?;
-
-        let layers = places.dir.join(LAYERS);
-        for (from, layer) in made {
-            let target = layers.join(layer);
-            let moved = |cause| Error::io("publish", &target, cause);
-            match rustix::fs::renameat(&self.fd, from, &places.layers, layer) {
-                Ok(()) => {}
-                // Another import was faster, or another reference has the same content.
-                Err(Errno::EXIST | Errno::NOTEMPTY) => {
-                    if !has_tree(&places.layers, layer) {
-                        self.runner.remove(&target)?;
-                        rustix::fs::renameat(&self.fd, from, &places.layers, layer).map_err(moved)?;
-                    }
-                }
-                Err(cause) => return Err(moved(cause)),
-            }
-        }
-        let moved = |cause| Error::io("publish", &layers, cause);
-        rustix::fs::fsync(&places.layers).map_err(moved)?;
-        let target = places.dir.join(CATALOGUE);
-        let published = |cause| Error::io("publish", &target, cause);
-        for (name, _) in records {
-            rustix::fs::renameat(&self.fd, &**name, &places.catalogue, &**name).map_err(published)?;
-        }
-        rustix::fs::fsync(&places.catalogue).map_err(published)
-    }
-}
-
-impl Drop for Staging<'_> {
-    fn drop(&mut self) {
-        // What cannot be removed now is removed by the next import.
-        let _ = self.runner.remove(&self.path);
-    }
-}
-
-/// Removes what crashed imports left; whether others are running. The caller holds the lock.
-fn sweep(staging: &OwnedFd, path: &Path, runner: &dyn Runner) -> Result<bool, Error> {
-    let mut is_busy = false;
-    for entry in std::fs::read_dir(path).map_err(|e| Error::std("list", path, &e))? {
-        let name = entry.map_err(|e| Error::std("list", path, &e))?.file_name();
-        if name == LOCK {
-            continue;
-        }
-        let old = path.join(&name);
-        let in_use = match open_private(staging, &name, &old) {
-            Ok(Some(folder)) => lock(&folder, &old, FlockOperation::NonBlockingLockExclusive)
-                .is_err_and(|e| matches!(e, Error::Io { cause: Errno::WOULDBLOCK, .. })),
-            _ => false,
-        };
-        is_busy |= in_use;
-        if !in_use {
-            match runner.remove(&old) {
-                // Of other ids than this runner's, which only a worker can remove.
-                Err(Error::Io { cause: Errno::ACCESS | Errno::PERM, .. }) => {}
-                other => other?,
-            }
-        }
-    }
-    Ok(is_busy)
-}
-
-/// Locks the file [`LOCK`] of a folder, for as long as the descriptor is open: the kernel frees it when the process ends,
-/// however it ends.
-fn lock(folder: &OwnedFd, path: &Path, operation: FlockOperation) -> Result<OwnedFd, Error> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let path = path.join(LOCK);
-    let fd = rustix::fs::openat(folder, LOCK, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|cause| Error::io("open", &path, cause))?;
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, operation)).map_err(|cause| Error::io("lock", &path, cause))?;
-    Ok(fd)
 }

@@ -7,10 +7,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::build::{self, GatherJob, PlaceJob, SealJob, Sealed};
+use crate::distroless::{self, StripJob, Stripped};
 use crate::error::text;
 use crate::hash::Algorithm;
 use crate::lazy::{IndexJob, Indexed};
-use crate::unpack::{Direct, Owners, Report, Runner, UnpackJob};
+use crate::unpack::{Direct, Owners, Report, Runner, UnpackJob, open_tree};
 use crate::{Error, Progress};
 
 /// Longest line of an answer: a report with 500 layers and the largest configuration.
@@ -31,6 +33,23 @@ pub enum Job {
     Digest(Owners, Algorithm),
     /// [`Runner::pack`] to the standard input, which is open for writing.
     Pack(Owners),
+    /// Of what a step of a build has written a layer is made; the standard input is `/dev/null`, open for writing.
+    Seal(SealJob),
+    /// Files of the image that is the worker's root are written to the standard input, which is open for writing.
+    Gather(GatherJob),
+    /// The standard input is put into the image that is the worker's root.
+    Place(PlaceJob),
+    /// What is kept of the image that is the worker's root is copied into the worker's folder.
+    Strip(StripJob),
+    /// A folder is made in it.
+    Folder(String),
+    /// The worker's folder gets an owner and permission bits.
+    Own {
+        /// User and group.
+        owner: (u32, u32),
+        /// The bits.
+        mode: u32,
+    },
 }
 
 impl Job {
@@ -48,9 +67,17 @@ pub enum Answer {
     /// To [`Job::Unpack`].
     Report(Box<Report>),
     /// To [`Job::Index`].
-    Indexed(Indexed),
+    Indexed(Box<Indexed>),
     /// To [`Job::Digest`] and [`Job::Pack`].
     Digest(String),
+    /// To [`Job::Seal`].
+    Sealed(Sealed),
+    /// To [`Job::Strip`].
+    Stripped(Box<Stripped>),
+    /// To [`Job::Gather`]: whether what was taken is one file that was named.
+    Gathered(bool),
+    /// To the others.
+    Done,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,9 +107,17 @@ pub fn worker_main(job: &str, target: &Path) -> i32 {
                 let mut progress = |progress| drop(say(&Line::Progress(progress)));
                 Direct.unpack(&job, archive, target, &mut progress).map(|report| Answer::Report(Box::new(report)))
             }
-            Job::Index(job) => Direct.index(&job, input(&job.archive)?, target).map(Answer::Indexed),
+            Job::Index(job) => {
+                Direct.index(&job, input(&job.archive)?, target).map(|indexed| Answer::Indexed(Box::new(indexed)))
+            }
             Job::Digest(owners, algorithm) => Direct.digest(owners, algorithm, target).map(Answer::Digest),
             Job::Pack(owners) => Direct.pack(owners, target, input(target)?).map(Answer::Digest),
+            Job::Seal(job) => build::seal(&job, &open_tree(target)?, target, input(target)?).map(Answer::Sealed),
+            Job::Gather(job) => build::gather(&job, input(target)?).map(Answer::Gathered),
+            Job::Place(job) => build::place(&job, &input(target)?).map(|()| Answer::Done),
+            Job::Strip(job) => distroless::strip(&job, target).map(|stripped| Answer::Stripped(Box::new(stripped))),
+            Job::Own { owner, mode } => build::own(target, owner, mode).map(|()| Answer::Done),
+            Job::Folder(path) => build::make_folder(&path).map(|()| Answer::Done),
         });
     let code = if done.is_ok() { 0 } else { 125 };
     let line = match done {
@@ -122,7 +157,15 @@ pub fn read_answer(mut out: impl BufRead, progress: &mut dyn FnMut(Progress)) ->
                         Some(&mut report.notes)
                     }
                     Answer::Indexed(indexed) => Some(&mut indexed.notes),
-                    Answer::Digest(_) => None,
+                    Answer::Stripped(stripped) => {
+                        stripped.dropped.truncate(MAX_NOTES);
+                        stripped
+                            .dropped
+                            .iter_mut()
+                            .for_each(|dropped| dropped.path = clean(std::mem::take(&mut dropped.path)));
+                        Some(&mut stripped.notes)
+                    }
+                    Answer::Digest(_) | Answer::Sealed(_) | Answer::Gathered(_) | Answer::Done => None,
                 };
                 if let Some(notes) = notes {
                     notes.truncate(MAX_NOTES);

@@ -188,7 +188,7 @@ fn rpath_runpath_origin_and_what_libraries_need() {
     assert_eq!(fs::read_link(link).unwrap(), Path::new("libdeep.so.1.2.3"));
 
     let error = import(&store, &host(&[&app.join("bin/bare-runpath")], &[])).unwrap_err();
-    let Error::Library { name, needed_by } = &error else { panic!("{error}") };
+    let Error::Library { name, needed_by, .. } = &error else { panic!("{error}") };
     assert_eq!((name.as_str(), needed_by), ("libdeep.so.1", &bare));
     assert!(error.help().unwrap().contains("apt-file search libdeep.so.1"));
     assert_eq!(names(&scratch.join("images/staging")), ["lock"]);

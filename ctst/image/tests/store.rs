@@ -299,6 +299,12 @@ fn bad_sources() {
     assert_eq!(codes(&scratch.join("nowhere")), "I003");
     assert_eq!(codes(&scratch.join("file")), "I004");
     assert_eq!(codes(Path::new("relative")), "I005");
+    // What it would be is a root file system of blobs.
+    let layout = scratch.join("layout");
+    write(&layout.join("oci-layout"), "{}");
+    write(&layout.join("index.json"), "{}");
+    assert_eq!(codes(&layout), "I004");
+    fs::remove_dir_all(&layout).unwrap();
     assert_eq!(codes(&scratch), "I016", "the project's store would lie inside");
     assert_eq!(names(&scratch), ["file"]);
 }

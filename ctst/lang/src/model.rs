@@ -78,9 +78,12 @@ pub struct Component {
     pub entrypoint: Option<Vec<String>>,
     /// Whether the root file system is read-only.
     pub readonly: bool,
-    /// Whether it starts before its archive is unpacked, and reads from that.
+    /// Whether it starts before its archive is unpacked, and reads from that. Where its author does not say, that is up to who runs it.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub lazy: bool,
+    pub lazy: Option<Lazy>,
+    /// Of its image only what its program needs is kept, and this; none: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distroless: Option<Box<Distroless>>,
     /// Working directory.
     pub workdir: Option<String>,
     /// `name`, `uid`, `name:group` or `uid:gid`.
@@ -97,6 +100,9 @@ pub struct Component {
     pub volumes: Vec<Volume>,
     /// Memory file systems mounted into it, the defaults of a read-only root not among them.
     pub tmpfs: Vec<Tmpfs>,
+    /// Devices of the host that it can open, as far as their files' permissions let it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
     /// What must be up before it starts.
     pub after: Vec<Dependency>,
     /// Whether it is a JOB: it runs to completion, and its end with 0 is its success.
@@ -178,7 +184,8 @@ impl Component {
             command: None,
             entrypoint: None,
             readonly: true,
-            lazy: false,
+            lazy: None,
+            distroless: None,
             workdir: None,
             user: None,
             hostname,
@@ -187,6 +194,7 @@ impl Component {
             healthcheck: None,
             volumes: Vec::new(),
             tmpfs: Vec::new(),
+            devices: Vec::new(),
             after: Vec::new(),
             job: false,
             replica: None,
@@ -210,6 +218,14 @@ impl Component {
             landlock: None,
         }
     }
+}
+
+/// What is kept of an image beside what its program is known to need.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Distroless {
+    /// Absolute globs of files. `*` stays within a folder, `**` does not; a folder that matches is kept with all below.
+    pub keep: Vec<String>,
 }
 
 /// Which system calls a component's processes can make.
@@ -454,6 +470,13 @@ pub enum Image {
         /// The digest that `containust.lock` has for it, which holds where none is written. None: nobody has asked the registry yet.
         locked: Option<String>,
     },
+    /// One that came in a bundle (`ctst bundle`). No file says this: it stands for what the file of a bundle says.
+    Bundled {
+        /// As the file says it.
+        image: String,
+        /// Digest of its manifest in the bundle, 64 lower-case hexadecimal digits.
+        sha256: String,
+    },
     /// `image://name[:tag]`: by the name that it has in the store.
     Local {
         /// `name:tag`; the tag is `latest` where none is written.
@@ -461,6 +484,96 @@ pub enum Image {
         /// Expected digest, 64 lower-case hexadecimal digits.
         sha256: Option<String>,
     },
+    /// `build`: built for the component.
+    Build(Box<Build>),
+}
+
+/// What an image is built from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// The folder that files are copied from: absolute, or relative to the file's folder.
+    pub context: String,
+    /// Absolute, or relative to the context; none: `Dockerfile`, where there are no steps.
+    pub dockerfile: Option<String>,
+    /// The stage of the Dockerfile that is wanted; none: the last.
+    pub target: Option<String>,
+    /// Values for its ARGs.
+    pub args: Vec<(String, String)>,
+    /// Instead of a Dockerfile.
+    pub steps: Option<Box<BuildSteps>>,
+}
+
+/// Steps of a build, in the order in which they are done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildSteps {
+    /// The image that it begins with.
+    pub from: Image,
+    /// Variables, in order.
+    pub env: Vec<(String, String)>,
+    /// What is copied where: a path from the context on, and an absolute one.
+    pub copy: Vec<(String, String)>,
+    /// Commands for `/bin/sh`, as root.
+    pub run: Vec<String>,
+    /// For the commands and the image.
+    pub workdir: Option<String>,
+    /// Of the image.
+    pub user: Option<String>,
+    /// Of the image; none: that of the one it begins with.
+    pub entrypoint: Option<Vec<String>>,
+    /// Of the image, likewise.
+    pub command: Option<Vec<String>>,
+}
+
+/// `lazy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "LazyText", try_from = "LazyText")]
+pub enum Lazy {
+    /// `false`: its archive is unpacked before it starts.
+    No,
+    /// `true`: that is done while it runs.
+    Yes,
+    /// `"always"`: that is not done.
+    Always,
+}
+
+impl Lazy {
+    /// Whether it starts before its archive is unpacked.
+    #[must_use]
+    pub fn reads_archive(self) -> bool {
+        self != Self::No
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum LazyText {
+    Bool(bool),
+    Word(String),
+}
+
+const ALWAYS: &str = "always";
+
+impl From<Lazy> for LazyText {
+    fn from(lazy: Lazy) -> Self {
+        match lazy {
+            Lazy::No => Self::Bool(false),
+            Lazy::Yes => Self::Bool(true),
+            Lazy::Always => Self::Word(ALWAYS.to_owned()),
+        }
+    }
+}
+
+impl TryFrom<LazyText> for Lazy {
+    type Error = &'static str;
+
+    fn try_from(text: LazyText) -> Result<Self, Self::Error> {
+        match text {
+            LazyText::Bool(false) => Ok(Self::No),
+            LazyText::Bool(true) => Ok(Self::Yes),
+            LazyText::Word(word) if word == ALWAYS => Ok(Self::Always),
+            LazyText::Word(_) => Err("neither a truth value nor `always`"),
+        }
+    }
 }
 
 /// `restart`.
@@ -749,6 +862,15 @@ pub struct Tmpfs {
     pub size: Option<u64>,
     /// Permission bits of its root; default 0o1777.
     pub mode: u32,
+}
+
+/// A device of the host, seen inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path of its file on the host.
+    pub source: String,
+    /// Absolute path inside.
+    pub target: String,
 }
 
 /// The right side of a CONNECT, seen from its left side.

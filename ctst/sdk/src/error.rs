@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use containust_image::build::Problem;
 use containust_policy::conf::PATH as POLICY;
 use containust_shared::exit;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,18 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A path leaves, by a link, a folder that a component can write.
+    #[error("use {}: it leads to {} by a link in {}, which component {component} can write", path.display(), to.display(), folder.display())]
+    Led {
+        /// As its author named it.
+        path: PathBuf,
+        /// Where it leads.
+        to: PathBuf,
+        /// What the component can write.
+        folder: PathBuf,
+        /// Which component.
+        component: String,
+    },
     /// State of a newer ctst.
     #[error("read {}: its schema {found} is newer than the {known} this ctst knows", path.display())]
     NewerState {
@@ -83,6 +96,18 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// Something that is only done with bundles.
+    #[error("compare {} with the digest of a bundle: it is none", file.display())]
+    NoBundle {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Something that is not done with bundles.
+    #[error("change {}: it is a bundle, in which everything stands fast", file.display())]
+    IsBundle {
+        /// The file.
+        file: PathBuf,
     },
     /// Components that wait for each other.
     #[error("order the components: {} wait for each other", circle.join(" -> "))]
@@ -148,6 +173,40 @@ pub enum Error {
         /// The image crate's words.
         problem: String,
         /// Its help.
+        help: Option<String>,
+    },
+    /// An image cannot be built as a file says.
+    #[error("build {component} from {file}: {}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Dockerfile {
+        /// The component.
+        component: String,
+        /// The Dockerfile, or the composition where its steps stand there.
+        file: String,
+        /// What is wrong with it.
+        problems: Vec<Problem>,
+    },
+    /// A step of a build failed.
+    #[error("build {component} from {file}: {problem}{}", output.iter().map(|line| format!("\n  {line}")).collect::<String>())]
+    Step {
+        /// The component.
+        component: String,
+        /// As above.
+        file: String,
+        /// Where, and how it ended.
+        problem: Box<Problem>,
+        /// What it wrote last, line by line.
+        output: Vec<String>,
+    },
+    /// An image cannot be stripped to what its program needs.
+    #[error("strip the image of {component}: {problem}{}", output.iter().map(|line| format!("\n  {line}")).collect::<String>())]
+    Distroless {
+        /// The component.
+        component: String,
+        /// Why not.
+        problem: String,
+        /// What its program wrote last, line by line.
+        output: Vec<String>,
+        /// What to do about it.
         help: Option<String>,
     },
     /// An image that containers were made of is to be removed.
@@ -323,8 +382,10 @@ impl Error {
             Self::ManyFiles { .. } => "S0103",
             Self::TooLarge { .. } => "S0104",
             Self::Untrusted { .. } => "S0105",
+            Self::Led { .. } => "S0109",
             Self::NewerState { .. } => "S0106",
             Self::Lock { .. } => "S0108",
+            Self::NoBundle { .. } | Self::IsBundle { .. } => "S0110",
             Self::Circle { .. } => "S0201",
             Self::UnknownComponent { .. } => "S0202",
             Self::Invalid { .. } => "S0203",
@@ -336,6 +397,9 @@ impl Error {
             Self::Unchecked { .. } => "S0209",
             Self::Store(error) => error.code(),
             Self::Secrets { .. } => "S0210",
+            Self::Dockerfile { .. } => "S0211",
+            Self::Step { .. } => "S0212",
+            Self::Distroless { .. } => "S0213",
             Self::Several(_) => "S0601",
             Self::DataLoss { .. } => "S0602",
             Self::PlanFile { .. } => "S0603",
@@ -369,12 +433,20 @@ impl Error {
                 let path = path.display();
                 Some(format!("make it yours alone (chown $(id -u) {path}; chmod 700 {path}); or look into it, and remove it if it is a stranger's"))
             }
+            Self::Led { to, .. } => {
+                Some(format!("see who made the link; if it is meant, name {} itself", to.display()))
+            }
             Self::NewerState { .. } => Some("use the ctst that wrote it".to_owned()),
             Self::Lock { path, .. } => {
                 Some(format!("take {} from version control, or remove it and run: ctst lock", path.display()))
             }
-            Self::Source { path, .. } => Some(format!("create {} or correct the volume", path.display())),
-            Self::Image { help, .. } => help.clone(),
+            Self::NoBundle { .. } => Some("name the bundle, or leave out --sha256".to_owned()),
+            Self::IsBundle { .. } => Some("do it where the composition is, and bundle that again".to_owned()),
+            Self::Source { source, .. } if source.kind() == io::ErrorKind::InvalidData => Some("write it in UTF-8".to_owned()),
+            Self::Source { path, .. } => Some(format!("create {}, or correct the path", path.display())),
+            Self::Image { help, .. } | Self::Distroless { help, .. } => help.clone(),
+            Self::Step { problem, .. } => problem.help.clone(),
+            Self::Dockerfile { problems, .. } => problems.iter().find_map(|problem| problem.help.clone()),
             Self::ImageInUse { users, .. } => Some(format!("first: ctst stop {0} && ctst rm {0}", users.join(" "))),
             Self::Unchecked { .. } => Some("see them: ctst check".to_owned()),
             Self::Store(error) => error.help(),

@@ -89,6 +89,15 @@ pub enum EventKind {
         /// Why.
         why: String,
     },
+    /// The archive that it is read from is being unpacked in the background.
+    Unpacking,
+    /// That is done: its next container is made of layers.
+    Unpacked,
+    /// That was not done, or not to the end. It goes on to be read from its archive.
+    NotUnpacked {
+        /// Why.
+        why: String,
+    },
     /// It was frozen.
     Paused,
     /// It goes on.

@@ -29,6 +29,7 @@ pub mod run;
 pub mod status;
 
 mod builder;
+mod bundle;
 mod down;
 mod egress;
 mod host;
@@ -47,6 +48,7 @@ mod volumes;
 mod workers;
 
 pub use builder::ContainerBuilder;
+pub use bundle::Bundled;
 pub use containust_image as image;
 pub use containust_lang as lang;
 pub use down::{Down, Downed};
@@ -69,7 +71,7 @@ pub use processes::Process;
 pub use project::{Identity, Loaded, Project};
 pub use projects::RunningProject;
 pub use run::{ExecRequest, Notice, Options, Polled, Session};
-pub use status::{ContainerStatus, Health, Measured, Published, State, Stats};
+pub use status::{ContainerStatus, Health, Measured, Published, State, Stats, Unpacked};
 pub use volumes::VolumeStatus;
 pub use workers::transfer;
 

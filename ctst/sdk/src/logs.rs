@@ -527,7 +527,9 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-fn is_harmless(c: char) -> bool {
+/// Whether a character can be shown as it is: it neither steers a terminal nor turns around what stands beside it.
+#[must_use]
+pub fn is_harmless(c: char) -> bool {
     c == '\t'
         || !(c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))

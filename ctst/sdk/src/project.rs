@@ -1,21 +1,26 @@
 //! A project: a `.ctst` file and the folder beside it in which its state lives.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use containust_image::{Bundle, member_of};
 use containust_lang::model::{Attachment, BRIDGE, Composition, Network};
 use containust_lang::{Inputs, Loader, Outcome};
 use containust_shared::names;
+use rustix::fs::OFlags;
 use rustix::process::getuid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::bundle::{self, Carried, EXTENSION};
 use crate::error::{During, Error, Result};
-use crate::host::{cgroup, ways};
+use crate::host::cgroup;
+use crate::host::ways::Ways;
 use crate::images::imports::{Fetching, Imports};
 use crate::record::{self, Stored};
 use crate::run::PAUSE;
@@ -47,6 +52,7 @@ pub struct Project {
     file: PathBuf,
     folder: PathBuf,
     identity: Identity,
+    bundle: bundle::Slot,
 }
 
 /// A file that was read and checked.
@@ -66,21 +72,30 @@ pub struct Loaded {
     pub taken: Vec<String>,
 }
 
+/// Is given what finds files, and has the rest read by that, or by what it puts between.
+pub(crate) type Between<'a> = dyn Fn(&dyn Loader, &mut dyn FnMut(&dyn Loader)) + 'a;
+
 /// Imported files, named by their paths relative to the project's folder, or absolute ones outside of it.
 struct Files<'a> {
     folder: &'a Path,
     remote: &'a Imports<'a>,
-    /// What was read by way of links.
-    linked: Mutex<Vec<PathBuf>>,
+    /// What was read by way of links, and what that was.
+    linked: Mutex<Vec<(PathBuf, PathBuf)>>,
     /// What was read elsewhere.
     outside: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Files<'_> {
-    fn note_links(&self, path: PathBuf) {
-        if ways::has_links(&path) {
-            self.linked.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    /// Reads a file, and notes where it was found if that is elsewhere.
+    fn read_at(&self, path: PathBuf) -> Result<Vec<u8>> {
+        let (bytes, whole) = read_found(&path)?;
+        if path != whole {
+            self.linked.lock().unwrap_or_else(PoisonError::into_inner).push((path, whole.clone()));
         }
+        if !whole.starts_with(self.folder) {
+            self.outside.lock().unwrap_or_else(PoisonError::into_inner).insert(whole);
+        }
+        Ok(bytes)
     }
 }
 
@@ -91,8 +106,7 @@ impl Loader for Files<'_> {
         let found =
             places.map(|place| (place.canonicalize(), place)).find_map(|(found, place)| Some((found.ok()?, place)));
         let (found, place) = found.ok_or_else(|| "no such file".to_owned())?;
-        self.note_links(place);
-        let bytes = read_bounded(&found).map_err(|error| error.to_string())?;
+        let bytes = self.read_at(place).map_err(|error| error.to_string())?;
         let name = found.strip_prefix(self.folder).unwrap_or(&found);
         let name = name.to_str().ok_or_else(|| "its path is not UTF-8".to_owned())?;
         Ok((name.to_owned(), bytes))
@@ -103,13 +117,7 @@ impl Loader for Files<'_> {
     }
 
     fn read(&self, path: &str) -> std::result::Result<Option<Vec<u8>>, String> {
-        let path = self.folder.join(path);
-        let read = read_bounded(&path);
-        if let Some(whole) = path.canonicalize().ok().filter(|whole| read.is_ok() && !whole.starts_with(self.folder)) {
-            self.outside.lock().unwrap_or_else(PoisonError::into_inner).insert(whole);
-        }
-        self.note_links(path);
-        match read {
+        match self.read_at(self.folder.join(path)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.to_string()),
@@ -119,21 +127,53 @@ impl Loader for Files<'_> {
 
 /// Reads a file of the project's author: a regular one, of a size that a person could have written or a program may have.
 pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    open_bounded(path).and_then(|file| read_open(path, file))
+}
+
+/// The same, and what was read, canonical: who can write a folder on the way may put another file there at any moment.
+fn read_found(path: &Path) -> Result<(Vec<u8>, PathBuf)> {
+    let file = open_bounded(path)?;
+    let whole = found(&file).during(|| format!("find {}", path.display()))?;
+    Ok((read_open(path, file)?, whole))
+}
+
+/// Where an open file is (proc_pid_fd(5)).
+pub(crate) fn found(file: &std::fs::File) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn open_bounded(path: &Path) -> Result<std::fs::File> {
     let what = || format!("read {}", path.display());
-    // Opening a FIFO would wait for a writer.
-    let meta = path.metadata().during(what)?;
-    if !meta.is_file() {
-        return Err(Error::io(what(), io::Error::other("not a regular file")));
+    let check = |meta: std::fs::Metadata| {
+        if !meta.is_file() {
+            return Err(Error::io(what(), io::Error::other("not a regular file")));
+        }
+        if meta.len() > MAX_FILE {
+            return Err(Error::TooLarge { path: path.to_owned(), size: meta.len(), limit: MAX_FILE });
+        }
+        Ok(())
+    };
+    // Opening a device does something.
+    path.metadata().during(what).and_then(check)?;
+    // Opening a FIFO, which may be there by now, would wait for a writer.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = std::fs::File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path).during(what)?;
+    file.metadata().during(what).and_then(check)?;
+    Ok(file)
+}
+
+fn read_open(path: &Path, file: std::fs::File) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).during(|| format!("read {}", path.display()))?;
+    match bytes.len() as u64 {
+        size if size > MAX_FILE => Err(Error::TooLarge { path: path.to_owned(), size, limit: MAX_FILE }),
+        _ => Ok(bytes),
     }
-    if meta.len() > MAX_FILE {
-        return Err(Error::TooLarge { path: path.to_owned(), size: meta.len(), limit: MAX_FILE });
-    }
-    std::fs::read(path).during(what)
 }
 
 impl Project {
     /// Finds the project of `file`, which may be a folder, or that of the current folder. In a folder it is `stack.ctst`,
-    /// `containust.ctst`, or the only file that ends in `.ctst`. Does not read it. A file that is gone is found, too, while there
+    /// `containust.ctst`, or the only file that ends in `.ctst`, or where there is none the only bundle. Does not read it. A file that is gone is found, too, while there
     /// are containers of it.
     ///
     /// # Errors
@@ -153,7 +193,8 @@ impl Project {
             Error::io(format!("open {}", file.display()), io::Error::from(io::ErrorKind::IsADirectory))
         })?;
         let meta = folder.metadata().during(|| format!("open {}", folder.display()))?;
-        let project = Self { file: whole, folder, identity: Identity { dev: meta.dev(), ino: meta.ino() } };
+        let identity = Identity { dev: meta.dev(), ino: meta.ino() };
+        let project = Self { file: whole, folder, identity, bundle: bundle::Slot::default() };
         project.check_places()?;
         Ok(project)
     }
@@ -169,6 +210,10 @@ impl Project {
             }
             other => other,
         }
+    }
+
+    pub(crate) fn slot(&self) -> &bundle::Slot {
+        &self.bundle
     }
 
     /// The file, absolute and canonical.
@@ -281,12 +326,74 @@ impl Project {
         fetching: Fetching,
         offline: bool,
     ) -> Result<Loaded> {
-        let name = self.file_name();
+        match self.bundle()? {
+            Some(_) if matches!(fetching, Fetching::Lock { .. }) => Err(Error::IsBundle { file: self.file.clone() }),
+            Some(bundle) => self.load_bundled(bundle, params, profiles, offline),
+            None => self.load_by(params, profiles, fetching, offline, &|files, read| read(files)),
+        }
+    }
+
+    /// The same of a file that is no bundle.
+    pub(crate) fn load_by(
+        &self,
+        params: &[(String, String)],
+        profiles: &[String],
+        fetching: Fetching,
+        offline: bool,
+        by: &Between<'_>,
+    ) -> Result<Loaded> {
         let source = read_bounded(&self.file)?;
         let remote = Imports::new(self, fetching, offline)?;
         let files =
             Files { folder: &self.folder, remote: &remote, linked: Mutex::default(), outside: Mutex::default() };
+        let mut loaded = None;
+        by(&files, &mut |loader| {
+            loaded = Some(self.check(self.file_name(), &source, &Inputs { params, profiles, loader: Some(loader) }));
+        });
+        let mut loaded = loaded.expect("whoever gets a loader reads by one");
+        if let Some(composition) = &mut loaded.outcome.composition {
+            remote.locked().tell(composition);
+            let linked = files.linked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let ways = Ways::new(self, &composition.components);
+            linked.iter().try_for_each(|(path, whole)| ways.check(path, Some(whole)))?;
+            if offline {
+                loaded.closed = stay_inside(composition);
+            }
+        }
+        let outside = files.outside.into_inner().unwrap_or_else(PoisonError::into_inner);
+        loaded.locked = remote.save()?;
+        let read = outside.iter().map(|path| format!("reads {}, outside of the project's folder", path.display()));
+        loaded.taken = read.chain(std::mem::take(&mut loaded.taken)).collect();
+        Ok(loaded)
+    }
+
+    fn load_bundled(
+        &self,
+        bundle: &Bundle,
+        params: &[(String, String)],
+        profiles: &[String],
+        offline: bool,
+    ) -> Result<Loaded> {
+        let manifest = bundle.manifest();
+        let name = manifest.composition.clone();
+        let source = bundle.read(&member_of(&name)).map_err(|error| Error::Store(Box::new(error)))?;
+        let files = Carried(bundle);
         let inputs = Inputs { params, profiles, loader: Some(&files) };
+        let mut loaded = self.check(name, &source.unwrap_or_default(), &inputs);
+        if let Some(composition) = &mut loaded.outcome.composition {
+            bundle::lock(bundle, &self.file)?.tell(composition);
+            for component in &mut composition.components {
+                bundle::take_image(manifest, component)?;
+            }
+            if offline {
+                loaded.closed = stay_inside(composition);
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Checks what was read, and notes what it takes of the environment.
+    fn check(&self, name: String, source: &[u8], inputs: &Inputs<'_>) -> Loaded {
         let asked = Mutex::new(BTreeSet::new());
         let variable = |name: &str| {
             let value = std::env::var(name).ok()?;
@@ -296,27 +403,13 @@ impl Project {
             }
             Some(value)
         };
-        let mut outcome = containust_lang::check_with(&name, &source, &self.default_name(), &variable, &inputs);
-        let mut closed = Vec::new();
+        let mut outcome = containust_lang::check_with(&name, source, &self.default_name(), &variable, inputs);
         if let Some(composition) = &mut outcome.composition {
             label(composition);
-            remote.locked().tell(composition);
-            let linked = files.linked.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if !linked.is_empty() {
-                let writable = ways::writable(&self.folder, composition);
-                linked.iter().try_for_each(|path| ways::check(path, &writable))?;
-            }
-            if offline {
-                closed = stay_inside(composition);
-            }
         }
-        let outside = files.outside.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let locked = remote.save()?;
-        let read = outside.iter().map(|path| format!("reads {}, outside of the project's folder", path.display()));
         let asked = asked.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let variables = asked.iter().map(|name| format!("takes {name} from the environment"));
-        let taken = read.chain(variables).collect();
-        Ok(Loaded { name, source, outcome, locked, closed, taken })
+        let taken = asked.iter().map(|name| format!("takes {name} from the environment")).collect();
+        Loaded { name, source: source.to_vec(), outcome, locked: Vec::new(), closed: Vec::new(), taken }
     }
 
     /// The folder's name as a project's name; `project` where it cannot be one.
@@ -350,19 +443,21 @@ impl Project {
         Ok(())
     }
 
-    /// Refuses a folder whose owner, or anybody, could exchange what is in it while it is used.
+    /// Refuses a folder that its owner, or that of one above it, or anybody, could exchange, or what is in it, while it is used.
     fn check_folder(&self) -> Result<()> {
-        let path = self.folder.clone();
-        let meta = path.metadata().during(|| format!("open {}", path.display()))?;
         let uid = getuid().as_raw();
-        let problem = if meta.uid() != uid && meta.uid() != 0 {
-            format!("it belongs to user {}, who could exchange what is in it, and this is user {uid}", meta.uid())
-        } else if meta.mode() & 0o1002 == 0o002 {
-            format!("its mode is {:o}: anybody could exchange what is in it", meta.mode() & 0o7777)
-        } else {
-            return Ok(());
-        };
-        Err(Error::Untrusted { path, problem })
+        for path in self.folder.ancestors() {
+            let meta = path.metadata().during(|| format!("open {}", path.display()))?;
+            let problem = if meta.uid() != uid && meta.uid() != 0 && is_somebody(meta.uid()) {
+                format!("it belongs to user {}, who could exchange what is in it, and this is user {uid}", meta.uid())
+            } else if meta.mode() & 0o1002 == 0o002 {
+                format!("its mode is {:o}: anybody could exchange what is in it", meta.mode() & 0o7777)
+            } else {
+                continue;
+            };
+            return Err(Error::Untrusted { path: path.to_owned(), problem });
+        }
+        Ok(())
     }
 
     /// Makes the state folder, for the caller only and invisible to git; refuses one that is somebody else's.
@@ -449,10 +544,17 @@ fn default_file(folder: &Path) -> Result<PathBuf> {
         }
     }
     let list = std::fs::read_dir(folder).during(|| format!("list {}", folder.display()))?;
-    let mut names: Vec<_> = list
-        .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "ctst") && path.is_file())
-        .collect();
+    let (mut names, mut bundles) = (Vec::new(), Vec::new());
+    for path in list.filter_map(|entry| entry.ok().map(|e| e.path())).filter(|path| path.is_file()) {
+        match path.extension() {
+            Some(extension) if extension == "ctst" => names.push(path),
+            Some(extension) if extension == EXTENSION => bundles.push(path),
+            _ => {}
+        }
+    }
+    if names.is_empty() {
+        names = bundles;
+    }
     names.sort();
     if names.is_empty() {
         names = had_files(folder);
@@ -467,11 +569,24 @@ fn default_file(folder: &Path) -> Result<PathBuf> {
     }
 }
 
+/// Whether a process of this user namespace could be this user (user_namespaces(7)): within a container the owner of what is the
+/// host's root's shows as nobody, who is not in its map.
+fn is_somebody(uid: u32) -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let mut ranges = map.lines().map(|line| line.split_whitespace().filter_map(|word| word.parse::<u64>().ok()));
+    map.is_empty()
+        || ranges.any(|mut range| match (range.next(), range.nth(1)) {
+            (Some(first), Some(count)) => (first..first + count).contains(&u64::from(uid)),
+            _ => true,
+        })
+}
+
 /// Of which files there are containers in a folder, by their records.
 fn had_files(folder: &Path) -> Vec<PathBuf> {
     let Ok(meta) = folder.metadata() else { return Vec::new() };
     let identity = Identity { dev: meta.dev(), ino: meta.ino() };
-    let project = Project { file: folder.join("stack.ctst"), folder: folder.to_owned(), identity };
+    let file = folder.join("stack.ctst");
+    let project = Project { file, folder: folder.to_owned(), identity, bundle: bundle::Slot::default() };
     let names = record::list(&project.containers_dir()).unwrap_or_default();
     let mut files: Vec<PathBuf> = names
         .iter()

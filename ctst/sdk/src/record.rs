@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{During, Error, Report, Result};
 use crate::project::Identity;
 use crate::spec::ContainerSpec;
-use crate::status::{ContainerStatus, Health, Published, State};
+use crate::status::{ContainerStatus, Health, Published, State, Unpacked};
 
 /// Version of [`Record`]. An older one would be migrated here; a newer one is refused.
 const SCHEMA: u64 = 1;
@@ -53,6 +53,9 @@ pub(crate) struct Record {
     pub(crate) failure: Option<Report>,
     #[serde(default)]
     pub(crate) notes: Vec<String>,
+    /// How much of its archive is unpacked by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unpacked: Option<Unpacked>,
     /// Its cgroup, while it runs.
     #[serde(default)]
     pub(crate) group: Option<PathBuf>,
@@ -121,6 +124,7 @@ impl Record {
             ids,
             failure: None,
             notes: Vec::new(),
+            unpacked: None,
             group: None,
             supervisor,
         }
@@ -197,6 +201,7 @@ impl Record {
             image: self.spec.image.clone(),
             digest: self.spec.digest.clone(),
             lazy: self.spec.lazy.is_some(),
+            unpacked: self.unpacked,
             command: self.spec.argv.clone(),
             address: self.address(),
             addresses: self.addresses.clone(),
@@ -213,6 +218,8 @@ impl Record {
     /// The same where its supervisor is gone.
     pub(crate) fn dead(&self) -> ContainerStatus {
         let mut status = self.status();
+        // Nobody goes on with it.
+        status.unpacked = status.unpacked.filter(|unpacked| unpacked.is_done());
         if status.state.is_live() {
             status.state = State::Dead;
             (status.health, status.pid, status.address) = (None, None, None);
@@ -307,6 +314,7 @@ pub(crate) mod tests {
             network: Network::Bridge,
             volumes: vec![],
             tmpfs: vec![],
+            devices: vec![],
             restart: Restart::Never,
             healthcheck: Some(Healthcheck {
                 probe: Probe::Tcp(1),

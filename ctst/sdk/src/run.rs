@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use containust_lang::model::{Component, Composition, Network};
+use containust_lang::model::{Component, Composition, Lazy, Network};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::event::{Event, EventListener};
 use crate::host::cgroup;
 use crate::host::low_port;
 use crate::host::places::Places;
+use crate::host::ways::Ways;
 use crate::images::{Images, Progress};
 use crate::ipc::client::{Link, lost};
 use crate::ipc::{Connection, Incoming, Reply, Request};
@@ -132,12 +133,19 @@ pub fn up(
     let content = limits.into_iter().all(|limits| limits.best_effort);
     let mut link = Link::open(project, Some(composition.components.len()), &hidden, scoped)?;
     let mut wanted = Vec::with_capacity(chosen.len());
-    let mut images = Images::new(project, plan)?;
+    let ways = Ways::new(project, &composition.components);
+    let mut images = Images::new(project, plan, &ways)?;
     let places = Places::new(project.private_dirs());
     for component in &chosen {
         let (reference, image) = images.ensure(component, progress)?;
         let published = published.get(component.name.as_str()).cloned().unwrap_or_default();
-        let spec = spec::resolve(project.folder(), component, &reference, &image, &places)?;
+        let read = |path: &str| project.read_named(path);
+        let spec = spec::resolve((project.folder(), &read), component, &reference, &image, &places)?;
+        // Images may have taken a while since the plan looked.
+        let volumes = component.volumes.iter().zip(&spec.volumes).filter(|(volume, _)| !volume.named);
+        let volumes = volumes.map(|(asked, found)| (&asked.source, &found.source));
+        let devices = component.devices.iter().zip(&spec.devices).map(|(asked, found)| (&asked.source, &found.source));
+        volumes.chain(devices).try_for_each(|(asked, found)| ways.check(asked, Some(found)))?;
         let secrets = values.only(&spec.secret_names());
         wanted.push(Wanted { spec, published, secrets, file: project.file_name() });
     }
@@ -153,7 +161,7 @@ pub fn up(
     let prune = options.only.is_empty().then(|| project.file_name());
     let (volumes, destroy, wait) = (composition.volumes.clone(), options.allow_destroy, options.wait);
     let low = low_port::kept(&wanted);
-    let archives = open_archives(&wanted)?;
+    let archives = open_archives(&wanted, &chosen)?;
     let request = Request::Run { wanted, volumes, prune, own, destroy, wait, keeper: leaves };
     let socket = offer.as_ref().map(|offer| offer.socket.as_fd());
     for _ in 0..ATTEMPTS {
@@ -176,20 +184,33 @@ pub fn up(
     Err(lost(project))
 }
 
-/// Archives of lazy images, by the digest of their index: the supervisor has given up the caller's files. Whether they are still
+/// The archive of a lazy image.
+struct OpenArchive {
+    index: String,
+    file: File,
+    /// It is unpacked in the background.
+    completes: bool,
+}
+
+/// Archives of lazy images: the supervisor has given up the caller's files. Whether they are still
 /// what was indexed is seen by whoever serves them.
-fn open_archives(wanted: &[Wanted]) -> Result<Vec<(String, File)>> {
-    let mut archives: Vec<(String, File)> = Vec::new();
-    for Wanted { spec, .. } in wanted {
+fn open_archives(wanted: &[Wanted], chosen: &[&Component]) -> Result<Vec<OpenArchive>> {
+    let mut archives: Vec<OpenArchive> = Vec::new();
+    for (Wanted { spec, .. }, component) in wanted.iter().zip(chosen) {
         let Some(lazy) = &spec.lazy else { continue };
-        if archives.iter().all(|(index, _)| *index != lazy.index) {
-            let path = &lazy.archive;
-            let file = File::open(path).map_err(|source| Error::Source {
-                component: spec.name.clone(),
-                path: path.clone(),
-                source,
-            })?;
-            archives.push((lazy.index.clone(), file));
+        let completes = component.lazy != Some(Lazy::Always);
+        match archives.iter_mut().find(|archive| archive.index == lazy.index) {
+            // Its room is taken anyway.
+            Some(known) => known.completes |= completes,
+            None => {
+                let path = &lazy.archive;
+                let file = File::open(path).map_err(|source| Error::Source {
+                    component: spec.name.clone(),
+                    path: path.clone(),
+                    source,
+                })?;
+                archives.push(OpenArchive { index: lazy.index.clone(), file, completes });
+            }
         }
     }
     Ok(archives)
@@ -200,7 +221,7 @@ fn hand_over(
     mut link: Link,
     request: &Request,
     fds: &[BorrowedFd<'_>],
-    (low, archives): (&BTreeMap<HostPort, String>, &[(String, File)]),
+    (low, archives): (&BTreeMap<HostPort, String>, &[OpenArchive]),
 ) -> Result<Option<Link>> {
     if !link.greet()? {
         return Ok(None);
@@ -208,8 +229,9 @@ fn hand_over(
     if !low.is_empty() && !low_port::supply(&mut link.connection, low)? {
         return Ok(None);
     }
-    for (index, archive) in archives {
-        if link.connection.send(&Request::Archive(index.clone()), &[archive.as_fd()]).is_err() {
+    for OpenArchive { index, file, completes } in archives {
+        let request = Request::Archive { index: index.clone(), completes: *completes };
+        if link.connection.send(&request, &[file.as_fd()]).is_err() {
             return Ok(None);
         }
     }

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::{During, Error, Result};
-use crate::project::Project;
+use crate::host::ways;
+use crate::project::{Project, found};
 
 /// The largest value. What a container is made from has to fit one message of this size anyway.
 const MAX_SECRET: u64 = 64 << 10;
@@ -98,7 +99,7 @@ pub(crate) fn look_up(project: &Project, components: &[&Component], declared: &[
     let mut values = Values::default();
     let mut problems = Vec::new();
     for (name, place) in places(project, components, declared) {
-        match place.and_then(|place| read(project, place)) {
+        match place.and_then(|place| read(project, components, place)) {
             Ok(value) => drop(values.0.insert(name, value)),
             Err(problem) => problems.push((name, problem)),
         }
@@ -221,7 +222,7 @@ fn open(path: &Path, own: bool) -> Result<Option<std::fs::File>, String> {
     Ok(Some(file))
 }
 
-fn read(project: &Project, place: Place) -> Result<Zeroizing<Vec<u8>>, String> {
+fn read(project: &Project, components: &[&Component], place: Place) -> Result<Zeroizing<Vec<u8>>, String> {
     match place {
         Place::Variable(name) => {
             let value = std::env::var_os(&name).ok_or_else(|| format!("the variable {name} is not set"))?;
@@ -229,7 +230,14 @@ fn read(project: &Project, place: Place) -> Result<Zeroizing<Vec<u8>>, String> {
             let long = format!("the variable {name} has {} bytes, and {MAX_SECRET} are the limit", value.len());
             if value.len() as u64 > MAX_SECRET { Err(long) } else { Ok(value) }
         }
-        Place::File(path, file) => read_bounded(file, &path.display().to_string()).map(without_line_end),
+        Place::File(path, file) => {
+            let whole = found(&file).map_err(|e| format!("find {}: {e}", path.display()))?;
+            if path != whole {
+                let writable = ways::writable(project, components.iter().copied());
+                ways::check(&path, &whole, &writable).map_err(|error| error.to_string())?;
+            }
+            read_bounded(file, &path.display().to_string()).map(without_line_end)
+        }
         Place::Command(command) => {
             let what = "its command";
             let mut child = Command::new("/bin/sh")

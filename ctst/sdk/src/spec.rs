@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use containust_image::Lazy;
-use containust_image::model::Image;
+use containust_image::model::{Config, Image};
 use containust_lang::model::{
     Component, ConfigFile, Dependency, Dns, Healthcheck, Landlock, Limits, Logs, Network, Probe, Replica, Restart,
     SecretFile, SecretVariable, Stop, Tmpfs, Ulimit, Volume,
@@ -19,12 +19,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::host::devices;
 use crate::host::ids::Ids;
 use crate::host::kernel;
 use crate::host::places::Places;
 use crate::images::declared;
 use crate::logs;
-use crate::rights::{self, Seccomp};
+use crate::rights::{self, Reading, Seccomp};
 use crate::secrets::{self, Values};
 use crate::status::Published;
 
@@ -57,6 +58,8 @@ pub(crate) struct ContainerSpec {
     pub(crate) network: Network,
     pub(crate) volumes: Vec<Bind>,
     pub(crate) tmpfs: Vec<Tmpfs>,
+    #[serde(default)]
+    pub(crate) devices: Vec<Device>,
     pub(crate) restart: Restart,
     pub(crate) healthcheck: Option<Healthcheck>,
     pub(crate) after: Vec<Dependency>,
@@ -116,6 +119,14 @@ pub(crate) struct Bind {
     pub(crate) named: bool,
 }
 
+/// A device of the host, given to a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Device {
+    /// Canonical.
+    pub(crate) source: PathBuf,
+    pub(crate) target: String,
+}
+
 /// What a run wants of one component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wanted {
@@ -153,7 +164,7 @@ pub(crate) fn volume(folder: &Path, component: &str, volume: &Volume, places: &P
 /// Joins a component with its image, as docker does: an entrypoint of the component's own drops the image's default
 /// command; variables of the component win.
 pub(crate) fn resolve(
-    folder: &Path,
+    (folder, read): (&Path, &Reading<'_>),
     component: &Component,
     reference: &str,
     image: &Image,
@@ -161,24 +172,14 @@ pub(crate) fn resolve(
 ) -> Result<ContainerSpec> {
     let config = &image.config;
     let invalid = |problem| Error::Invalid { component: component.name.clone(), problem };
-    let argv: Vec<String> = match (&component.entrypoint, &component.command) {
-        (Some(entrypoint), command) => entrypoint.iter().chain(command.iter().flatten()).cloned().collect(),
-        (None, Some(command)) => config.entrypoint.iter().chain(command).cloned().collect(),
-        (None, None) => config.entrypoint.iter().chain(&config.command).cloned().collect(),
-    };
+    let argv = argv(component, config);
     if argv.is_empty() {
         return Err(invalid("start it: neither it nor its image says a command; add `command = [ … ]`".to_owned()));
     }
-    let mut env = vec![PATH.to_owned()];
-    let own = component.env.iter().map(|(name, value)| format!("{name}={value}"));
-    for entry in config.env.iter().cloned().chain(own) {
-        set(&mut env, entry);
-    }
+    let mut env = environment(component, config);
     if !env.iter().any(|entry| entry.starts_with("HOSTNAME=")) {
         env.push(format!("HOSTNAME={}", component.hostname));
     }
-    let workdir = component.workdir.as_deref().or(config.workdir.as_deref()).unwrap_or_default();
-    let workdir = workdir.trim_matches('/');
     Ok(ContainerSpec {
         name: component.name.clone(),
         hostname: component.hostname.clone(),
@@ -188,12 +189,13 @@ pub(crate) fn resolve(
         lazy: image.lazy.clone(),
         argv,
         env,
-        cwd: if workdir.is_empty() { String::new() } else { format!("/{workdir}") },
+        cwd: workdir(component, config),
         user: component.user.clone().or_else(|| config.user.clone()).unwrap_or_default(),
         readonly: component.readonly,
         network: component.network.clone(),
         volumes: volumes(folder, component, places)?,
         tmpfs: component.tmpfs.clone(),
+        devices: devices::find(component)?,
         restart: component.restart,
         healthcheck: match &component.healthcheck {
             None if !component.no_healthcheck => declared::healthcheck(&image.declared).map_err(invalid)?,
@@ -228,9 +230,35 @@ pub(crate) fn resolve(
         },
         cap_add: component.cap_add.clone(),
         cap_drop: component.cap_drop.clone(),
-        seccomp: rights::seccomp(folder, component)?,
+        seccomp: rights::seccomp(read, component)?,
         landlock: component.landlock.as_deref().cloned(),
     })
+}
+
+/// Program and arguments.
+pub(crate) fn argv(component: &Component, config: &Config) -> Vec<String> {
+    match (&component.entrypoint, &component.command) {
+        (Some(entrypoint), command) => entrypoint.iter().chain(command.iter().flatten()).cloned().collect(),
+        (None, Some(command)) => config.entrypoint.iter().chain(command).cloned().collect(),
+        (None, None) => config.entrypoint.iter().chain(&config.command).cloned().collect(),
+    }
+}
+
+/// `NAME=value`, each name once, without what is not said by either.
+pub(crate) fn environment(component: &Component, config: &Config) -> Vec<String> {
+    let mut env = vec![PATH.to_owned()];
+    let own = component.env.iter().map(|(name, value)| format!("{name}={value}"));
+    for entry in config.env.iter().cloned().chain(own) {
+        set(&mut env, entry);
+    }
+    env
+}
+
+/// Absolute; empty for `/`.
+pub(crate) fn workdir(component: &Component, config: &Config) -> String {
+    let workdir = component.workdir.as_deref().or(config.workdir.as_deref()).unwrap_or_default();
+    let workdir = workdir.trim_matches('/');
+    if workdir.is_empty() { String::new() } else { format!("/{workdir}") }
 }
 
 /// The volumes of an image on which the component mounts nothing itself.
@@ -346,6 +374,9 @@ impl ContainerSpec {
                 Mount::Tmpfs { target, size: COVER_SIZE, mode: 0 }
             });
             mounts.push([bind].into_iter().chain(covers).collect());
+        }
+        for Device { source, target } in &self.devices {
+            mounts.push(vec![Mount::Device { source: open(source)?, target: target.clone().into() }]);
         }
         for (number, config) in self.configs.iter().enumerate() {
             let target = config.target.clone().into_bytes();
@@ -521,6 +552,7 @@ impl ContainerSpec {
 
     pub(crate) fn mounts_at(&self, path: &str) -> bool {
         let targets = self.volumes.iter().map(|v| &v.target).chain(self.tmpfs.iter().map(|t| &t.target));
+        let targets = targets.chain(self.devices.iter().map(|device| &device.target));
         let files = self.secrets.iter().map(|s| &s.target).chain(self.configs.iter().map(|c| &c.target));
         let mut targets = targets.chain(files).chain(&self.kept);
         targets.any(|target| target.trim_end_matches('/') == path)
@@ -529,7 +561,8 @@ impl ContainerSpec {
 
 fn target(mount: &Mount) -> &[u8] {
     match mount {
-        Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } | Mount::File { target, .. } => target,
+        Mount::Bind { target, .. } | Mount::Device { target, .. } => target,
+        Mount::Tmpfs { target, .. } | Mount::File { target, .. } => target,
     }
 }
 
@@ -543,7 +576,6 @@ fn depth(path: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use containust_image::model::Config;
     use containust_lang::model::Image as Reference;
 
     use super::*;
@@ -572,7 +604,14 @@ mod tests {
     }
 
     fn resolved(builder: ContainerBuilder) -> ContainerSpec {
-        resolve(Path::new("/"), &builder.build().unwrap(), "file:///srv", &image(), &Places::default()).unwrap()
+        resolve(
+            (Path::new("/"), &|_| Err(String::new())),
+            &builder.build().unwrap(),
+            "file:///srv",
+            &image(),
+            &Places::default(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -587,7 +626,16 @@ mod tests {
         assert_eq!(resolved(builder().workdir("/").user("0")).cwd, "");
         let mut empty = image();
         empty.config = Config::default();
-        assert!(resolve(Path::new("/"), &builder().build().unwrap(), "", &empty, &Places::default()).is_err());
+        assert!(
+            resolve(
+                (Path::new("/"), &|_| Err(String::new())),
+                &builder().build().unwrap(),
+                "",
+                &empty,
+                &Places::default()
+            )
+            .is_err()
+        );
     }
 
     #[test]
@@ -668,7 +716,13 @@ mod tests {
         for inside in ["p/.containust", "p/.containust/containers"] {
             let path = dir.join(inside).to_str().unwrap().to_owned();
             let component = builder().volume(&path, "/x", true).build().unwrap();
-            let refused = resolve(Path::new("/"), &component, "", &image(), &Places::new(private.to_vec()));
+            let refused = resolve(
+                (Path::new("/"), &|_| Err(String::new())),
+                &component,
+                "",
+                &image(),
+                &Places::new(private.to_vec()),
+            );
             assert!(matches!(refused, Err(Error::Invalid { problem, .. }) if problem.contains("belongs to ctst")));
         }
     }

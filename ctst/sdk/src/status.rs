@@ -164,6 +164,9 @@ pub struct ContainerStatus {
     /// Whether it reads its image from the archive, which is not unpacked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lazy: bool,
+    /// How much of the archive was unpacked since, for the next container; none where that is not done, or not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpacked: Option<Unpacked>,
     /// Program and arguments.
     pub command: Vec<String>,
     /// Address on the first of its networks, while it runs there.
@@ -190,6 +193,27 @@ pub struct ContainerStatus {
     pub usage: Option<Stats>,
     /// Why it is failed or unknown, or ended where that says more than its exit code.
     pub failure: Option<Report>,
+}
+
+/// How much of an archive is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpacked {
+    /// Bytes of its file that are.
+    pub done_bytes: u64,
+    /// All of them. With as many done the store has the image as layers.
+    pub total_bytes: u64,
+}
+
+impl Unpacked {
+    /// In percent, 100 only when it is done.
+    #[must_use]
+    pub fn percent(self) -> u64 {
+        self.done_bytes.saturating_mul(100).checked_div(self.total_bytes).unwrap_or(0)
+    }
+
+    pub(crate) fn is_done(self) -> bool {
+        self.done_bytes == self.total_bytes
+    }
 }
 
 /// What the processes of one container use.

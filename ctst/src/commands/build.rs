@@ -13,7 +13,11 @@ use crate::progress::Progress;
 pub(crate) fn run(args: &Build, file: Option<&Path>) -> Outcome {
     let (project, composition) = load(one_file(file, args.file.as_deref())?, &args.inputs, Fetching::Known)?;
     let mut progress = Progress::new(project.folder());
-    let imported = project.import(&composition, &mut |step| progress.show(&step));
+    let mut show = |step| progress.show(&step);
+    let imported = match args.no_cache {
+        true => project.build_anew(&composition, &mut show),
+        false => project.import(&composition, &mut show),
+    };
     progress.clear();
     let rows: Vec<[Cell; 4]> = imported?
         .into_iter()

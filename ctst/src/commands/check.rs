@@ -5,10 +5,11 @@ use std::path::Path;
 use containust_sdk::Project;
 use containust_sdk::logs::escape;
 
-use super::{one_file, parameters, show_diagnostics};
+use super::{hold, one_file, parameters, show_diagnostics};
 use crate::args::{Check, Format};
 use crate::failure::{Outcome, TOOL};
 use crate::output;
+use crate::progress::Progress;
 
 pub(crate) fn run(args: &Check, file: Option<&Path>, offline: bool) -> Outcome {
     containust_sdk::no_writes()?;
@@ -16,7 +17,17 @@ pub(crate) fn run(args: &Check, file: Option<&Path>, offline: bool) -> Outcome {
         containust_sdk::offline()?;
     }
     let project = Project::locate(one_file(file, args.file.as_deref())?)?;
+    hold(&project, &args.pin)?;
     let loaded = project.load_with(&parameters(&args.inputs)?, &args.inputs.profile)?;
+    let whole = match project.bundle()? {
+        Some(_) => {
+            let mut progress = Progress::new(project.folder());
+            let verified = project.verify_bundle(None, &mut |step| progress.show(&step));
+            progress.clear();
+            Some(verified?)
+        }
+        None => None,
+    };
     let good = loaded.outcome.composition.is_some();
     let allowed = loaded.outcome.composition.as_ref().map_or(Ok(()), |composition| project.judge(composition));
     match args.format {
@@ -27,7 +38,8 @@ pub(crate) fn run(args: &Check, file: Option<&Path>, offline: bool) -> Outcome {
                 let count = composition.components.len();
                 let plural = if count == 1 { "" } else { "s" };
                 let name = escape(loaded.name.as_bytes());
-                output::print(&format!("{name}: ok, {count} component{plural}\n"))?;
+                let whole = whole.map(|digest| format!(", whole: sha256:{digest}")).unwrap_or_default();
+                output::print(&format!("{name}: ok, {count} component{plural}{whole}\n"))?;
             }
         }
     }

@@ -49,7 +49,11 @@ pub(crate) fn run(args: &Fmt, file: Option<&Path>) -> Outcome {
 
 /// Whether the file was not in the one layout, into which it is brought unless it is only to be looked at.
 fn one(file: &Path, check: bool) -> Result<bool, Failure> {
-    let loaded = Project::locate(Some(file))?.load()?;
+    let project = Project::locate(Some(file))?;
+    if project.bundle()?.is_some() {
+        return Err(Error::IsBundle { file: project.file().to_owned() }.into());
+    }
+    let loaded = project.load()?;
     let text = format(&loaded.name, &loaded.source).map_err(|found| {
         show(&render(&found, &loaded.source, true), &count(&found), &loaded.name);
         Failure::Told(TOOL)

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use containust_sdk::image::Dropped;
 use containust_sdk::image::model::Entry;
-use containust_sdk::{Progress as Step, Project, Removed};
+use containust_sdk::{Progress as Step, Project, Removed, Verified};
 
-use crate::args::{Export, Format, Images, ImagesCommand, Import, List, Prune, RmImages, Verify};
+use crate::args::{Export, Format, Images, ImagesCommand, Import, InspectImage, List, Prune, RmImages, Verify};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, BAD, Cell, DIM, GOOD, WARN, counted, now, short_digest, short_reference, size, span, table};
 use crate::progress::Progress;
@@ -18,6 +19,7 @@ pub(crate) fn run(args: &Images, file: Option<&Path>) -> Outcome {
     match &args.command {
         None => list(&args.list, &project),
         Some(ImagesCommand::Ls(args)) => list(args, &project),
+        Some(ImagesCommand::Inspect(args)) => inspect(args, &project),
         Some(ImagesCommand::Import(args)) => import(args, &project),
         Some(ImagesCommand::Export(args)) => export(args, &project),
         Some(ImagesCommand::Verify(args)) => verify(args, &project),
@@ -34,8 +36,10 @@ fn list(args: &List, project: &Project) -> Outcome {
         Format::Text => {
             let now = now();
             let row = |image: &Entry| {
+                let from =
+                    image.built.as_ref().map(|from| format!(" from {}", output::plain(from))).unwrap_or_default();
                 [
-                    short_reference(&image.reference, project.folder()).into(),
+                    format!("{}{from}", short_reference(&image.reference, project.folder())).into(),
                     Cell(short_digest(&image.digest).to_owned(), DIM),
                     size(image.size).into(),
                     format!("{} ago", span(now.saturating_sub(image.imported.saturating_mul(1000)))).into(),
@@ -44,6 +48,56 @@ fn list(args: &List, project: &Project) -> Outcome {
             let rows: Vec<[Cell; 4]> = images.iter().map(row).collect();
             output::print(&table(["REFERENCE", "DIGEST", "SIZE", "IMPORTED"], &rows))?;
         }
+    }
+    Ok(0)
+}
+
+fn inspect(args: &InspectImage, project: &Project) -> Outcome {
+    let image = project.select_image(&args.image)?;
+    if args.format == Format::Json {
+        output::json(&image)?;
+        return Ok(0);
+    }
+    let reference = |text: &str| short_reference(text, project.folder());
+    let words = |argv: &[String]| output::plain(&argv.join(" "));
+    let mut rows: Vec<[Cell; 2]> = Vec::new();
+    let mut row = |name: &str, value: String| {
+        if !value.is_empty() {
+            rows.push([Cell(name.to_owned(), DIM), value.into()]);
+        }
+    };
+    row("reference", reference(&image.reference));
+    row("digest", image.digest.clone());
+    row("size", size(image.size));
+    row("built from", output::plain(image.built.as_deref().unwrap_or_default()));
+    row("entrypoint", words(&image.config.entrypoint));
+    row("command", words(&image.config.command));
+    row("user", output::plain(image.config.user.as_deref().unwrap_or_default()));
+    row("workdir", output::plain(image.config.workdir.as_deref().unwrap_or_default()));
+    row("ports", words(&image.declared.ports));
+    row("volumes", words(&image.declared.volumes));
+    if let Some(kept) = &image.stripped {
+        row("stripped of", reference(&kept.of));
+        row("kept", output::kept(kept));
+        row(
+            "dropped",
+            counted(
+                usize::try_from(kept.what.full_files.saturating_sub(kept.what.files)).unwrap_or(usize::MAX),
+                "file",
+            ),
+        );
+        row("tried", kept.untried.as_ref().map_or("it runs".to_owned(), |why| format!("no: {}", output::plain(why))));
+    }
+    output::print(&table(["FIELD", "VALUE"], &rows))?;
+    let Some(kept) = &image.stripped else { return Ok(0) };
+    let row = |dropped: &Dropped| {
+        let files = counted(usize::try_from(dropped.files).unwrap_or(usize::MAX), "file");
+        [output::plain(&dropped.path).into(), size(dropped.size).into(), files.into()]
+    };
+    let rows: Vec<[Cell; 3]> = kept.what.dropped.iter().map(row).collect();
+    output::print(&format!("\n{}", table(["DROPPED", "SIZE", "FILES"], &rows)))?;
+    for note in &kept.what.notes {
+        output::print(&format!("{WARN}note{WARN:#}: {}\n", output::plain(note)))?;
     }
     Ok(0)
 }
@@ -81,15 +135,25 @@ fn export(args: &Export, project: &Project) -> Outcome {
 fn verify(args: &Verify, project: &Project) -> Outcome {
     let text = args.format == Format::Text;
     let mut printed = Ok(());
-    let all = project.verify_images(&args.images, &mut |image| {
+    let mut progress = Progress::new(project.folder());
+    let mut found = |image: &Verified| {
         if text && printed.is_ok() {
             let reference = short_reference(&image.reference, project.folder());
+            let lacks = image.lacks.iter().map(|lacks| format!("; not repaired: {}", output::plain(lacks)));
+            let lacks: String = lacks.collect();
             printed = output::print(&match &image.problem {
+                None if image.repaired => format!("{GOOD}repaired{GOOD:#} {reference}\n"),
                 None => format!("{GOOD}whole{GOOD:#}    {reference}\n"),
-                Some(why) => format!("{BAD}changed{BAD:#}  {reference}: {}\n", output::plain(why)),
+                Some(why) => format!("{BAD}changed{BAD:#}  {reference}: {}{lacks}\n", output::plain(why)),
             });
         }
-    })?;
+    };
+    let all = match args.repair {
+        true => project.repair_images(&args.images, &mut found, &mut |step| progress.show(&step)),
+        false => project.verify_images(&args.images, &mut found),
+    };
+    progress.clear();
+    let all = all?;
     printed?;
     if !text {
         output::json(&all)?;
@@ -103,7 +167,7 @@ fn df(args: &List, project: &Project) -> Outcome {
     if args.format == Format::Json {
         output::json(&serde_json::json!({
             "images": images.iter().map(|image| serde_json::json!({
-                "reference": image.reference, "digest": image.digest, "size": image.size, "shared": image.shared,
+                "reference": image.reference, "digest": image.digest, "size": image.stored, "shared": image.shared,
             })).collect::<Vec<_>>(),
             "layers": usage.layers,
             "bytes": usage.bytes,
@@ -114,9 +178,9 @@ fn df(args: &List, project: &Project) -> Outcome {
     let row = |image: &Entry| {
         [
             short_reference(&image.reference, project.folder()).into(),
-            size(image.size).into(),
+            size(image.stored).into(),
             size(image.shared).into(),
-            size(image.size.saturating_sub(image.shared)).into(),
+            size(image.stored.saturating_sub(image.shared)).into(),
         ]
     };
     let rows: Vec<[Cell; 4]> = images.iter().map(row).collect();

@@ -8,11 +8,13 @@ use containust_sdk::lang::{Diagnostic, Severity};
 use containust_sdk::logs::escape;
 use containust_sdk::{ContainerStatus, Error, Fetching, Loaded, Project, Report};
 
-use crate::args::Inputs;
+use crate::args::{Inputs, Pin};
 use crate::failure::{Failure, TOOL};
 use crate::output::{talk, tame};
+use crate::progress::Progress;
 
 pub(crate) mod build;
+pub(crate) mod bundle;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod cp;
@@ -52,7 +54,18 @@ fn load(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Pro
 
 /// The same with all that was read; it has a composition.
 fn read(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Project, Loaded), Failure> {
+    read_held(file, inputs, &Pin::default(), fetching)
+}
+
+/// The same of a bundle that has to have this digest.
+fn read_held(
+    file: Option<&Path>,
+    inputs: &Inputs,
+    pin: &Pin,
+    fetching: Fetching,
+) -> Result<(Project, Loaded), Failure> {
     let project = Project::locate(file)?;
+    hold(&project, pin)?;
     let loaded =
         project.load_fetching(&parameters(inputs)?, &inputs.profile, fetching, containust_sdk::is_offline())?;
     show_diagnostics(&loaded);
@@ -61,6 +74,16 @@ fn read(file: Option<&Path>, inputs: &Inputs, fetching: Fetching) -> Result<(Pro
         talk!("offline: no way out by {}{why}", loaded.closed.join(", "));
     }
     if loaded.outcome.composition.is_some() { Ok((project, loaded)) } else { Err(Failure::Told(TOOL)) }
+}
+
+/// Reads a bundle whole where somebody was told its digest, and refuses another.
+fn hold(project: &Project, pin: &Pin) -> Result<(), Failure> {
+    let Some(sha256) = &pin.sha256 else { return Ok(()) };
+    let mut progress = Progress::new(project.folder());
+    let verified = project.verify_bundle(Some(sha256), &mut |step| progress.show(&step));
+    progress.clear();
+    verified?;
+    Ok(())
 }
 
 /// The values of parameters, the last of which counts: from files, then from the command line.

@@ -13,7 +13,7 @@ use containust_sdk::{Action, Cause, Drift, Fetching, Grant, ImageState, Plan, St
 use rustix::fs::OFlags;
 
 use super::run::{replicas, with_needs};
-use super::{command_line, read};
+use super::{command_line, read_held};
 use crate::args::{self, Format};
 use crate::failure::{Failure, Outcome, TOOL};
 use crate::output::{self, BAD, BOLD, Cell, DIM, GOOD, WARN, short_reference, table};
@@ -60,7 +60,7 @@ fn make(args: &args::Plan, file: Option<&Path>, offline: bool) -> Result<bool, F
     if offline {
         containust_sdk::offline()?;
     }
-    let (project, loaded) = read(file.as_deref(), &args.inputs, Fetching::Never)?;
+    let (project, loaded) = read_held(file.as_deref(), &args.inputs, &args.pin, Fetching::Never)?;
     let plan = match &mut out {
         Some(out) => {
             let saved = project.plan_to_keep(&loaded)?;
@@ -174,9 +174,12 @@ fn shown_image(image: &ImageState, folder: &Path) -> Cell {
         }
         ImageState::Import { reference, digest, lazy } => {
             let how = match (digest, reference.starts_with("oci://")) {
+                _ if reference.starts_with("distroless://") => "will be stripped".to_owned(),
+                _ if reference.starts_with("bundle://") => "will be unpacked".to_owned(),
                 _ if *lazy => "will be indexed, and read from its archive".to_owned(),
                 (Some(digest), _) => format!("will be pulled as {}", output::short_digest(digest)),
                 (None, true) => "will be pulled, and locked".to_owned(),
+                (None, false) if reference.starts_with("build://") => "will be built".to_owned(),
                 (None, false) => "will be imported".to_owned(),
             };
             Cell(format!("{}, {how}", short_reference(reference, folder)), WARN)
@@ -205,6 +208,9 @@ pub(crate) fn grants<'a>(grants: impl Iterator<Item = &'a Grant>) -> String {
             Grant::Mount { component, source, target, readonly, .. } => {
                 let how = if *readonly { "read-only" } else { "writable" };
                 format!("{component}: {} at {}, {how}", safe(&source.to_string_lossy()), safe(target))
+            }
+            Grant::Device { component, source, target, .. } => {
+                format!("{component}: the device {} at {}", safe(&source.to_string_lossy()), safe(target))
             }
             Grant::Publish { component, address, host_port, port, protocol, public, .. } => {
                 let who = if *public { "for everyone who can reach this host" } else { "for this host only" };

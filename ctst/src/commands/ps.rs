@@ -97,6 +97,14 @@ fn all_projects(args: &Ps) -> Outcome {
     Ok(if projects.iter().any(|project| project.problem.is_some()) { TOOL } else { 0 })
 }
 
+fn lazy(status: &ContainerStatus) -> String {
+    match (status.lazy, status.unpacked) {
+        (false, _) => String::new(),
+        (true, None) => " (lazy)".to_owned(),
+        (true, Some(unpacked)) => format!(" (lazy {}%)", unpacked.percent()),
+    }
+}
+
 fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 8] {
     let mut state = status.state.name().to_owned();
     if let (false, Some(code)) = (status.state.is_live(), status.exit_code) {
@@ -136,6 +144,6 @@ fn row(status: &ContainerStatus, now: u64, folder: &Path) -> [Cell; 8] {
         status.usage.as_ref().map(memory).unwrap_or_default().into(),
         ports.collect::<Vec<_>>().join(", ").into(),
         status.addresses.iter().map(|(_, ip)| ip.to_string()).collect::<Vec<_>>().join(", ").into(),
-        format!("{}{}", short_reference(&status.image, folder), if status.lazy { " (lazy)" } else { "" }).into(),
+        format!("{}{}", short_reference(&status.image, folder), lazy(status)).into(),
     ]
 }

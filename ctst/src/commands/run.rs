@@ -16,7 +16,7 @@ use containust_sdk::{
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{again_with, plan, read};
+use super::{again_with, plan, read_held};
 use crate::args::{self, Run};
 use crate::events;
 use crate::failure::{self, Failure, Outcome, TOOL};
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Run, file: Option<PathBuf>) -> Outcome {
     }
     let (file, only) =
         args::split(&args.targets, file).map_err(|problem| Failure::new(problem, "name one".to_owned()))?;
-    let (project, loaded) = read(file.as_deref(), &args.inputs, Fetching::Known)?;
+    let (project, loaded) = read_held(file.as_deref(), &args.inputs, &args.pin, Fetching::Known)?;
     let composition = loaded.outcome.composition.as_ref().ok_or(Failure::Told(TOOL))?;
     let only: Vec<String> = only.into_iter().flat_map(|name| replicas(composition, name)).collect();
     let plan = project.plan_some(composition, &with_needs(composition, &only)?)?;

@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
-use super::{Limits, Listing, MAX_DOCUMENT, plain};
+use super::{Limits, Listing, MAX_DOCUMENT, Wanted, plain};
 use crate::Error;
 use crate::error::text;
 use crate::model::{Config, Declared, Healthcheck};
@@ -195,21 +195,21 @@ pub(crate) fn kept(diffs: &[String]) -> Vec<usize> {
     (0..diffs.len()).filter(|index| !diffs[index + 1..].contains(&diffs[*index])).collect()
 }
 
-/// The image that is in an archive; `None`: it holds files that are none. `absent`: layers that it need not hold.
+/// The image that is in an archive; `None`: it holds files that are none.
 pub(crate) fn select(
     listing: &Listing,
     archive: &Path,
     limits: &Limits,
-    absent: &[String],
+    wanted: &Wanted<'_>,
 ) -> Result<Option<Selected>, Error> {
-    let reader = Reader { listing, archive, limits, absent };
+    let reader = Reader { listing, archive, limits, wanted: *wanted };
     let has = |name: &str| listing.documents.contains_key(name.as_bytes());
     match (has("oci-layout") && has("index.json"), listing.documents.get(&b"manifest.json"[..]).map(Vec::as_slice)) {
         (true, _) => reader.oci().map(Some),
         // Other programs' manifests are objects.
         (false, Some([b'[', ..])) => reader.docker().map(Some),
         // Without its list an image would become a root file system of archives, in which nothing can be started.
-        _ if listing.files.keys().any(|path| path.starts_with(b"blobs/sha256/") || path.ends_with(b"layer.tar"))
+        _ if listing.files.keys().any(|path| path.starts_with(b"blobs/sha256/") || path.ends_with(b".tar"))
             && ["manifest.json", "index.json", "oci-layout", "repositories"]
                 .iter()
                 .any(|name| listing.files.contains_key(name.as_bytes())) =>
@@ -224,7 +224,7 @@ struct Reader<'a> {
     listing: &'a Listing,
     archive: &'a Path,
     limits: &'a Limits,
-    absent: &'a [String],
+    wanted: Wanted<'a>,
 }
 
 impl Reader<'_> {
@@ -264,6 +264,12 @@ impl Reader<'_> {
         let index: Index = self.document(b"index.json")?;
         let mut found = Vec::new();
         self.collect(&index, 0, &mut HashSet::new(), &mut found)?;
+        if let Some(digest) = self.wanted.image {
+            found.retain(|(descriptor, _)| descriptor.digest.strip_prefix("sha256:") == Some(digest));
+            if found.is_empty() {
+                return Err(self.bad(&format!("holds no image sha256:{}", text(digest))));
+            }
+        }
         let mut platforms = Vec::new();
         let mut ours = Vec::new();
         for (descriptor, name) in found {
@@ -290,11 +296,11 @@ impl Reader<'_> {
             if !kind.contains("tar") || kind.contains("encrypted") {
                 return Err(self.bad(&format!("has a layer of type `{}`, which is not understood", text(kind))));
             }
-            let (name, digest) = match self.absent.is_empty() || self.listing.files.contains_key(&self.place(layer)?.0)
-            {
-                true => self.blob(layer)?,
-                false => self.place(layer)?,
-            };
+            let (name, digest) =
+                match self.wanted.absent.is_empty() || self.listing.files.contains_key(&self.place(layer)?.0) {
+                    true => self.blob(layer)?,
+                    false => self.place(layer)?,
+                };
             Ok((name, Some(digest)))
         });
         let layers = layers.collect::<Result<_, _>>()?;
@@ -373,7 +379,8 @@ impl Reader<'_> {
             if layers.iter().any(|lower| lower.name == name) {
                 return Err(self.bad(&format!("has one layer `{}` for two digests", shown())));
             }
-            if !self.listing.files.contains_key(&name) && !self.absent.contains(&unpack::key(&diff, layers.is_empty()))
+            if !self.listing.files.contains_key(&name)
+                && !self.wanted.absent.contains(&unpack::key(&diff, layers.is_empty()))
             {
                 return Err(self.bad(&format!("lacks the layer `{}`", shown())));
             }

@@ -78,9 +78,17 @@ pub(crate) struct Listing {
     pub(crate) documents: HashMap<Vec<u8>, Vec<u8>>,
 }
 
+/// What is expected of an archive.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Layers that an image need not hold.
+    pub(crate) absent: &'a [String],
+    /// The image whose manifest has this digest; otherwise the only one.
+    pub(crate) image: Option<&'a str>,
+}
+
 /// Looks at an archive until its kind is known: up to the first folder that only a root file system has, or to the end.
-/// `absent`: layers that an image need not hold.
-pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits, absent: &[String]) -> Result<Content, Error> {
+pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits, wanted: &Wanted<'_>) -> Result<Content, Error> {
     let (read, made) = (AtomicU64::new(0), AtomicU64::new(0));
     let meter = Meter { limits, read: &read, made: &made, archive };
     let compressed = {
@@ -103,7 +111,7 @@ pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits, absent: &
     while let Some(entry) = tar.next()? {
         let path = plain(&entry.path);
         let top = path.split(|b| *b == b'/').next().unwrap_or_default();
-        if TOP.iter().any(|name| name.as_bytes() == top) {
+        if wanted.image.is_none() && TOP.iter().any(|name| name.as_bytes() == top) {
             return Ok(Content::Root);
         }
         names += (path.len() + entry.link.len()) as u64;
@@ -134,7 +142,10 @@ pub(crate) fn examine(file: &OwnedFd, archive: &Path, limits: &Limits, absent: &
     if tar.entries() == 0 {
         return Err(Error::Archive { archive: archive.into(), why: "holds nothing".into() });
     }
-    match (image::select(&listing, archive, limits, absent)?, twice) {
+    match (image::select(&listing, archive, limits, wanted)?, twice) {
+        (None, _) if wanted.image.is_some() => {
+            Err(Error::Archive { archive: archive.into(), why: "holds no image".into() })
+        }
         (None, _) => Ok(Content::Root),
         // A root file system may have a file twice, and the last one counts.
         (Some(_), Some(error)) => Err(error),

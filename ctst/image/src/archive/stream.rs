@@ -2,7 +2,7 @@
 //! hashes, and nothing is copied in between.
 
 use std::io::{self, BufRead, Read};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::Error;
 use crate::tree::Digest;
 
 /// Read, decompressed, hashed and written at once.
-const BUFFER: usize = 256 << 10;
+pub(crate) const BUFFER: usize = 256 << 10;
 /// Read at once where only headers are wanted: a header, and those of some small files that follow.
 const HEADERS: usize = 4 << 10;
 /// Most memory that a decoder may ask for; `xz -9` needs 65 MiB, and a hostile header asks for 4 GiB.
 const DECODER_MEMORY: u64 = 256 << 20;
 /// As a power of two: the largest window that the `zstd` program, too, takes without being told to.
-const ZSTD_WINDOW: u32 = 27;
+pub(crate) const ZSTD_WINDOW: u32 = 27;
 
 /// A piece of a buffer.
 #[derive(Debug, Clone, Default)]
@@ -52,13 +52,13 @@ impl Chunk {
 
 /// Buffers that are used again when all their chunks are gone: the first that is free, so that few are, and in the cache.
 #[derive(Default)]
-struct Pool {
+pub(crate) struct Pool {
     buffers: Vec<Arc<Vec<u8>>>,
 }
 
 impl Pool {
     /// A chunk of what `fill` writes; `None` if that is nothing.
-    fn fill<E>(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<Option<Chunk>, E> {
+    pub(crate) fn fill<E>(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<Option<Chunk>, E> {
         let free = self.buffers.iter_mut().position(|buffer| Arc::get_mut(buffer).is_some());
         let at = free.unwrap_or_else(|| {
             self.buffers.push(Arc::new(vec![0; BUFFER]));
@@ -110,13 +110,21 @@ pub(crate) struct FileInput<'a> {
     file: &'a OwnedFd,
     name: &'a Path,
     at: u64,
+    end: u64,
     most: usize,
     pool: Pool,
 }
 
 impl<'a> FileInput<'a> {
     pub(crate) fn new(file: &'a OwnedFd, name: &'a Path) -> FileInput<'a> {
-        FileInput { file, name, at: 0, most: BUFFER, pool: Pool::default() }
+        // A position beyond the end of the file reads as the end.
+        FileInput { file, name, at: 0, end: i64::MAX as u64, most: BUFFER, pool: Pool::default() }
+    }
+
+    /// Only these bytes of it.
+    pub(crate) fn part(file: &'a OwnedFd, name: &'a Path, part: Range<u64>) -> FileInput<'a> {
+        let file = FileInput::new(file, name);
+        FileInput { at: part.start.min(file.end), end: part.end.min(file.end), ..file }
     }
 
     /// For whoever passes over most of it.
@@ -127,8 +135,9 @@ impl<'a> FileInput<'a> {
 
 impl Input for FileInput<'_> {
     fn next(&mut self) -> Result<Option<Chunk>, Error> {
+        let most = usize::try_from(self.end - self.at).map_or(self.most, |left| left.min(self.most));
         let read = |buffer: &mut [u8]| {
-            rustix::io::retry_on_intr(|| rustix::io::pread(self.file, &mut buffer[..self.most], self.at))
+            rustix::io::retry_on_intr(|| rustix::io::pread(self.file, &mut buffer[..most], self.at))
         };
         let chunk = self.pool.fill(read).map_err(|cause| Error::io("read", self.name, cause))?;
         self.at += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
@@ -136,8 +145,7 @@ impl Input for FileInput<'_> {
     }
 
     fn skip(&mut self, count: u64) -> u64 {
-        // A position beyond the end of the file reads as the end.
-        let count = count.min((i64::MAX as u64).saturating_sub(self.at));
+        let count = count.min(self.end - self.at);
         self.at += count;
         count
     }
@@ -160,6 +168,10 @@ impl<I: Input> Input for Counted<'_, I> {
         let chunk = self.input.next()?;
         self.count.fetch_add(chunk.as_ref().map_or(0, |chunk| chunk.len() as u64), Ordering::Relaxed);
         Ok(chunk)
+    }
+
+    fn skip(&mut self, count: u64) -> u64 {
+        self.input.skip(count)
     }
 }
 
@@ -315,7 +327,7 @@ impl Input for Decoded<'_> {
 }
 
 /// An error of a decoder, or one of ours that went through it.
-fn broken(archive: &Path, error: io::Error) -> Error {
+pub(crate) fn broken(archive: &Path, error: io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(ours) => ours,
         Err(e) => {
@@ -359,18 +371,17 @@ impl Read for Bytes<'_> {
 pub(crate) struct Stream<I> {
     input: I,
     chunk: Chunk,
-}
-
-impl Stream<FileInput<'_>> {
-    /// Where in the file the next byte is.
-    pub(crate) fn position(&self) -> u64 {
-        self.input.at - self.chunk.len() as u64
-    }
+    position: u64,
 }
 
 impl<I: Input> Stream<I> {
     pub(crate) fn new(input: I) -> Stream<I> {
-        Stream { input, chunk: Chunk::default() }
+        Stream { input, chunk: Chunk::default(), position: 0 }
+    }
+
+    /// How many bytes were taken or passed over.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
     }
 
     pub(crate) fn into_input(self) -> I {
@@ -382,7 +393,17 @@ impl<I: Input> Stream<I> {
         if self.chunk.is_empty() && max > 0 {
             self.chunk = self.input.next()?.unwrap_or_default();
         }
-        Ok(self.chunk.split(usize::try_from(max).unwrap_or(usize::MAX)))
+        let piece = self.chunk.split(usize::try_from(max).unwrap_or(usize::MAX));
+        self.position += piece.len() as u64;
+        Ok(piece)
+    }
+
+    /// Passes over up to `count` bytes without reading any; returns how many.
+    pub(crate) fn pass(&mut self, count: u64) -> u64 {
+        let here = self.chunk.split(usize::try_from(count).unwrap_or(usize::MAX)).len() as u64;
+        let passed = here + self.input.skip(count - here);
+        self.position += passed;
+        passed
     }
 
     /// Fills `buffer` as far as there are bytes; returns how many.
@@ -403,9 +424,7 @@ impl<I: Input> Stream<I> {
     pub(crate) fn skip(&mut self, count: u64) -> Result<u64, Error> {
         let mut left = count;
         while left > 0 {
-            if self.chunk.is_empty() {
-                left -= self.input.skip(left).min(left);
-            }
+            left -= self.pass(left);
             let piece = self.piece(left)?;
             if piece.is_empty() {
                 break;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ::tar::{EntryType, GnuExtSparseHeader, Header};
 
 use super::Limits;
-use super::stream::{Chunk, FileInput, Input, Stream};
+use super::stream::{Chunk, Input, Stream};
 use crate::Error;
 use crate::tree::{MAX_PATH, Time, join};
 
@@ -65,6 +65,19 @@ pub(crate) struct Tar<'a, I> {
     current: Vec<u8>,
 }
 
+/// The content of a tar stream's current entry.
+pub(crate) struct Current<'t, 'a, I>(pub(crate) &'t mut Tar<'a, I>);
+
+impl<I: Input> Input for Current<'_, '_, I> {
+    fn next(&mut self) -> Result<Option<Chunk>, Error> {
+        self.0.data(u64::MAX)
+    }
+
+    fn skip(&mut self, count: u64) -> u64 {
+        self.0.pass_data(count)
+    }
+}
+
 /// Keyword and value of an extended header.
 type Record<'a> = (&'a [u8], &'a [u8]);
 
@@ -91,17 +104,15 @@ struct Pax {
     sparse_size: Option<u64>,
 }
 
-impl Tar<'_, FileInput<'_>> {
-    /// Where in the file the rest of the current entry's content begins.
-    pub(crate) fn position(&self) -> u64 {
-        self.stream.position()
-    }
-}
-
 impl<'a, I: Input> Tar<'a, I> {
     pub(crate) fn new(input: I, archive: &'a Path, limits: &'a Limits) -> Self {
         let stream = Stream::new(input);
         Tar { stream, archive, limits, left: 0, padding: 0, entries: 0, current: Vec::new() }
+    }
+
+    /// Where in the stream the rest of the current entry's content begins.
+    pub(crate) fn position(&self) -> u64 {
+        self.stream.position()
     }
 
     /// How many entries were seen.
@@ -180,6 +191,13 @@ impl<'a, I: Input> Tar<'a, I> {
             true => Err(self.truncated()),
             false => Ok(out),
         }
+    }
+
+    /// Passes over up to `count` bytes of the current entry's content without reading any; returns how many.
+    pub(crate) fn pass_data(&mut self, count: u64) -> u64 {
+        let passed = self.stream.pass(count.min(self.left));
+        self.left -= passed;
+        passed
     }
 
     /// Passes over what is left of the current entry.

@@ -15,7 +15,8 @@ use fuser::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::index::{BLOCK, Body, Index, Node, State};
+use super::index::{Body, Index, Node};
+use super::read::{Reader, Trouble};
 use crate::Error;
 use crate::error::shown;
 use crate::tree::Time;
@@ -34,7 +35,7 @@ pub struct Lazy {
     pub index: String,
 }
 
-/// Serves the file system of the FUSE device `device` from `archive` until it is unmounted everywhere. `owner`: whom everything
+/// Serves the file system of the FUSE device `device` from `archive`, and `data`, which was made with the index, until it is unmounted everywhere. `owner`: whom everything
 /// belongs to, by the ids of the mounting user namespace, instead of what the index says. `say` is told, once, why something
 /// could not be read.
 ///
@@ -45,13 +46,14 @@ pub fn serve(
     device: OwnedFd,
     archive: OwnedFd,
     index: &OwnedFd,
+    data: OwnedFd,
     owner: Option<(u32, u32)>,
     say: fn(&str),
 ) -> Result<(), Error> {
     let place = Path::new(super::INDEX);
     let index = Index::read(index, place, &lazy.index)?;
-    let served = Served::new(index, archive, lazy.archive.clone(), owner, say);
-    served.check_state().map_err(|_| Error::Changed(lazy.archive.clone()))?;
+    let served = Served::new(Reader::new(index, archive, data), lazy.archive.clone(), owner, say);
+    served.reader.check_state().map_err(|_| Error::Changed(lazy.archive.clone()))?;
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(THREADS);
@@ -63,8 +65,7 @@ pub fn serve(
 type Entries = [(Vec<u8>, u32)];
 
 struct Served {
-    index: Index,
-    archive: OwnedFd,
+    reader: Reader,
     name: PathBuf,
     owner: Option<(u32, u32)>,
     say: fn(&str),
@@ -75,14 +76,14 @@ struct Served {
 }
 
 impl Served {
-    fn new(index: Index, archive: OwnedFd, name: PathBuf, owner: Option<(u32, u32)>, say: fn(&str)) -> Served {
-        let has_attributes = index.nodes.iter().any(|node| !node.xattrs.is_empty());
-        Served { index, archive, name, owner, say, has_attributes, is_broken: AtomicBool::new(false) }
+    fn new(reader: Reader, name: PathBuf, owner: Option<(u32, u32)>, say: fn(&str)) -> Served {
+        let has_attributes = reader.index.nodes.iter().any(|node| !node.xattrs.is_empty());
+        Served { reader, name, owner, say, has_attributes, is_broken: AtomicBool::new(false) }
     }
 
     fn node(&self, ino: INodeNo) -> Result<&Node, Errno> {
         let at = ino.0.checked_sub(1).and_then(|at| usize::try_from(at).ok());
-        at.and_then(|at| self.index.nodes.get(at)).ok_or(Errno::ESTALE)
+        at.and_then(|at| self.reader.index.nodes.get(at)).ok_or(Errno::ESTALE)
     }
 
     fn entries(&self, ino: INodeNo) -> Result<(&Entries, u32), Errno> {
@@ -93,11 +94,11 @@ impl Served {
     }
 
     fn attributes(&self, number: u32) -> Result<FileAttr, Errno> {
-        let node = self.index.nodes.get(number as usize).ok_or(Errno::ESTALE)?;
+        let node = self.reader.index.nodes.get(number as usize).ok_or(Errno::ESTALE)?;
         let (kind, size, nlink) = match &node.body {
             Body::Folder { entries, .. } => {
                 let is_folder = |number: &u32| {
-                    let below = self.index.nodes.get(*number as usize);
+                    let below = self.reader.index.nodes.get(*number as usize);
                     below.is_some_and(|node| matches!(node.body, Body::Folder { .. }))
                 };
                 let folders = entries.iter().filter(|(_, number)| is_folder(number)).count();
@@ -133,68 +134,6 @@ impl Served {
         })
     }
 
-    /// That the archive is the file that was indexed, as far as its size and times tell.
-    fn check_state(&self) -> Result<(), Trouble> {
-        let stat = rustix::fs::fstat(&self.archive).map_err(Trouble::Refused)?;
-        if State::from(stat) == self.index.archive { Ok(()) } else { Err(Trouble::Changed) }
-    }
-
-    /// Fills `buffer` with what the archive has from `at` on.
-    fn read_archive(&self, at: u64, buffer: &mut [u8]) -> Result<(), Trouble> {
-        let Some(blocks) = &self.index.blocks else {
-            self.pread(at, buffer)?;
-            // Afterwards: what was read is from before any change that this does not see.
-            return self.check_state();
-        };
-        // What the pin was compared with, whatever became of the file.
-        let end = at + buffer.len() as u64;
-        let mut block = vec![0; BLOCK as usize];
-        for number in at / BLOCK..end.div_ceil(BLOCK) {
-            let start = number * BLOCK;
-            let block = &mut block[..BLOCK.min(self.index.archive.size - start) as usize];
-            self.pread(start, block)?;
-            let digest = usize::try_from(number).ok().and_then(|number| blocks.get(number));
-            if digest != Some(blake3::hash(block).as_bytes()) {
-                return Err(Trouble::Changed);
-            }
-            let (from, to) = (at.max(start), end.min(start + block.len() as u64));
-            let wanted = &block[(from - start) as usize..(to - start) as usize];
-            buffer[(from - at) as usize..(to - at) as usize].copy_from_slice(wanted);
-        }
-        Ok(())
-    }
-
-    fn pread(&self, at: u64, buffer: &mut [u8]) -> Result<(), Trouble> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match rustix::io::pread(&self.archive, &mut buffer[done..], at + done as u64) {
-                Ok(0) => return Err(Trouble::Changed),
-                Ok(count) => done += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(cause) => return Err(Trouble::Refused(cause)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Up to `size` bytes of a file from `offset` on.
-    fn content(&self, body: &Body, offset: u64, size: u32) -> Result<Vec<u8>, Trouble> {
-        let Body::File { size: length, at, stretches } = body else { return Ok(Vec::new()) };
-        let end = length.min(&offset.saturating_add(size.into())).max(&offset).to_owned();
-        let mut out = vec![0; usize::try_from(end - offset).unwrap_or(0)];
-        let whole = [(0, *length)];
-        let mut data = *at;
-        for (start, length) in stretches.as_deref().unwrap_or(&whole) {
-            let (from, to) = (offset.max(*start), end.min(start + length));
-            if from < to {
-                let part = &mut out[(from - offset) as usize..(to - offset) as usize];
-                self.read_archive(data + (from - start), part)?;
-            }
-            data += length;
-        }
-        Ok(out)
-    }
-
     fn tell(&self, trouble: &Trouble) {
         if self.is_broken.swap(true, Ordering::Relaxed) {
             return;
@@ -202,6 +141,9 @@ impl Served {
         let archive = shown(&self.name);
         let why = match trouble {
             Trouble::Changed => format!("archive `{archive}` was changed after the container was started on it"),
+            Trouble::Damaged => {
+                format!("what the image store keeps of archive `{archive}` is damaged (ctst images verify)")
+            }
             Trouble::Refused(cause) => format!("read archive `{archive}`: {cause}"),
         };
         (self.say)(&format!(
@@ -209,11 +151,6 @@ impl Served {
              ctst run -d"
         ));
     }
-}
-
-enum Trouble {
-    Changed,
-    Refused(rustix::io::Errno),
 }
 
 fn time((seconds, nanoseconds): Time) -> SystemTime {
@@ -289,7 +226,7 @@ impl Filesystem for Served {
             Ok(node) => node,
             Err(error) => return reply.error(error),
         };
-        match self.content(&node.body, offset, size) {
+        match self.reader.content(&node.body, offset, size) {
             Ok(bytes) => reply.data(&bytes),
             Err(trouble) => {
                 self.tell(&trouble);
@@ -330,7 +267,7 @@ impl Filesystem for Served {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let (blocks, files) = (self.index.archive.size.div_ceil(4096), self.index.nodes.len() as u64);
+        let (blocks, files) = (self.reader.index.archive.size.div_ceil(4096), self.reader.index.nodes.len() as u64);
         reply.statfs(blocks, 0, 0, files, 0, 4096, 255, 4096);
     }
 
@@ -386,11 +323,16 @@ fn answer(value: &[u8], size: u32, reply: ReplyXattr) {
 mod tests {
     use std::collections::BTreeMap;
     use std::fs::{self, File};
+    use std::io::Read as _;
     use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
     use std::process::Command;
 
     use super::*;
+    use sha2::{Digest as _, Sha256};
+
+    use crate::lazy::index::{DATA, Form, Start, State, Stream};
     use crate::lazy::{IndexJob, build};
+    use crate::source::hex;
     use crate::unpack::{Direct, Owners, Runner, UnpackJob};
     use crate::{Limits, remove_tree};
 
@@ -399,22 +341,66 @@ mod tests {
     /// What can be seen of a file: kind and mode, size, time, names, content or target.
     type Fact = (u32, u64, (i64, u32), u64, Vec<u8>);
 
-    fn served(folder: &Path, hash: bool) -> Served {
-        let archive = folder.join("a.tar");
-        let file = || OwnedFd::from(File::open(&archive).unwrap());
+    fn served(archive: &Path, hash: bool) -> Served {
+        let folder = archive.parent().unwrap();
+        let file = || OwnedFd::from(File::open(archive).unwrap());
         let target = folder.join(format!("index-{hash}"));
         fs::create_dir(&target).unwrap();
-        let job = IndexJob { archive: archive.clone(), owners: Owners::Flatten, limits: Limits::default(), hash };
+        let job = IndexJob { archive: archive.into(), owners: Owners::Flatten, limits: Limits::default(), hash };
         let made = build(&job, &file(), &target).unwrap();
+        let digest = hash.then(|| hex(&Sha256::digest(fs::read(archive).unwrap()).into()));
+        assert_eq!(made.digest, digest);
+        super::super::verify(&target, &made.index).unwrap();
         let path = target.join(super::super::INDEX);
         let index = Index::read(&File::open(&path).unwrap().into(), &path, &made.index).unwrap();
-        assert_eq!(index.blocks.is_some(), hash);
-        assert_eq!(fs::read_to_string(target.join("tree/etc/passwd")).unwrap(), "root:x:0:0::/:/bin/sh\n");
-        Served::new(index, file(), archive.clone(), Some((5, 6)), said)
+        let data = File::open(target.join(DATA)).unwrap().into();
+        assert_eq!(fs::read_to_string(target.join("tree/etc/passwd")).unwrap(), PASSWD);
+        Served::new(Reader::new(index, file(), data), archive.into(), Some((5, 6)), said)
+    }
+
+    const PASSWD: &str = "root:x:0:0::/:/bin/sh\n";
+
+    fn pack(root: &Path, archive: &Path, more: &[&str]) {
+        let tar = Command::new("tar").args(more).arg("-cf").arg(archive).arg("-C").arg(root).arg(".").status();
+        assert!(tar.unwrap().success());
+    }
+
+    const FORMS: [&str; 7] =
+        ["gzip", "stored gzip", "members of gzip", "small members of gzip", "zstd", "frames of zstd", "xz"];
+
+    /// The same archive in another form.
+    fn compressed(archive: &Path, form: &str) -> PathBuf {
+        let bytes = fs::read(archive).unwrap();
+        let gzip = |bytes: &[u8], level| {
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+            std::io::Write::write_all(&mut packed, bytes).unwrap();
+            packed.finish().unwrap()
+        };
+        let members = |size| bytes.chunks(size).flat_map(|part| gzip(part, 6)).collect();
+        let packed = match form {
+            "gzip" => gzip(&bytes, 6),
+            "stored gzip" => gzip(&bytes, 0),
+            "members of gzip" => members(300_000),
+            "small members of gzip" => members(3000),
+            "zstd" => zstd::bulk::compress(&bytes, 3).unwrap(),
+            "frames of zstd" => {
+                let frames = bytes.chunks(700_000).flat_map(|part| zstd::bulk::compress(part, 3).unwrap());
+                // And one that a reader passes over, as seek tables are.
+                frames.chain([0x5e, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]).collect()
+            }
+            _ => {
+                let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
+                std::io::Write::write_all(&mut xz, &bytes).unwrap();
+                xz.finish().unwrap()
+            }
+        };
+        let path = archive.with_extension(form.replace(' ', "-"));
+        fs::write(&path, packed).unwrap();
+        path
     }
 
     fn walk(served: &Served, number: u32, path: &Path, facts: &mut BTreeMap<PathBuf, Fact>) {
-        let node = &served.index.nodes[number as usize];
+        let node = &served.reader.index.nodes[number as usize];
         let attributes = served.attributes(number).unwrap();
         assert_eq!((attributes.uid, attributes.gid), (5, 6));
         let (kind, content) = match &node.body {
@@ -426,7 +412,8 @@ mod tests {
             }
             // In pieces that begin and end anywhere.
             Body::File { size, .. } => {
-                let piece = |at| served.content(&node.body, at, 70_001).unwrap_or_else(|_| panic!("read {path:?}"));
+                let piece =
+                    |at| served.reader.content(&node.body, at, 70_001).unwrap_or_else(|_| panic!("read {path:?}"));
                 (0o100_000, (0..=*size).step_by(70_001).flat_map(piece).collect())
             }
             Body::Symlink(target) => (0o120_000, target.clone()),
@@ -465,7 +452,8 @@ mod tests {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
         fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
-        let large: Vec<u8> = (0..400_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let large: Vec<u8> =
+            (0..1_200_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> (n % 32)).to_le_bytes()).collect();
         fs::write(root.join("a/large"), &large).unwrap();
         fs::hard_link(root.join("a/large"), root.join("a/b/same")).unwrap();
         fs::write(root.join(format!("a/b/c/{}", "long".repeat(60))), "x").unwrap();
@@ -478,30 +466,166 @@ mod tests {
         fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
         for format in ["gnu", "pax"] {
             let archive = dir.join("a.tar");
-            let tar = Command::new("tar")
-                .args(["--sparse", "--format", format, "-cf"])
-                .arg(&archive)
-                .arg("-C")
-                .arg(&root)
-                .arg(".")
-                .status();
-            assert!(tar.unwrap().success());
+            pack(&root, &archive, &["--sparse", "--format", format]);
             let target = dir.join(format);
             fs::create_dir(&target).unwrap();
             let (owners, limits) = (Owners::Flatten, Limits::default());
-            let job = UnpackJob { archive: archive.clone(), owners, limits, have: Vec::new(), partial: false };
+            let job =
+                UnpackJob { archive: archive.clone(), owners, limits, have: Vec::new(), partial: false, image: None };
             Direct.unpack(&job, File::open(&archive).unwrap().into(), &target, &mut |_| {}).unwrap();
             let mut expected = BTreeMap::new();
             look(&target.join("0/tree"), Path::new(""), &mut expected);
             assert!(expected.len() > 310);
-            for hash in [false, true] {
-                let mut facts = BTreeMap::new();
-                let served = served(dir, hash);
-                walk(&served, 0, Path::new(""), &mut facts);
-                assert!(facts == expected, "{format} {hash}");
-                fs::remove_dir_all(dir.join(format!("index-{hash}"))).unwrap();
+            for form in FORMS.into_iter().chain(["plain"]) {
+                let archive = if form == "plain" { archive.clone() } else { compressed(&archive, form) };
+                for hash in [false, true] {
+                    let mut facts = BTreeMap::new();
+                    let served = served(&archive, hash);
+                    walk(&served, 0, Path::new(""), &mut facts);
+                    assert!(facts == expected, "{format} {form} {hash}");
+                    let kept = served.reader.index.streams.iter().map(|stream| match &stream.form {
+                        Form::Pieces(pieces) => pieces.iter().filter(|piece| piece.start == Start::Copy).count(),
+                        Form::Plain { .. } => 0,
+                    });
+                    // Only what has no places to begin at.
+                    assert_eq!(kept.sum::<usize>() > 0, matches!(form, "zstd" | "xz"), "{form}");
+                    fs::remove_dir_all(dir.join(format!("index-{hash}"))).unwrap();
+                }
             }
             remove_tree(&target).unwrap();
+        }
+    }
+
+    /// An image of these layers, the lowest first, as `docker save` writes it.
+    fn image(dir: &Path, layers: &[PathBuf]) -> PathBuf {
+        let image = dir.join("image");
+        fs::create_dir(&image).unwrap();
+        let (mut names, mut diffs) = (Vec::new(), Vec::new());
+        for (number, layer) in layers.iter().enumerate() {
+            let bytes = fs::read(layer).unwrap();
+            let mut plain = Vec::new();
+            match bytes[..2] {
+                [0x1f, 0x8b] => drop(flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap()),
+                [0x28, 0xb5] => zstd::stream::copy_decode(&bytes[..], &mut plain).unwrap(),
+                _ => plain.clone_from(&bytes),
+            }
+            diffs.push(format!("sha256:{}", hex(&Sha256::digest(&plain).into())));
+            names.push(format!("{number}/layer.tar"));
+            fs::create_dir(image.join(number.to_string())).unwrap();
+            fs::write(image.join(&names[number]), bytes).unwrap();
+        }
+        let config = serde_json::json!({
+            "architecture": crate::archive::image::architecture(), "os": "linux", "rootfs": { "diff_ids": diffs },
+            "config": { "Entrypoint": ["/bin/app"], "Env": ["A=b"] },
+        });
+        fs::write(image.join("config.json"), config.to_string()).unwrap();
+        let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": ["app:1"], "Layers": names }]);
+        fs::write(image.join("manifest.json"), manifest.to_string()).unwrap();
+        let archive = dir.join("image.tar");
+        pack(&image, &archive, &["--sort=name"]);
+        fs::remove_dir_all(&image).unwrap();
+        archive
+    }
+
+    #[test]
+    fn shows_what_an_overlay_of_the_layers_shows() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let large: Vec<u8> =
+            (0..800_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> (n % 32)).to_le_bytes()).collect();
+        type Files<'a> = &'a [(&'a str, &'a [u8])];
+        let layer = |name: &str, files: Files<'_>| {
+            let root = dir.join("root");
+            for (path, bytes) in files {
+                let path = root.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, bytes).unwrap();
+            }
+            fs::set_permissions(root.join("etc"), fs::Permissions::from_mode(0o750)).ok();
+            let archive = dir.join(name);
+            pack(&root, &archive, &["--mtime=@1000000000"]);
+            fs::remove_dir_all(&root).unwrap();
+            archive
+        };
+        let low: Files<'_> = &[
+            ("etc/passwd", PASSWD.as_bytes()),
+            ("srv/large", &large),
+            ("srv/old/one", b"1"),
+            ("srv/old/deep/two", b"2"),
+            ("srv/gone", b"x"),
+            ("srv/folder/x", b"x"),
+            ("srv/opaque/below", b"x"),
+            ("srv/file", b"was a file"),
+            ("usr/kept", b"k"),
+        ];
+        let middle: Files<'_> = &[
+            ("srv/.wh.gone", b""),
+            ("srv/old/.wh.deep", b""),
+            ("srv/opaque/.wh..wh..opq", b""),
+            ("srv/opaque/new", b"n"),
+            ("srv/folder", b"now a file"),
+            ("srv/file/is/a/folder", b"f"),
+            ("srv/middle", &large[..70_000]),
+            // Of what is not there.
+            ("srv/.wh.never", b""),
+            ("usr/.wh.kept", b""),
+            ("usr/kept/in", b"a folder again"),
+        ];
+        let top: Files<'_> = &[
+            ("srv/.wh.folder", b""),
+            ("srv/large", &large[5..]),
+            ("srv/gone", b"back"),
+            ("srv/old/deep/three", b"3"),
+            ("srv/.wh..wh.aufs", b""),
+            ("srv/opaque/.wh.new", b""),
+        ];
+        let layers = [layer("low.tar", low), layer("middle.tar", middle), layer("top.tar", top)];
+        let [low, middle, top] = &layers;
+        let forms = [
+            layers.to_vec(),
+            vec![compressed(low, "gzip"), compressed(middle, "members of gzip"), compressed(top, "gzip")],
+            vec![compressed(low, "zstd"), middle.clone(), compressed(top, "frames of zstd")],
+        ];
+        for (number, layers) in forms.iter().enumerate() {
+            let archive = image(dir, layers);
+            let (target, flat) = (dir.join("target"), dir.join("flat"));
+            fs::create_dir(&target).unwrap();
+            fs::create_dir(&flat).unwrap();
+            let (owners, limits) = (Owners::Flatten, Limits::default());
+            let job =
+                UnpackJob { archive: archive.clone(), owners, limits, have: Vec::new(), partial: false, image: None };
+            let report = Direct.unpack(&job, File::open(&archive).unwrap().into(), &target, &mut |_| {}).unwrap();
+            let trees: Vec<PathBuf> = (0..3).rev().map(|number| target.join(format!("{number}/tree"))).collect();
+            crate::flatten(&trees, &flat).unwrap();
+            let mut expected = BTreeMap::new();
+            look(&flat, Path::new(""), &mut expected);
+            assert!(expected.contains_key(Path::new("srv/file/is/a/folder")) && expected.len() > 15, "{expected:?}");
+            // Only one that is compressed once can be read.
+            let whole = if number == 0 { &["gzip", "frames of zstd", "xz"][..] } else { &[] };
+            for form in whole.iter().chain(&["plain"]) {
+                let archive = if *form == "plain" { archive.clone() } else { compressed(&archive, form) };
+                for hash in [false, true] {
+                    let served = served(&archive, hash);
+                    let mut facts = BTreeMap::new();
+                    walk(&served, 0, Path::new(""), &mut facts);
+                    for (path, fact) in &expected {
+                        assert!(facts.get(path) == Some(fact), "{number} {form} {hash} {path:?}");
+                    }
+                    assert_eq!(facts.len(), expected.len(), "{number} {form} {hash}");
+                    let target = dir.join(format!("index-{hash}"));
+                    fs::remove_dir_all(&target).unwrap();
+                    fs::create_dir(&target).unwrap();
+                    let job = IndexJob { archive: archive.clone(), owners, limits, hash };
+                    let made = build(&job, &File::open(&archive).unwrap().into(), &target).unwrap();
+                    assert_eq!(
+                        (made.config, made.declared, made.notes),
+                        (report.config.clone(), report.declared.clone(), report.notes.clone())
+                    );
+                    fs::remove_dir_all(&target).unwrap();
+                }
+            }
+            remove_tree(&target).unwrap();
+            remove_tree(&flat).unwrap();
         }
     }
 
@@ -510,17 +634,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         fs::create_dir_all(dir.join("root/etc")).unwrap();
-        fs::write(dir.join("root/etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+        fs::write(dir.join("root/etc/passwd"), PASSWD).unwrap();
         fs::write(dir.join("root/file"), vec![7; 200_000]).unwrap();
-        let tar =
-            Command::new("tar").arg("-cf").arg(dir.join("a.tar")).arg("-C").arg(dir.join("root")).arg(".").status();
-        assert!(tar.unwrap().success());
+        pack(&dir.join("root"), &dir.join("a.tar"), &[]);
         let body = |served: &Served| {
-            let files = served.index.nodes.iter().map(|node| &node.body);
+            let files = served.reader.index.nodes.iter().map(|node| &node.body);
             files.clone().find(|body| matches!(body, Body::File { size: 200_000, .. })).unwrap().clone()
         };
-        let (plain, pinned) = (served(dir, false), served(dir, true));
-        let read = |served: &Served| served.content(&body(served), 100_000, 10);
+        let (plain, pinned) = (served(&dir.join("a.tar"), false), served(&dir.join("a.tar"), true));
+        let read = |served: &Served| served.reader.content(&body(served), 100_000, 10);
         assert!(matches!((read(&plain), read(&pinned)), (Ok(a), Ok(b)) if a == [7; 10] && b == a));
         let archive = File::options().write(true).open(dir.join("a.tar")).unwrap();
         let Body::File { at, .. } = body(&plain) else { panic!("a file") };
@@ -546,9 +668,10 @@ mod tests {
             let entries = entries.iter().map(|(name, number)| (name.as_bytes().to_vec(), *number)).collect();
             node(Body::Folder { parent, entries })
         };
-        let file = |size, at| node(Body::File { size, at, stretches: None });
+        let file = |size, at| node(Body::File { size, stream: 0, at, stretches: None });
         let read = |nodes: Vec<Node>| {
-            let (bytes, digest) = Index::new(state, nodes, None).encode();
+            let whole = Stream { size: state.size, form: Form::Plain { blocks: None } };
+            let (bytes, digest) = Index::new(state, nodes, vec![whole]).encode().unwrap();
             fs::write(&path, bytes).unwrap();
             let digest = crate::Algorithm::Blake3.text(&digest);
             Index::read(&File::open(&path).unwrap().into(), &path, &digest).map(|index| (index, digest))

@@ -25,9 +25,9 @@ use crate::archive::image::{Blob, Selected};
 use crate::archive::stream::{
     Chunk, Compression, Counted, FileInput, Hashed, Input, Meter, check_regular, decode, digest,
 };
-use crate::archive::tar::{Kind, Tar};
+use crate::archive::tar::{Current, Kind, Tar};
 use crate::archive::tee::tee;
-use crate::archive::{Content as What, Limits, examine, plain};
+use crate::archive::{Content as What, Limits, Wanted, examine, plain};
 use crate::copy::{self, Ids};
 use crate::error::text;
 use crate::hash::Algorithm;
@@ -47,7 +47,7 @@ pub(crate) const TREE: &str = "tree";
 /// For the trees of layers.
 const ALGORITHM: Algorithm = Algorithm::Blake3;
 /// Chunks on their way between two threads.
-const QUEUE: usize = 16;
+pub(crate) const QUEUE: usize = 16;
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
 pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 pub(crate) const OPAQUE_ATTRIBUTE: &str = "user.overlay.opaque";
@@ -89,6 +89,10 @@ pub struct UnpackJob {
     /// Whether those may be missing in the archive: it was pulled without them.
     #[serde(default)]
     pub partial: bool,
+    /// Of an archive with several images, the one whose manifest has this digest, 64 hexadecimal digits. The rest is not read, and the
+    /// [`Report`] has this digest.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 /// What was unpacked.
@@ -226,7 +230,7 @@ impl Runner for Direct {
     }
 }
 
-fn open_tree(tree: &Path) -> Result<OwnedFd, Error> {
+pub(crate) fn open_tree(tree: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, tree, flags, Mode::empty()).map_err(|e| Error::io("open", tree, e))
 }
@@ -254,7 +258,7 @@ pub(crate) fn unpack(
     let stat = check_regular(file, &job.archive)?;
     progress(Progress::Scanning);
     let absent: &[String] = if job.partial { &job.have } else { &[] };
-    let what = examine(file, &job.archive, &job.limits, absent)?;
+    let what = examine(file, &job.archive, &job.limits, &Wanted { absent, image: job.image.as_deref() })?;
     let mut layers = match &what {
         What::Root => vec![Layer { diff: String::new(), is_lowest: true, made: None }],
         What::Image(image) => {
@@ -271,20 +275,23 @@ pub(crate) fn unpack(
     let ticker = Ticker { next: Instant::now(), read: &read, total, progress };
     let mut layer = LayerWriter { job, layers: &layers, target, made: &made, notes: &mut notes, ticker };
     let (archive, written) = thread::scope(|scope| {
-        let [hashed, input] = tee(Counted::new(FileInput::new(file, &job.archive), &read));
+        let input = Counted::new(FileInput::new(file, &job.archive), &read);
+        let outer = Meter { made: &outer, ..meter };
+        if let (Some(_), What::Image(image)) = (&job.image, &what) {
+            return (Ok(None), write_image(input, outer, meter, image, &wanted, &mut layer));
+        }
+        let [hashed, input] = tee(input);
         let hasher = scope.spawn(move || digest(hashed));
         let written = match &what {
             What::Root => write_root(input, meter, &mut layer),
-            What::Image(image) => {
-                write_image(input, Meter { made: &outer, ..meter }, meter, image, &wanted, &mut layer)
-            }
+            What::Image(image) => write_image(input, outer, meter, image, &wanted, &mut layer),
         };
-        (join(hasher), written)
+        (join(hasher).map(Some), written)
     });
     // First, because whoever unpacks only sees an end where the other cannot read.
-    let archive = archive?;
+    let archive = archive?.map(|digest| hex(&digest)).or_else(|| job.image.clone()).unwrap_or_default();
     for (index, diff, made) in written? {
-        layers[index].diff = hex(&diff.unwrap_or(archive));
+        layers[index].diff = diff.map_or_else(|| archive.clone(), |diff| hex(&diff));
         layers[index].made = Some(made);
     }
     // What was there when the archive was listed must have been there when it was read.
@@ -295,7 +302,7 @@ pub(crate) fn unpack(
         What::Root => (Vec::new(), Config::default(), Declared::default()),
         What::Image(image) => (image.names, image.config, image.declared),
     };
-    Ok(Report { digest: hex(&archive), names, layers, config, declared, notes: notes.texts() })
+    Ok(Report { digest: archive, names, layers, config, declared, notes: notes.texts() })
 }
 
 /// Tells how far the archive is read, about twenty times a second.
@@ -319,7 +326,7 @@ impl Ticker<'_> {
 }
 
 /// Sends everything, up to the first error.
-fn pass(mut input: impl Input, sender: &SyncSender<Result<Chunk, Error>>) {
+pub(crate) fn pass(mut input: impl Input, sender: &SyncSender<Result<Chunk, Error>>) {
     while let Some(chunk) = input.next().transpose() {
         let is_last = chunk.is_err();
         // Who does not listen any more has failed.
@@ -378,15 +385,6 @@ fn write_image(
         join(feeder);
         written
     })
-}
-
-/// The content of a tar stream's current entry.
-struct Current<'t, 'a, I>(&'t mut Tar<'a, I>);
-
-impl<I: Input> Input for Current<'_, '_, I> {
-    fn next(&mut self) -> Result<Option<Chunk>, Error> {
-        self.0.data(u64::MAX)
-    }
 }
 
 fn feed_image(

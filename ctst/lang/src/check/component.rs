@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::codes::Code;
 use crate::diagnostic::{Span, shown};
-use crate::model::{self, Dependency, Healthcheck, Image, Limits, Probe, Restart, SecretVariable};
+use crate::model::{self, Dependency, Distroless, Healthcheck, Image, Lazy, Limits, Probe, Restart, SecretVariable};
 use crate::syntax::ValueKind;
 use crate::text::joined;
 
@@ -91,6 +91,7 @@ impl<'a> Checker<'a, '_> {
         self.something_to_run(index, settings, command.as_ref(), entrypoint.as_ref());
         let readonly = settings.get("readonly").and_then(|setting| self.boolean(setting.read(), scope)).unwrap_or(true);
         let lazy = self.lazy(index, settings);
+        let distroless = self.distroless(index, settings, lazy);
         let workdir = settings.get("workdir").and_then(|setting| {
             let path = self.filled(setting.read(), scope)?;
             self.absolute(setting.value.value.span, "workdir", &path)
@@ -101,9 +102,11 @@ impl<'a> Checker<'a, '_> {
         let healthcheck = checked.and_then(|setting| self.healthcheck(setting, index));
         let mut targets = Targets::new();
         let (volumes, tmpfs) = self.mounts(settings, scope, &mut targets);
+        let devices = self.devices(settings, scope, &mut targets);
         let secrets = self.secret_files(settings, scope, &mut targets);
         let configs = self.config_files(settings, scope, &mut targets);
         let places = volumes.iter().map(|volume| &volume.target).chain(tmpfs.iter().map(|tmpfs| &tmpfs.target));
+        let places = places.chain(devices.iter().map(|device| &device.target));
         let places = places.chain(secrets.iter().map(|file| &file.target));
         let places = places.chain(configs.iter().map(|file| &file.target)).map(String::as_str);
         self.places_are_distinct(places, &targets);
@@ -142,6 +145,7 @@ impl<'a> Checker<'a, '_> {
             entrypoint: entrypoint.flatten(),
             readonly,
             lazy,
+            distroless: distroless.map(Box::new),
             workdir,
             user,
             restart,
@@ -149,6 +153,7 @@ impl<'a> Checker<'a, '_> {
             healthcheck,
             volumes,
             tmpfs,
+            devices,
             after,
             job: declared.is_job(),
             secret_env,
@@ -175,11 +180,11 @@ impl<'a> Checker<'a, '_> {
     }
 
     /// Only what is an archive can be read from one.
-    fn lazy(&mut self, index: usize, settings: &Settings<'a>) -> bool {
+    fn lazy(&mut self, index: usize, settings: &Settings<'a>) -> Option<Lazy> {
         let setting = settings.get("lazy");
-        let lazy = setting.and_then(|setting| self.boolean(setting.read(), Scope::component(index))).unwrap_or(false);
+        let lazy = setting.and_then(|setting| self.laziness(setting.read(), Scope::component(index)));
         let image = self.declared[index].image.as_ref();
-        if let (true, Some(key), Some(image)) = (lazy, settings.key("lazy"), image)
+        if let (Some(Lazy::Yes | Lazy::Always), Some(key), Some(image)) = (lazy, settings.key("lazy"), image)
             && !matches!(image, Image::Tar { .. })
         {
             self.finding(Code::Exclusive, key, "`lazy` is for `tar://` archives only")
@@ -189,6 +194,49 @@ impl<'a> Checker<'a, '_> {
                 );
         }
         lazy
+    }
+
+    fn laziness(&mut self, (property, bound): Read<'a>, scope: Scope) -> Option<Lazy> {
+        let value = self.follow(bound, scope)?.value;
+        match value.kind {
+            ValueKind::Bool(false) => Some(Lazy::No),
+            ValueKind::Bool(true) => Some(Lazy::Yes),
+            ValueKind::Text(_) => self.choice((property, bound), &["always"], scope).map(|_| Lazy::Always),
+            _ => {
+                self.wrong_type(property, value);
+                None
+            }
+        }
+    }
+
+    /// What is kept of the image, if not all of it.
+    fn distroless(&mut self, index: usize, settings: &Settings<'a>, lazy: Option<Lazy>) -> Option<Distroless> {
+        let (setting, scope) = (settings.get("distroless")?, Scope::component(index));
+        let keep = match setting.value.value.kind {
+            ValueKind::Body(_) => {
+                let block = self.block_of(settings, "distroless")?;
+                block.get("keep").map_or(Some(Vec::new()), |keep| self.globs(keep, scope))?
+            }
+            _ => match self.boolean(setting.read(), scope)? {
+                true => Vec::new(),
+                false => return None,
+            },
+        };
+        let key = settings.key("distroless")?;
+        if let Some(Image::Host { .. }) = self.declared[index].image {
+            self.finding(Code::Exclusive, key, "an image of `host://` programs has only what they need already")
+                .label("not with this image")
+                .help("remove it; `UNSET distroless` if it is inherited, and `include` adds files");
+            return None;
+        }
+        if let Some(lazy) = settings.key("lazy").filter(|_| lazy.is_some_and(Lazy::reads_archive)) {
+            self.finding(Code::Exclusive, key, "`distroless` and `lazy` exclude each other")
+                .label("has all of the image read")
+                .related(lazy, "has it read as it is needed")
+                .help("keep one of them");
+            return None;
+        }
+        Some(Distroless { keep })
     }
 
     fn dependencies(&self, number: usize) -> impl Iterator<Item = Dependency> {

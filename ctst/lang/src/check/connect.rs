@@ -118,7 +118,10 @@ impl<'a> Checker<'a, '_> {
     /// Whether the image of a component that says nothing about its health may bring a health check.
     fn image_may_check(&self, index: usize) -> bool {
         let declared = &self.declared[index];
-        let image = matches!(declared.image, Some(Image::Tar { .. } | Image::Local { .. } | Image::Registry { .. }));
+        let image = matches!(
+            declared.image,
+            Some(Image::Tar { .. } | Image::Local { .. } | Image::Registry { .. } | Image::Build(_))
+        );
         image && !declared.healthcheck && !declared.no_healthcheck && !declared.is_job()
     }
 

@@ -202,7 +202,8 @@ impl<'a> Checker<'a, '_> {
         let no_healthcheck = settings.get("healthcheck").is_some_and(|setting| self.is_switched_off(scope, setting));
         let declared = &self.declared[index];
         let scheme = image::scheme(&declared.name, image.as_ref());
-        let lacks_image = settings.get("image").is_none() && !partial && declared.role == Role::Deployed;
+        let says_image = settings.get("image").or_else(|| settings.get("build")).is_some();
+        let lacks_image = !says_image && !partial && declared.role == Role::Deployed;
         let hostname_at = settings.get("hostname").map(|setting| setting.value.value.span);
         self.host_name_of_replicas(index, settings);
         if lacks_image {
@@ -211,7 +212,7 @@ impl<'a> Checker<'a, '_> {
             self.finding(Code::MissingProperty, span, format!("the component {name} has no image"))
                 .label("`image` is missing")
                 .expected("`image`")
-                .help("add `image = \"file://./rootfs\"`, `image = \"tar://./image.tar\"` or `image = \"host:///usr/bin/program\"`");
+                .help("add `image = \"file://./rootfs\"`, `image = \"tar://./image.tar\"`, `image = \"host:///usr/bin/program\"` or `build { dockerfile = \"Dockerfile\" }`");
         }
         Facts { ports, image, network, networks_at, hostname, hostname_at, scheme, no_healthcheck }
     }

@@ -35,7 +35,11 @@ impl Checker<'_, '_> {
     /// A path as seen from the folder of the file that is checked. It is written at byte `offset` of a text, and is
     /// relative to the file in which it begins; in a file from the network, to the one that is checked.
     pub(super) fn seen_from_here(&self, path: &str, parts: &[Part<'_>], offset: usize) -> String {
-        let file = file_at(parts, offset);
+        self.beside(path, file_at(parts, offset))
+    }
+
+    /// A path that is relative to this file, as seen from the folder of the file that is checked.
+    pub(super) fn beside(&self, path: &str, file: usize) -> String {
         let name = self.files[file].name.as_str();
         match name.rsplit_once('/').filter(|_| !self.is_remote(file)) {
             Some((folder, _)) if file != 0 && !path.starts_with('/') => {

@@ -6,7 +6,7 @@ use crate::model::Image;
 use crate::syntax::ValueKind;
 
 use super::Checker;
-use super::inherit::Settings;
+use super::inherit::{Setting, Settings};
 use super::resolve::Scope;
 use super::values::Read;
 
@@ -56,7 +56,7 @@ pub(super) fn scheme(name: &str, image: Option<&Image>) -> &'static str {
         Some(Image::File { path, .. } | Image::Tar { path, .. }) => path.as_str(),
         Some(Image::Local { name, .. } | Image::Registry { name, .. }) => name.as_str(),
         Some(Image::Host { programs, .. }) => programs.first().map_or("", String::as_str),
-        None => "",
+        Some(Image::Bundled { .. } | Image::Build(_)) | None => "",
     };
     let element = path.rsplit('/').find(|element| !matches!(*element, "" | "." | "..")).unwrap_or_default();
     let known = |text: &str| {
@@ -161,7 +161,7 @@ fn short_name(text: &str) -> Option<String> {
 }
 
 /// One reference, understood.
-enum Reference {
+pub(super) enum Reference {
     /// Everything but programs, of which there may be several.
     Whole(Image),
     Host {
@@ -172,6 +172,9 @@ enum Reference {
 
 impl<'a> Checker<'a, '_> {
     pub(super) fn image(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Image> {
+        if settings.get("build").is_some() {
+            return self.build(scope, settings);
+        }
         let setting = settings.get("image")?;
         let (property, value) = (setting.property, setting.value.value);
         let items = self.items(setting, scope)?;
@@ -231,7 +234,11 @@ impl<'a> Checker<'a, '_> {
     }
 
     fn include(&mut self, scope: Scope, settings: &Settings<'a>) -> Option<Vec<String>> {
-        let Some(setting) = settings.get("include") else { return Some(Vec::new()) };
+        settings.get("include").map_or(Some(Vec::new()), |setting| self.globs(setting, scope))
+    }
+
+    /// Globs of files, absolute.
+    pub(super) fn globs(&mut self, setting: &Setting<'a>, scope: Scope) -> Option<Vec<String>> {
         let property = setting.property;
         let mut globs = Some(Vec::new());
         for item in self.items(setting, scope)? {
@@ -256,7 +263,7 @@ impl<'a> Checker<'a, '_> {
         globs
     }
 
-    fn reference(&mut self, (property, item): Read<'a>, scope: Scope) -> Option<Reference> {
+    pub(super) fn reference(&mut self, (property, item): Read<'a>, scope: Scope) -> Option<Reference> {
         let (text, parts) = self.filled_parts((property, item), scope)?;
         let span = item.value.span;
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -358,7 +365,7 @@ impl<'a> Checker<'a, '_> {
         digest.map(str::to_ascii_lowercase)
     }
 
-    fn bad_image(&mut self, span: Span, message: &str, help: Option<String>) {
+    pub(super) fn bad_image(&mut self, span: Span, message: &str, help: Option<String>) {
         self.finding(Code::BadImage, span, message)
             .label("not understood")
             .expected(

@@ -4,6 +4,7 @@
 //! connections, then each component with its references and wiring, then the published ports. Whatever is refused or
 //! broken is reported once and then treated as unknown, so that no error follows from another.
 
+mod build;
 mod component;
 mod connect;
 mod declare;

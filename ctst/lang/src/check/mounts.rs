@@ -1,10 +1,10 @@
-//! `volumes` and `tmpfs`.
+//! `volumes`, `tmpfs` and `devices`.
 
 use std::collections::HashMap;
 
 use crate::codes::Code;
 use crate::diagnostic::Span;
-use crate::model::{Tmpfs, Volume};
+use crate::model::{Device, Tmpfs, Volume};
 use crate::units;
 
 use super::Checker;
@@ -16,6 +16,27 @@ use super::values::Read;
 
 /// Where the mounts of a component are written, in order.
 pub(super) type Targets = Vec<Span>;
+
+/// What the shim makes in every container's /dev, and file systems of the kernel.
+const OWN_DEVICES: [&str; 17] = [
+    "/dev/console",
+    "/dev/fd",
+    "/dev/full",
+    "/dev/mqueue",
+    "/dev/null",
+    "/dev/ptmx",
+    "/dev/pts",
+    "/dev/random",
+    "/dev/shm",
+    "/dev/stderr",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/dev/tty",
+    "/dev/urandom",
+    "/dev/zero",
+    "/proc",
+    "/sys",
+];
 
 impl<'a> Checker<'a, '_> {
     pub(super) fn mounts(
@@ -41,6 +62,39 @@ impl<'a> Checker<'a, '_> {
             }
         }
         (volumes, tmpfs)
+    }
+
+    pub(super) fn devices(&mut self, settings: &Settings<'a>, scope: Scope, targets: &mut Targets) -> Vec<Device> {
+        let Some(setting) = settings.get("devices") else { return Vec::new() };
+        let items = self.items(setting, scope).into_iter().flatten();
+        items.filter_map(|item| self.device((setting.property, item), scope, targets)).collect()
+    }
+
+    fn device(&mut self, (property, item): Read<'a>, scope: Scope, targets: &mut Targets) -> Option<Device> {
+        let text = self.filled((property, item), scope)?;
+        let span = item.value.span;
+        let mut parts = text.split(':');
+        let (source, target, more) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        if more.is_some() {
+            self.finding(Code::BadMount, span, "the device is not of the form `/dev/name` or `/dev/name:/inside`")
+                .label("not understood")
+                .expected(property.wants)
+                .help("leave permissions such as `:rwm` out: those of the device's file hold");
+            return None;
+        }
+        let source = self.absolute(span, property.name, source)?;
+        let target = self.target(span, property.name, target.unwrap_or(&source), targets)?;
+        if OWN_DEVICES
+            .iter()
+            .any(|own| target.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        {
+            self.finding(Code::BadPath, span, "every container has a device of its own there")
+                .label("would hide it")
+                .expected("another place, such as `/dev/serial`")
+                .help(format!("for example `{}`", property.example));
+            return None;
+        }
+        Some(Device { source, target })
     }
 
     fn volume(&mut self, (property, item): Read<'a>, scope: Scope, targets: &mut Targets) -> Option<Volume> {

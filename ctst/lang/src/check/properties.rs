@@ -94,6 +94,7 @@ pub(super) static COMPONENT: Kind = Kind {
     name: "a component",
     known: &[
         list("image", "an image reference in quotes, or a list of `host://` ones", r#"image = "file://./rootfs""#),
+        block("build", "a block with a `dockerfile` or with steps", r#"build { dockerfile = "Dockerfile" }"#, &BUILD),
         list("include", "a list of globs of files of this host", r#"include = ["/etc/nginx/**"]"#),
         list("port", "a port from 1 to 65535, or a list of them", "port = 80"),
         Property { slot: "port", ..list("ports", "a port from 1 to 65535, or a list of them", "ports = [80, 443]") },
@@ -106,7 +107,8 @@ pub(super) static COMPONENT: Kind = Kind {
         ),
         list("entrypoint", "a list of words, or one string that is split into words", r#"entrypoint = ["/bin/app"]"#),
         property("readonly", "`true` or `false`", "readonly = false"),
-        property("lazy", "`true` or `false`", "lazy = false"),
+        property("lazy", "`true` or `false`, or `always` in quotes", "lazy = false"),
+        block("distroless", "`true`, `false`, or a block", r#"distroless { keep = ["/etc/app/**"] }"#, &DISTROLESS),
         property("workdir", "an absolute path", r#"workdir = "/srv""#),
         property("user", "a user, with a group if wanted", r#"user = "1000:1000""#),
         list("groups", "a group's name or number, or a list of them", r#"groups = ["video", 1001]"#),
@@ -134,6 +136,11 @@ pub(super) static COMPONENT: Kind = Kind {
             "tmpfs",
             "an absolute path in quotes, with `:size=…,mode=…` if wanted, or a list of these",
             r#"tmpfs = ["/tmp:size=64MiB"]"#,
+        ),
+        list(
+            "devices",
+            "a device's absolute path in quotes, with `:/inside` if wanted, or a list of these",
+            r#"devices = ["/dev/ttyUSB0"]"#,
         ),
         list(
             "secrets",
@@ -199,6 +206,13 @@ pub(super) static COMPONENT: Kind = Kind {
             &LANDLOCK,
         ),
     ],
+    other: None,
+};
+
+/// What is kept of an image beside what its program is known to need.
+static DISTROLESS: Kind = Kind {
+    name: "`distroless`",
+    known: &[list("keep", "a list of globs of files of the image", r#"keep = ["/etc/app/**"]"#)],
     other: None,
 };
 
@@ -414,8 +428,33 @@ pub(super) static ENV_FILE: Kind = Kind {
     other: None,
 };
 
+/// What an image is built from.
+pub(super) static BUILD: Kind = Kind {
+    name: "a build",
+    known: &[
+        property("context", "a path in quotes", r#"context = "./app""#),
+        property("dockerfile", "a path in quotes, from the context on", r#"dockerfile = "Dockerfile""#),
+        property("target", "a stage's name in quotes", r#"target = "release""#),
+        block("args", "a block of values", r#"args { VERSION = "1.2" }"#, &ARGUMENTS),
+        property("from", "an image reference in quotes", r#"from = "oci://docker.io/library/debian:12""#),
+        block("env", "a block of variables", r#"env { MODE = "production" }"#, &VARIABLES),
+        list("copy", "`source:/place` in quotes, or a list of these", r#"copy = ["app:/srv/app"]"#),
+        list("run", "a shell's command in quotes, or a list of them", r#"run = ["make install"]"#),
+        property("workdir", "an absolute path", r#"workdir = "/srv""#),
+        property("user", "a user, with a group if wanted", r#"user = "1000:1000""#),
+        list("entrypoint", "a list of words, or one string that is split into words", r#"entrypoint = ["/bin/app"]"#),
+        list("command", "a list of words, or one string that is split into words", r#"command = ["serve"]"#),
+    ],
+    other: None,
+};
+
+/// A value in `args` of a build.
+const ARGUMENT: &Property = &property("args", SCALAR, r#"args { VERSION = "1.2" }"#);
+
+static ARGUMENTS: Kind = Kind { name: "the arguments", known: &[], other: Some((ARGUMENT, Keys::Variables)) };
+
 /// Properties of the language that are not carried out yet.
-const LATER: &[&str] = &["annotate", "build", "devices", "distroless", "platform", "stdin", "tty"];
+const LATER: &[&str] = &["annotate", "platform", "stdin", "tty"];
 
 /// Words of docker compose for what is said otherwise here.
 const COMPOSE: &[(&str, &str)] = &[
@@ -471,8 +510,10 @@ mod tests {
     use crate::codes::Code;
     use crate::{Inputs, Loader};
 
-    static KINDS: [&Kind; 14] = [
+    static KINDS: [&Kind; 16] = [
         &COMPONENT,
+        &DISTROLESS,
+        &BUILD,
         &HEALTHCHECK,
         &ATTACHMENT,
         &NETWORK,
@@ -525,7 +566,8 @@ mod tests {
     fn the_examples_in_messages_are_right() {
         for Property { name, example, .. } in COMPONENT.known {
             let image = match *name {
-                "image" => "command = \"x\"",
+                "image" | "build" => "command = \"x\"",
+                "distroless" => "image = \"image://x\"",
                 _ => "image = \"host:///bin/x\"",
             };
             // Servers are asked by a way out.
@@ -548,6 +590,17 @@ mod tests {
             let source =
                 format!("COMPONENT a {{ image = \"host:///bin/x\" port = 1 healthcheck {{ {probe} {example} }} }}");
             assert_eq!(codes(&source), [], "{example}");
+        }
+        for Property { name, example, .. } in BUILD.known {
+            let recipe = match *name {
+                "context" | "from" | "dockerfile" => "",
+                "target" | "args" => "dockerfile = \"Dockerfile\"",
+                _ => "from = \"file:///x\"",
+            };
+            assert_eq!(codes(&format!("COMPONENT a {{ build {{ {recipe} {example} }} }}")), [], "{example}");
+        }
+        for Property { example, .. } in DISTROLESS.known {
+            assert_eq!(codes(&format!("COMPONENT a {{ image = \"image://x\" distroless {{ {example} }} }}")), []);
         }
         let nested = [
             ("stop {", &STOP),

@@ -123,5 +123,10 @@ fn weight(component: &model::Component) -> usize {
         + component.dns.as_deref().map_or(0, |dns| texts(&dns.search) + texts(&dns.options))
         + component.secret_env.iter().map(|variable| EACH + parts(&variable.parts)).sum::<usize>()
         + component.configs.iter().map(|config| EACH + parts(&config.content)).sum::<usize>()
-        + EACH * (component.after.len() + component.volumes.len() + component.tmpfs.len() + component.ports.len())
+        + EACH
+            * (component.after.len()
+                + component.volumes.len()
+                + component.tmpfs.len()
+                + component.devices.len()
+                + component.ports.len())
 }

@@ -183,6 +183,25 @@ pub(crate) fn on_files(name: &str, folder: &Path, work: impl FnOnce() + Send + '
     confined(name, move || with_files(&[(folder.as_path(), rights)], kept, Own::Supervisor), work)
 }
 
+/// Starts a thread of the supervisor's that keeps an image in this folder, which is the store's, and reaches no other file.
+///
+/// # Errors
+/// Those of creating a thread, and where the kernel refuses.
+pub(crate) fn on_store(name: &str, store: &Path, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let store = store.to_owned();
+    // Root's: files of all owners, whatever their modes say.
+    let kept = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+    let rights = AccessFs::from_all(NEWEST) & !BitFlags::from(AccessFs::Execute);
+    confined(
+        name,
+        move || {
+            let rules = [(store.as_path(), rights), (Path::new("/dev/null"), AccessFs::ReadFile.into())];
+            with_files(&rules, kept, Own::Supervisor)
+        },
+        work,
+    )
+}
+
 fn confined(
     name: &str,
     confine: impl FnOnce() -> Result<()> + Send + 'static,

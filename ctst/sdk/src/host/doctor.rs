@@ -14,6 +14,7 @@ use crate::egress;
 use crate::error::{During, Error, Result};
 use crate::host::cgroup::{Outlook, Place};
 use crate::host::confine;
+use crate::host::fuse::{self, Problem};
 use crate::host::getsubids;
 use crate::host::ids::{self, Ids, Range};
 use crate::host::low_port;
@@ -96,6 +97,7 @@ pub fn examine() -> Vec<Check> {
     match Ids::detect() {
         Ok(ids) => {
             checks.push(user_ids(&ids));
+            checks.push(lazy_images(ids.has_overlay(), fuse::problem()));
             // Else it was said why there is none.
             if governed {
                 sandbox(&ids, &mut checks);
@@ -207,6 +209,22 @@ fn way_out(passt: &Result<PathBuf>, closed: Option<std::io::Error>, forbidden: O
             egress::OPEN_TUN,
         ),
         (Ok(passt), None) => Check::good(NAME, format!("{}, for networks that have one", passt.display())),
+    }
+}
+
+/// Whether components can start before their archives are unpacked. `problem`: what [`fuse::problem`] says.
+fn lazy_images(has_overlay: bool, problem: Option<Problem>) -> Check {
+    const NAME: &str = "lazy images";
+    let forbidden = Policy::read().ok().and_then(|policy| policy.fuse().err());
+    match (forbidden, problem) {
+        (Some(why), _) => Check::good(NAME, format!("no container of yours may {why}")),
+        (None, _) if !has_overlay => {
+            Check::good(NAME, "no container of yours may have an overlay, which they take: `lazy = true` is refused")
+        }
+        (None, Some(Problem { why, fix })) => {
+            Check::other(NAME, Verdict::Limited, format!("{why}: `lazy = true` is refused"), fix)
+        }
+        (None, None) => Check::good(NAME, format!("{} is open, for `lazy = true`", fuse::DEVICE)),
     }
 }
 

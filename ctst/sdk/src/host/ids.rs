@@ -131,9 +131,18 @@ impl Ids {
     pub(crate) fn archive_ownership(&self) -> Ownership {
         match self {
             Self::Helper { uids, gids, .. } | Self::Strict { uids, gids, .. } => {
-                Ownership::Subordinate { uid: uids.first, gid: gids.first, count: uids.count.min(gids.count) + 1 }
+                Ownership::Subordinate { uid: uids.first, gid: gids.first, count: self.count() }
             }
             Self::Single(_) | Self::Root(_) => self.ownership(),
+        }
+    }
+
+    /// How many ids there are inside.
+    pub(crate) fn count(&self) -> u32 {
+        match self {
+            Self::Single(_) => 1,
+            Self::Helper { uids, gids, .. } | Self::Strict { uids, gids, .. } => uids.count.min(gids.count) + 1,
+            Self::Root(Range { count, .. }) => *count,
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod confine;
+pub(crate) mod devices;
 pub mod doctor;
 pub(crate) mod fuse;
 pub(crate) mod getsubids;

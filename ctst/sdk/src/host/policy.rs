@@ -19,7 +19,7 @@ use rustix::process::{getgid, getgroups, getuid};
 use crate::error::{During, Error, Result};
 use crate::host::strict;
 use crate::rights;
-use crate::spec::{Bind, ROOT};
+use crate::spec::{Bind, Device, ROOT};
 use crate::status::{HostPort, Published};
 
 /// The policy, and whom it is about.
@@ -89,6 +89,11 @@ impl Policy {
         judge::egress(&self.rules, &self.caller).map_err(|denials| judge::tell(&denials))
     }
 
+    /// The verdict on images that containers read from their archives.
+    pub(crate) fn fuse(&self) -> std::result::Result<(), String> {
+        judge::fuse(&self.rules, &self.caller).map_err(|denials| judge::tell(&denials))
+    }
+
     /// The verdict on a port that the kernel keeps from the caller, as `ctst-port` will give it.
     pub(crate) fn judge_low_port(&self, component: &str, port: HostPort) -> Result<()> {
         judge::low_port(judged(port), &self.rules, &self.caller)
@@ -118,6 +123,7 @@ impl Policy {
         component: &Component,
         dir: &Path,
         volumes: &[Bind],
+        devices: &[Device],
         ports: &[Published],
     ) -> Result<()> {
         let mounts = volumes.iter().filter(|bind| !bind.named).map(|bind| HostPath {
@@ -126,11 +132,17 @@ impl Policy {
             purpose: Purpose::Mount,
             target: bind.target.as_bytes(),
         });
+        let devices = devices.iter().map(|device| HostPath {
+            path: device.source.as_os_str().as_bytes(),
+            writable: true,
+            purpose: Purpose::Device,
+            target: device.target.as_bytes(),
+        });
         let overlay = self.has_overlay();
         let upper = dir.join(if overlay { "upper" } else { ROOT });
         let layer =
             HostPath { path: upper.as_os_str().as_bytes(), writable: true, purpose: Purpose::Layer, target: b"" };
-        let paths = std::iter::once(layer).chain(mounts).collect();
+        let paths = std::iter::once(layer).chain(mounts).chain(devices).collect();
         // A name that is none is told of elsewhere.
         let capabilities = rights::mask(&component.cap_add, &component.cap_drop).unwrap_or_default();
         let filter = match component.seccomp.filter {

@@ -1,49 +1,99 @@
 //! Which way a path of the author's takes: not by a link that a container of his own made.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-use containust_lang::model::Composition;
+use containust_lang::model;
 
 use crate::error::{Error, Result};
+use crate::project::Project;
+use crate::record::{self, Stored};
 
 /// As many links as the kernel follows (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
-/// Folders of the host that components can write, canonical, each with the component.
-pub(crate) fn writable(folder: &Path, composition: &Composition) -> Vec<(PathBuf, String)> {
-    let of = |component: &containust_lang::model::Component| {
-        let name = component.name.clone();
-        let volumes = component.volumes.iter().filter(|volume| !volume.readonly && !volume.named);
-        let places: Vec<_> = volumes.filter_map(|volume| folder.join(&volume.source).canonicalize().ok()).collect();
-        places.into_iter().map(move |place| (place, name.clone()))
-    };
-    composition.components.iter().flat_map(of).collect()
+/// Checks the ways of paths that a composition names.
+pub(crate) struct Ways<'a> {
+    project: &'a Project,
+    components: &'a [model::Component],
+    /// [`writable`], once somebody wants to know.
+    writable: OnceCell<Vec<(PathBuf, String)>>,
 }
 
-/// Whether a link may be on the way to `path`, below a folder that is canonical: most often there is none.
-pub(crate) fn has_links(path: &Path) -> bool {
-    let plain: PathBuf = path.components().collect();
-    path.canonicalize().is_ok_and(|whole| whole != plain)
+impl<'a> Ways<'a> {
+    /// `components`: all of the composition.
+    pub(crate) fn new(project: &'a Project, components: &'a [model::Component]) -> Self {
+        Self { project, components, writable: OnceCell::new() }
+    }
+
+    /// [`check`] of a path, relative to the project's folder, which led to `whole`, or leads there now.
+    ///
+    /// # Errors
+    /// [`Error::Led`].
+    pub(crate) fn check(&self, path: impl AsRef<Path>, whole: Option<&Path>) -> Result<()> {
+        let path = self.project.folder().join(path);
+        let now = if whole.is_none() { path.canonicalize().ok() } else { None };
+        match whole.or(now.as_deref()) {
+            Some(whole) if path != whole => {
+                check(&path, whole, self.writable.get_or_init(|| writable(self.project, self.components)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Folders of the host that components can write, canonical, each with the component: those of these, and those of
+/// containers that there are, of whatever file, which may have written before somebody changed his mind.
+pub(crate) fn writable<'a>(
+    project: &Project,
+    components: impl IntoIterator<Item = &'a model::Component>,
+) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for component in components {
+        for volume in component.volumes.iter().filter(|volume| !volume.readonly && !volume.named) {
+            let place = project.folder().join(&volume.source).canonicalize();
+            found.extend(place.ok().map(|place| (place, component.name.clone())));
+        }
+    }
+    for name in record::list(&project.containers_dir()).unwrap_or_default() {
+        if let Ok(Some(Stored::Record(record))) = record::read(&project.container_dir(&name), project.identity()) {
+            let binds = record.spec.volumes.iter().filter(|bind| !bind.readonly && !bind.named);
+            found.extend(binds.map(|bind| (bind.source.clone(), name.clone())));
+        }
+    }
+    found
 }
 
 /// Refuses a path that leaves a folder by a link in it, where a component can write that folder: it would decide what of the host
-/// it, or another, is given.
+/// it, or another, is given. `whole`: to what it led when it was opened or looked up. A link that has gone since shows by that alone.
 ///
 /// # Errors
-/// [`Error::Untrusted`].
-pub(crate) fn check(path: &Path, writable: &[(PathBuf, String)]) -> Result<()> {
-    let Ok(whole) = path.canonicalize() else { return Ok(()) };
-    for place in links(path) {
+/// [`Error::Led`].
+pub(crate) fn check(path: &Path, whole: &Path, writable: &[(PathBuf, String)]) -> Result<()> {
+    let places = links(path).into_iter().chain([normal(path)]);
+    for place in places {
         let left = writable.iter().find(|(folder, _)| place.starts_with(folder) && !whole.starts_with(folder));
         if let Some((folder, component)) = left {
-            let (whole, folder) = (whole.display(), folder.display());
-            let problem = format!("it leads to {whole} by a link in {folder}, which component {component} can write");
-            return Err(Error::Untrusted { path: path.to_owned(), problem });
+            let (path, to, folder) = (path.to_owned(), whole.to_owned(), folder.clone());
+            return Err(Error::Led { path, to, folder, component: component.clone() });
         }
     }
     Ok(())
+}
+
+/// As it would be without links: `..` takes back what is before it.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(normal.pop()),
+            Component::CurDir => {}
+            other => normal.push(other),
+        }
+    }
+    normal
 }
 
 /// The folders, canonical, of all links on the way to `path`.
@@ -87,14 +137,16 @@ mod tests {
         symlink(dir.join("out/away"), dir.join("own/by")).unwrap();
         symlink("../else", dir.join("own/else")).unwrap();
         symlink("loop", dir.join("out/loop")).unwrap();
-        let is_good = |path: &str| check(&dir.join(path), &writable).is_ok();
-        for path in ["out", "out/inner", "out/within", "own/else", "out/../else", "none", "out/loop"] {
-            assert!(is_good(path), "{path}");
+        let led = |path: &str, whole: &Path| check(&dir.join(path), whole, &writable).is_err();
+        for path in ["out", "out/inner", "out/within", "own/else", "out/../else"] {
+            assert!(!led(path, &dir.join(path).canonicalize().unwrap()), "{path}");
         }
         for path in ["out/away", "own/by", "out/within/../away/."] {
-            assert!(!is_good(path), "{path}");
-            assert!(has_links(&dir.join(path)));
+            let whole = dir.join(path).canonicalize().unwrap();
+            assert!(led(path, &whole), "{path}");
         }
-        assert!(!has_links(&dir.join("./out/inner")));
+        // One that was there for a moment only.
+        assert!(led("out/inner", &dir.join("else")));
+        assert!(!led("out/loop", &dir.join("out/loop")));
     }
 }

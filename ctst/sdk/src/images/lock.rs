@@ -36,6 +36,14 @@ impl Lock {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             other => other?,
         };
+        Self::parse(bytes, path)
+    }
+
+    /// What stands in it. `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Lock::read`].
+    pub(crate) fn parse(bytes: Vec<u8>, path: &Path) -> Result<Self> {
         let text = String::from_utf8(bytes)
             .map_err(|error| Error::io(format!("read {}", path.display()), io::Error::other(error)))?;
         let broken = |problem: String| Error::Lock { path: path.to_owned(), problem };

@@ -1,11 +1,15 @@
 //! Components' images, from the project's store.
 
+pub(crate) mod build;
 pub(crate) mod declared;
+pub(crate) mod distroless;
 pub(crate) mod imports;
 pub(crate) mod lock;
 pub(crate) mod pull;
 pub(crate) mod registry;
+pub(crate) mod repair;
 pub(crate) mod stock;
+mod trial;
 pub(crate) mod users;
 
 use std::cell::RefCell;
@@ -15,11 +19,14 @@ use std::path::PathBuf;
 
 use containust_image::model::Image;
 use containust_image::registry::Part;
-use containust_image::{How, Request, Source, Store};
-use containust_lang::model::{Component, Composition, Image as Reference};
+use containust_image::{How, Kept, Request, Source, Store};
+use containust_lang::model::{Component, Composition, Image as Reference, Lazy};
 
 use crate::error::{Error, Result};
+use crate::host::fuse;
 use crate::host::ids::Ids;
+use crate::host::policy::Policy;
+use crate::host::ways::Ways;
 use crate::images::lock::Lock;
 use crate::images::pull::of_registries;
 use crate::plan::{Action, Plan};
@@ -63,6 +70,69 @@ pub enum Progress {
         /// How far.
         detail: containust_image::Progress,
     },
+    /// One is being built.
+    Building {
+        /// The component.
+        component: String,
+        /// What it is built from: a file.
+        from: String,
+    },
+    /// A step of a build begins, or is passed over.
+    Step {
+        /// The component.
+        component: String,
+        /// The line of its instruction; 0: it has none.
+        line: usize,
+        /// As it is written.
+        source: String,
+        /// Whether an earlier build has done the same.
+        kept: bool,
+    },
+    /// A step of a build has written a line.
+    Output {
+        /// The component.
+        component: String,
+        /// The line, fit for a terminal.
+        line: String,
+    },
+    /// One was built.
+    Built {
+        /// The component.
+        component: String,
+        /// `sha256:…`.
+        digest: String,
+    },
+    /// One is being stripped to what its program needs.
+    Stripping {
+        /// The component.
+        component: String,
+    },
+    /// Its program is being tried with what was kept.
+    Trying {
+        /// The component.
+        component: String,
+    },
+    /// One was stripped.
+    Stripped {
+        /// The component.
+        component: String,
+        /// What was kept.
+        kept: Box<Kept>,
+    },
+    /// A bundle is being read before its images are unpacked.
+    Verifying {
+        /// Its file's name.
+        bundle: String,
+        /// How far.
+        detail: containust_image::Progress,
+    },
+    /// A bundle is what it says that it is.
+    Verified {
+        /// Its file's name.
+        bundle: String,
+        /// SHA-256 of the file, 64 hexadecimal digits.
+        digest: String,
+    },
     /// One was imported.
     Imported {
         /// The first component that needs it.
@@ -76,15 +146,40 @@ pub enum Progress {
     },
 }
 
+/// Archives from this size on are not unpacked before a component starts, where its author does not say `lazy`.
+const LAZY_FROM: u64 = 256 << 20;
+
+/// Whether a component reads from its archive, unless that was unpacked already.
+pub(crate) fn is_lazy(project: &Project, component: &Component, ids: &Ids) -> bool {
+    let (Reference::Tar { path, .. }, None) = (&component.image, &component.distroless) else { return false };
+    component.lazy.map(Lazy::reads_archive).unwrap_or_else(|| {
+        let size = std::fs::metadata(project.folder().join(path)).map_or(0, |meta| meta.len());
+        size >= LAZY_FROM
+            && ids.has_overlay()
+            && fuse::problem().is_none()
+            && Policy::read().is_ok_and(|policy| policy.fuse().is_ok())
+    })
+}
+
 /// What a component asks of the store.
 pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids) -> Result<Request<'a>> {
+    request_of(project, &component.image, is_lazy(project, component, ids), ids).map_err(|e| error(component, &e))
+}
+
+/// What is asked of the store for an image.
+pub(crate) fn request_of<'a>(
+    project: &Project,
+    image: &'a Reference,
+    lazy: bool,
+    ids: &Ids,
+) -> Result<Request<'a>, containust_image::Error> {
     let place = |path: &str| project.folder().join(path).components().collect();
-    let (source, pin) = match &component.image {
+    let (source, pin) = match image {
         Reference::File { path, sha256 } => (Source::File(place(path)), sha256),
         Reference::Tar { path, sha256 } => {
             let ownership = ids.archive_ownership();
             let path = place(path);
-            let source = if component.lazy { Source::Lazy(path) } else { Source::Tar(path) };
+            let source = if lazy { Source::Lazy(path) } else { Source::Tar(path) };
             return Ok(Request { source, ownership, pin: sha256.as_deref() });
         }
         Reference::Host { programs, include, sha256 } => {
@@ -92,12 +187,16 @@ pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids
             (Source::Host { programs, include: include.clone() }, sha256)
         }
         Reference::Local { name, sha256 } => {
-            let name = containust_image::name(name).map_err(|e| error(component, &e))?;
+            let name = containust_image::name(name)?;
             return Ok(Request {
                 source: Source::Local(name),
                 ownership: ids.archive_ownership(),
                 pin: sha256.as_deref(),
             });
+        }
+        Reference::Bundled { image, sha256 } => {
+            let source = Source::Bundled { image: image.clone(), digest: sha256.clone() };
+            return Ok(Request { source, ownership: ids.archive_ownership(), pin: None });
         }
         Reference::Registry { name, sha256, locked } => {
             return Ok(Request {
@@ -106,29 +205,71 @@ pub(crate) fn request<'a>(project: &Project, component: &'a Component, ids: &Ids
                 pin: sha256.as_deref().or(locked.as_deref()),
             });
         }
+        // What is built is asked for by whoever builds it.
+        Reference::Build(_) => return Err(containust_image::Error::Name("build".to_owned())),
     };
     Ok(Request { source, ownership: ids.ownership(), pin: pin.as_deref() })
 }
 
-/// The digest that a component's image has at its registry, if that is pinned or locked.
-pub(crate) fn registry_digest(component: &Component) -> Option<&str> {
+/// The digest that a component's image has at its registry, if that is pinned or locked, or in its bundle.
+pub(crate) fn known_digest(component: &Component) -> Option<&str> {
     match &component.image {
+        Reference::Bundled { sha256, .. } => Some(sha256),
         Reference::Registry { sha256, locked, .. } => sha256.as_deref().or(locked.as_deref()),
         _ => None,
     }
 }
 
 /// The image as it is in the store; `None`: it must be imported. Reads only.
-pub(crate) fn find(project: &Project, component: &Component, ids: &Ids) -> Result<(String, Option<Image>)> {
+pub(crate) fn find(
+    project: &Project,
+    component: &Component,
+    ids: &Ids,
+    ways: &Ways<'_>,
+) -> Result<(String, Option<Image>)> {
+    let (reference, whole) = find_whole(project, component, ids, ways)?;
+    let Some(asked) = &component.distroless else { return Ok((reference, whole)) };
+    let stripped = whole.map(|whole| distroless::find(project, component, asked, &whole, ids)).transpose()?.flatten();
+    Ok((distroless::reference(component), stripped))
+}
+
+/// The same, before it is stripped.
+fn find_whole(project: &Project, component: &Component, ids: &Ids, ways: &Ways<'_>) -> Result<(String, Option<Image>)> {
+    check_way(&component.image, ways)?;
+    if let Reference::Build(built) = &component.image {
+        return Ok((build::reference(component), build::find(project, component, built, ids, ways)?));
+    }
     let request = request(project, component, ids)?;
     let image = project.store().find(&request).map_err(|e| error(component, &e))?;
     Ok((request.source.to_string(), image))
+}
+
+/// The image as a container with this index was made of it, if that is what it is still, although its archive may be unpacked by now.
+pub(crate) fn find_indexed(
+    project: &Project,
+    component: &Component,
+    ids: &Ids,
+    index: &str,
+) -> Result<Option<(String, Image)>> {
+    let request = request(project, component, ids)?;
+    // Whatever is wrong with it is told where it is asked for otherwise.
+    let image = project.store().find_indexed(&request, index).ok().flatten();
+    Ok(image.map(|image| (request.source.to_string(), image)))
+}
+
+/// [`Ways::check`] of an image of the host.
+fn check_way(image: &Reference, ways: &Ways<'_>) -> Result<()> {
+    match image {
+        Reference::File { path, .. } | Reference::Tar { path, .. } => ways.check(path, None),
+        _ => Ok(()),
+    }
 }
 
 /// The images of one run.
 pub(crate) struct Images<'a> {
     project: &'a Project,
     plan: &'a Plan,
+    ways: &'a Ways<'a>,
     ids: Ids,
     unpacker: Unpacker,
     /// Imported for this run: what it came from, and the image.
@@ -136,11 +277,11 @@ pub(crate) struct Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    pub(crate) fn new(project: &'a Project, plan: &'a Plan) -> Result<Self> {
+    pub(crate) fn new(project: &'a Project, plan: &'a Plan, ways: &'a Ways<'a>) -> Result<Self> {
         let ids = Ids::detect()?;
         let unpacker = Unpacker::new(&ids);
         tidy(project, &unpacker)?;
-        Ok(Self { project, plan, ids, unpacker, imported: Vec::new() })
+        Ok(Self { project, plan, ways, ids, unpacker, imported: Vec::new() })
     }
 
     /// The component's image: that of the plan, or of a component before it, or else imported.
@@ -149,30 +290,72 @@ impl<'a> Images<'a> {
         component: &Component,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(String, Image)> {
-        let request = request(self.project, component, &self.ids)?;
         if let Some(image) = self.plan.found.get(&component.name) {
-            return Ok((request.source.to_string(), (**image).clone()));
+            return Ok((reference(self.project, component, &self.ids)?, (**image).clone()));
+        }
+        let (reference, whole) = self.ensure_whole(component, progress)?;
+        let Some(asked) = &component.distroless else { return Ok((reference, whole)) };
+        let of = (&*reference, &whole);
+        distroless::strip(self.project, component, asked, of, (&self.ids, &self.unpacker), false, progress)
+    }
+
+    /// The same, before it is stripped.
+    fn ensure_whole(&mut self, component: &Component, progress: &mut dyn FnMut(Progress)) -> Result<(String, Image)> {
+        if let Reference::Build(_) = &component.image {
+            return import(self.project, component, self.ways, (&self.ids, &self.unpacker), false, progress);
+        }
+        let request = request(self.project, component, &self.ids)?;
+        if component.distroless.is_some()
+            && let Some(image) = self.project.store().find(&request).map_err(|e| error(component, &e))?
+        {
+            return Ok((request.source.to_string(), image));
         }
         let known = self.imported.iter().find(|(source, _)| request.pin.is_none() && *source == request.source);
         if let Some((source, image)) = known {
             return Ok((source.to_string(), image.clone()));
         }
-        let (reference, image) = import(self.project, component, &self.ids, &self.unpacker, progress)?;
+        let (reference, image) =
+            import(self.project, component, self.ways, (&self.ids, &self.unpacker), false, progress)?;
         self.imported.push((request.source, image.clone()));
         Ok((reference, image))
     }
 }
 
+/// The reference of a component's image.
+fn reference(project: &Project, component: &Component, ids: &Ids) -> Result<String> {
+    Ok(match (&component.distroless, &component.image) {
+        (Some(_), _) => distroless::reference(component),
+        (None, Reference::Build(_)) => build::reference(component),
+        (None, _) => request(project, component, ids)?.source.to_string(),
+    })
+}
+
+/// Imports an image, or builds it.
 fn import(
     project: &Project,
     component: &Component,
-    ids: &Ids,
-    unpacker: &Unpacker,
+    ways: &Ways<'_>,
+    (ids, unpacker): (&Ids, &Unpacker),
+    anew: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(String, Image)> {
+    check_way(&component.image, ways)?;
+    if let Reference::Build(built) = &component.image {
+        let image = build::build(project, component, built, anew, (ids, unpacker, ways), progress)?;
+        return Ok((build::reference(component), image));
+    }
     let request = request(project, component, ids)?;
     let reference = request.source.to_string();
-    let image = bring(project, &request, &component.name, unpacker, progress).map_err(|e| error(component, &e))?;
+    let image = match bring(project, &request, &component.name, &[], unpacker, progress) {
+        // Nobody has asked for it.
+        Err(e) if e.is_not_lazy() && component.lazy.is_none() => {
+            let request = Request { source: request.source.unpacked(), ..request.clone() };
+            let image = bring(project, &request, &component.name, &[], unpacker, progress);
+            image.map(|image| Image { notes: [image.notes, vec![format!("it was unpacked: {e}")]].concat(), ..image })
+        }
+        image => image,
+    };
+    let image = image.map_err(|e| error(component, &e))?;
     if let Reference::Registry { name, sha256: None, locked: None } = &component.image {
         lock_image(project, name, &image)?;
     }
@@ -185,11 +368,12 @@ fn import(
     Ok((reference, image))
 }
 
-/// Imports an image, from a registry or otherwise. `what`: for whom, as progress names it.
+/// Imports an image, from a registry or otherwise. `what`: for whom, as progress names it; `replace`: layers that are made anew.
 fn bring(
     project: &Project,
     request: &Request<'_>,
     what: &str,
+    replace: &[String],
     unpacker: &Unpacker,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, containust_image::Error> {
@@ -205,7 +389,14 @@ fn bring(
         };
         registry::fetch(&registry::Wanted { name, digest: request.pin }, to, have, &mut told)
     };
-    let how = How { runner: unpacker, fetch: Some(&fetch), ..How::default() };
+    let bundle = match (&request.source, project.bundle()) {
+        (Source::Bundled { .. }, Ok(Some(bundle))) => {
+            crate::bundle::look_through(project, bundle, None, *progress.borrow_mut())?;
+            Some(bundle)
+        }
+        _ => None,
+    };
+    let how = How { runner: unpacker, fetch: Some(&fetch), bundle, replace, ..How::default() };
     project.store().import_with(request, how, &mut |detail| {
         let (component, reference) = (component.clone(), reference.clone());
         progress.borrow_mut()(Progress::Importing { component, reference, detail });
@@ -219,9 +410,17 @@ fn lock_image(project: &Project, name: &str, image: &Image) -> Result<()> {
     Lock::add(&project.import_lock(), &new)
 }
 
-/// Removes what imports that were killed have left.
+/// Removes what imports that were killed have left, and indexes that nothing needs any more.
 fn tidy(project: &Project, unpacker: &Unpacker) -> Result<()> {
-    project.store().tidy(unpacker).map_err(|e| Error::Store(Box::new(e)))
+    let tidied = project.store().tidy(unpacker).and_then(|()| match project.records() {
+        Ok(records) => {
+            let keep: Vec<PathBuf> = records.into_iter().flat_map(|record| record.spec.layers).collect();
+            project.store().forget_indexes(&keep, unpacker).map(drop)
+        }
+        // Who has it is not known.
+        Err(_) => Ok(()),
+    });
+    tidied.map_err(|e| Error::Store(Box::new(e)))
 }
 
 fn error(component: &Component, error: &containust_image::Error) -> Error {
@@ -236,7 +435,7 @@ impl Project {
     }
 
     /// Imports the images that the composition names and the store does not have, and gives all of them: component,
-    /// reference, image.
+    /// reference, image. Archives are unpacked, whatever their size, but where a component says `lazy = true`: nobody waits for a start.
     ///
     /// # Errors
     /// [`Error::Image`] and [`Error::Untrusted`].
@@ -245,7 +444,33 @@ impl Project {
         composition: &Composition,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<(String, String, Image)>> {
-        self.import_of(&composition.components.iter().collect::<Vec<_>>(), progress)
+        self.import_all(composition, false, progress)
+    }
+
+    /// The same; what is built is built anew, whatever earlier builds have made.
+    ///
+    /// # Errors
+    /// As [`Project::import`].
+    pub fn build_anew(
+        &self,
+        composition: &Composition,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<(String, String, Image)>> {
+        self.import_all(composition, true, progress)
+    }
+
+    fn import_all(
+        &self,
+        composition: &Composition,
+        anew: bool,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<(String, String, Image)>> {
+        let mut components = composition.components.clone();
+        for component in &mut components {
+            component.lazy.get_or_insert(Lazy::No);
+        }
+        let ways = Ways::new(self, &composition.components);
+        self.import_of(&components.iter().collect::<Vec<_>>(), &ways, anew, progress)
     }
 
     /// Decides what [`Action::Unknown`] leaves open in `plan` of these components: imports their images, by which nothing is
@@ -267,7 +492,7 @@ impl Project {
             return Ok(None);
         }
         let components = composition.components.iter().filter(|component| unknown.contains(component.name.as_str()));
-        self.import_of(&components.collect::<Vec<_>>(), progress)?;
+        self.import_of(&components.collect::<Vec<_>>(), &Ways::new(self, &composition.components), false, progress)?;
         if of_registries(composition).is_empty() {
             return self.plan_some(composition, chosen).map(Some);
         }
@@ -280,6 +505,8 @@ impl Project {
     fn import_of<'c>(
         &self,
         components: &[&'c Component],
+        ways: &Ways<'_>,
+        anew: bool,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<(String, String, Image)>> {
         self.create_state_dir()?;
@@ -289,13 +516,25 @@ impl Project {
         // Which one a name of a registry means is asked once.
         let mut asked: Vec<(&Reference, Image)> = Vec::new();
         let have = |component: &'c Component| {
-            let (reference, found) = find(self, component, &ids)?;
-            let known = asked.iter().find(|(reference, _)| **reference == component.image).map(|(_, image)| image);
-            let image = match found.or_else(|| known.cloned()) {
-                Some(image) => image,
-                None => import(self, component, &ids, &unpacker, progress)?.1,
+            let (reference, image) = if let Reference::Build(_) = &component.image {
+                import(self, component, ways, (&ids, &unpacker), anew, progress)?
+            } else {
+                let (reference, found) = find_whole(self, component, &ids, ways)?;
+                let known = asked.iter().find(|(reference, _)| **reference == component.image).map(|(_, image)| image);
+                let image = match found.or_else(|| known.cloned()) {
+                    Some(image) => image,
+                    None => import(self, component, ways, (&ids, &unpacker), false, progress)?.1,
+                };
+                asked.push((&component.image, image.clone()));
+                (reference, image)
             };
-            asked.push((&component.image, image.clone()));
+            let (reference, image) = match &component.distroless {
+                None => (reference, image),
+                Some(kept) => {
+                    let of = (&*reference, &image);
+                    distroless::strip(self, component, kept, of, (&ids, &unpacker), anew, progress)?
+                }
+            };
             Ok((component.name.clone(), reference, image))
         };
         components.iter().copied().map(have).collect()

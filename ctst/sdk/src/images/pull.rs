@@ -55,7 +55,7 @@ impl Project {
             let source = Source::Registry { name: name.clone(), digest: sha256.clone() };
             let pin = sha256.as_deref().or(locked.filter(|_| !update).map(String::as_str));
             let request = Request { source, ownership: ids.archive_ownership(), pin };
-            let found = bring(self, &request, name, &unpacker, progress).map_err(|e| Error::Store(Box::new(e)))?;
+            let found = bring(self, &request, name, &[], &unpacker, progress).map_err(|e| Error::Store(Box::new(e)))?;
             let reference = request.source.to_string();
             let (component, digest, notes) = (name.clone(), found.digest.clone(), found.notes.clone());
             progress(Progress::Imported { component, reference: reference.clone(), digest, notes });

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use containust_image::model::{Entry, Image};
 use containust_image::{Error as ImageError, How, Progress, Request, Source};
+use containust_lang::model::Image as Reference;
 use serde::Serialize;
 
+use crate::bundle::is_bundle;
 use crate::error::{During, Error, Result};
 use crate::host::ids::Ids;
 use crate::images;
@@ -25,6 +27,10 @@ pub struct Verified {
     pub digest: String,
     /// What differs from what was imported; none: nothing.
     pub problem: Option<String>,
+    /// Whether something differed, and was imported again.
+    pub repaired: bool,
+    /// Where it was to be repaired and was not: why.
+    pub lacks: Option<String>,
 }
 
 /// What was removed from the store.
@@ -48,11 +54,21 @@ impl Project {
     /// # Errors
     /// [`Error::Store`].
     pub fn select_image(&self, what: &str) -> Result<Entry> {
+        self.store().select(&self.written_out(what)).map_err(store)
+    }
+
+    /// The same among all that the store has a record of.
+    fn select_recorded(&self, what: &str) -> Result<Entry> {
+        self.store().select_of_all(&self.written_out(what)).map_err(store)
+    }
+
+    /// A reference as the store has it.
+    fn written_out(&self, what: &str) -> String {
         let relative = ["file://", "tar://"].into_iter().find_map(|scheme| {
             let path = what.strip_prefix(scheme)?;
             Some(format!("{scheme}{}", self.folder().join(path).components().collect::<PathBuf>().display()))
         });
-        self.store().select(relative.as_deref().unwrap_or(what)).map_err(store)
+        relative.unwrap_or_else(|| what.to_owned())
     }
 
     /// Imports a directory or an archive under a name, or under those that it brings itself; returns the references.
@@ -113,17 +129,17 @@ impl Project {
                 Err(ImageError::Damaged { why, .. }) => Some(why),
                 Err(other) => return Err(store(other)),
             };
-            let verified = Verified { reference, digest, problem };
+            let verified = Verified { reference, digest, problem, repaired: false, lacks: None };
             found(&verified);
             all.push(verified);
         }
         Ok(all)
     }
 
-    fn chosen(&self, which: &[String]) -> Result<Vec<Entry>> {
+    pub(super) fn chosen(&self, which: &[String]) -> Result<Vec<Entry>> {
         match which {
-            [] => self.store().list().map_err(store),
-            some => some.iter().map(|what| self.select_image(what)).collect(),
+            [] => self.store().list_all().map_err(store),
+            some => some.iter().map(|what| self.select_recorded(what)).collect(),
         }
     }
 
@@ -133,7 +149,7 @@ impl Project {
     /// [`Error::Store`], and [`Error::ImageInUse`], after which nothing was removed.
     pub fn remove_images(&self, which: &[String]) -> Result<Removed> {
         let records = self.records()?;
-        let entries: Vec<Entry> = which.iter().map(|what| self.select_image(what)).collect::<Result<_>>()?;
+        let entries: Vec<Entry> = which.iter().map(|what| self.select_recorded(what)).collect::<Result<_>>()?;
         for entry in &entries {
             let users: Vec<String> =
                 records.iter().filter(|record| uses(record, entry)).map(|record| record.spec.name.clone()).collect();
@@ -152,7 +168,7 @@ impl Project {
     }
 
     /// Removes what neither a container was made of nor a file of the folder names, and what killed imports left. Images
-    /// with a name of their own are kept, unless `all` is to go.
+    /// with a name of their own are kept, unless `all` is to go; those whose layers are gone are not.
     ///
     /// # Errors
     /// [`Error::Store`], and [`Error::Invalid`] where the project's file has errors.
@@ -160,9 +176,14 @@ impl Project {
         let records = self.records()?;
         let mut removed = Removed::default();
         let named = self.named(&mut removed.notes)?;
-        for entry in self.store().list().map_err(store)? {
-            let is_kept = named.contains(&entry.reference)
-                || !all && entry.reference.starts_with("image://")
+        let entries = self.store().list_all().map_err(store)?;
+        // After that, so that what is imported meanwhile is among them.
+        let whole: BTreeSet<String> =
+            self.store().list().map_err(store)?.into_iter().map(|entry| entry.reference).collect();
+        for entry in entries {
+            // One whose layers are gone cannot be run, under whatever name.
+            let is_kept = whole.contains(&entry.reference)
+                && (named.contains(&entry.reference) || !all && entry.reference.starts_with("image://"))
                 || records.iter().any(|record| uses(record, &entry));
             if !is_kept && !removed.images.contains(&entry.reference) {
                 self.store().remove(&entry.reference).map_err(store)?;
@@ -170,6 +191,15 @@ impl Project {
             }
         }
         self.remove_layers(&records, &mut removed)?;
+        if all {
+            match self.store().remove_caches(&Unpacker::new(&Ids::detect()?)) {
+                Ok(()) => {}
+                Err(error @ ImageError::Busy(_)) => {
+                    removed.notes.push(format!("caches are left: {error}; remove them by `ctst images prune --all`"));
+                }
+                Err(error) => return Err(store(error)),
+            }
+        }
         Ok(removed)
     }
 
@@ -180,7 +210,8 @@ impl Project {
         let list = std::fs::read_dir(self.folder()).during(|| format!("list {}", self.folder().display()))?;
         let mut files: Vec<PathBuf> = list
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.extension().is_some_and(|e| e == "ctst") && path.is_file() && path != self.file())
+            .filter(|path| path.extension().is_some_and(|e| e == "ctst") || is_bundle(path))
+            .filter(|path| path.is_file() && path != self.file())
             .collect();
         files.sort();
         for file in [self.file().to_owned()].into_iter().chain(files) {
@@ -188,7 +219,18 @@ impl Project {
             match project.load()?.outcome.composition {
                 Some(composition) => {
                     for component in &composition.components {
-                        named.insert(images::request(&project, component, &ids)?.source.to_string());
+                        if component.distroless.is_some() {
+                            named.insert(images::distroless::reference(component));
+                        }
+                        match &component.image {
+                            Reference::Build(build) => {
+                                named.insert(images::build::reference(component));
+                                named.extend(images::build::needs(&project, component, build, &ids));
+                            }
+                            _ => {
+                                named.insert(images::request(&project, component, &ids)?.source.to_string());
+                            }
+                        }
                     }
                 }
                 None if file == self.file() => {
@@ -206,9 +248,10 @@ impl Project {
     fn remove_layers(&self, records: &[Record], removed: &mut Removed) -> Result<()> {
         let keep: Vec<PathBuf> = records.iter().flat_map(|record| record.spec.layers.clone()).collect();
         let unpacker = Unpacker::new(&Ids::detect()?);
+        removed.layers = self.store().forget_indexes(&keep, &unpacker).map_err(store)?;
         match self.store().prune(&keep, &unpacker) {
-            Ok(layers) => removed.layers = layers,
-            Err(error @ ImageError::Store { .. }) if !removed.images.is_empty() => {
+            Ok(layers) => removed.layers.extend(layers),
+            Err(error @ ImageError::Busy(_)) if !removed.images.is_empty() => {
                 removed.notes.push(format!("layers are left: {error}; remove them by `ctst images prune`"));
             }
             Err(error) => return Err(store(error)),
@@ -217,7 +260,7 @@ impl Project {
     }
 
     /// The records of the project's containers, of whatever file.
-    fn records(&self) -> Result<Vec<Record>> {
+    pub(super) fn records(&self) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         for name in record::list(&self.containers_dir())? {
             match record::read(&self.container_dir(&name), self.identity())? {

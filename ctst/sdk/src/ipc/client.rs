@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -27,6 +27,8 @@ use crate::supervisor;
 
 /// A supervisor answers a greeting at once; one that does not within this is stopped or stuck.
 const GREETING: Duration = Duration::from_secs(10);
+/// How long a supervisor takes to end, at most: it gives clients and what leaves the project a second each.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often a client that met a supervisor on its way out looks again.
 const ATTEMPTS: u32 = 500;
 
@@ -326,9 +328,8 @@ impl Client {
                     None => return Err(lost(project)),
                 }
             };
-            // With nothing to run it ends at once, once we are gone.
             drop(link.connection);
-            reap(&mut link.child);
+            reap_unless_kept(&mut link.child);
             match result {
                 Some(result) => return result,
                 None => std::thread::sleep(PAUSE),
@@ -474,6 +475,16 @@ impl AsFd for ExecSession {
     /// Readable when the process may have ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
+    }
+}
+
+/// Waits for a supervisor that was started to remove something: with nothing to run it ends at once, once we are gone; but somebody
+/// may have had it run something meanwhile.
+fn reap_unless_kept(child: &mut Option<Child>) {
+    let Some(mut child) = child.take() else { return };
+    let end = Instant::now() + LAST_WORDS;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -28,7 +28,7 @@ use crate::status::{ContainerStatus, HostPort, Stats};
 
 /// Version of these messages. [`Hello`] and [`Reply::Hello`] never change their shape, so that another version can be
 /// told so.
-pub(crate) const VERSION: u32 = 6;
+pub(crate) const VERSION: u32 = 7;
 /// The largest body. A composition of ten thousand components takes about a third.
 pub(crate) const MAX_BODY: usize = 16 << 20;
 /// What a peer that does not read may leave in our memory before it is dropped.
@@ -71,8 +71,12 @@ pub(crate) enum Request {
     Unheld(Vec<HostPort>),
     /// One descriptor: a socket that is bound there, of TCP one that listens, for the `Run` that follows. Not answered.
     Port(HostPort),
-    /// One descriptor: the archive of a lazy image, by the digest of its index, for the `Run` that follows. Not answered.
-    Archive(String),
+    /// One descriptor: the archive of a lazy image, by the digest of its index, for the `Run` that follows, and whether it is to be
+    /// unpacked in the background. Not answered.
+    Archive {
+        index: String,
+        completes: bool,
+    },
     /// Send events from now on, and `Over` at the end.
     Attach,
     /// Send the events since then, in milliseconds since 1970, as far as they are remembered, then `Done`, and go on as for `Attach`.

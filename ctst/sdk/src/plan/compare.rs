@@ -50,6 +50,12 @@ pub(crate) fn differences(new: &ContainerSpec, old: &ContainerSpec) -> Vec<Cause
     else {
         return Vec::new();
     };
+    // An index has a digest of its own.
+    let how = match (&old.lazy, &new.lazy) {
+        (Some(_), None) => Some("unpacked"),
+        (None, Some(_)) => Some("read from its archive"),
+        _ => None,
+    };
     let mut causes = Vec::new();
     for (field, value) in &new_fields {
         let was = old_fields.get(field).unwrap_or(&Value::Null);
@@ -73,9 +79,8 @@ pub(crate) fn differences(new: &ContainerSpec, old: &ContainerSpec) -> Vec<Cause
             "layers" if new.lazy != old.lazy => {}
             "layers" => causes.push(Cause::of("image", "its files belong to other ids")),
             "lazy" if new.digest != old.digest => {}
-            "lazy" if new.lazy.is_none() || old.lazy.is_none() => {
-                let how = if new.lazy.is_some() { "read from its archive" } else { "unpacked" };
-                causes.push(Cause::of("image", format!("it is {how} now")));
+            "lazy" if how.is_some() => {
+                causes.push(Cause::of("image", format!("it is {} now", how.unwrap_or_default())));
             }
             "lazy" => causes.push(Cause::of("image", "its archive was indexed anew")),
             "kept" if new.digest != old.digest => {}
@@ -86,7 +91,8 @@ pub(crate) fn differences(new: &ContainerSpec, old: &ContainerSpec) -> Vec<Cause
                     false => format!("{}@{}", spec.image, spec.digest),
                 };
                 let (old, new) = (Some(text(old)), Some(text(new)));
-                causes.push(Cause { old, new, ..Cause::of("image", "its image has other content") });
+                let message = how.map_or("its image has other content".to_owned(), |how| format!("it is {how} now"));
+                causes.push(Cause { old, new, ..Cause::of("image", message) });
             }
             "env" => differ.keyed("env", value, was, |entry| {
                 let (name, value) = entry.as_str()?.split_once('=')?;
@@ -95,7 +101,7 @@ pub(crate) fn differences(new: &ContainerSpec, old: &ContainerSpec) -> Vec<Cause
             "labels" | "sysctls" | "hosts" => {
                 differ.keyed(name, value, was, |pair| Some((pair.get(0)?.as_str()?.to_owned(), pair.get(1)?.clone())))
             }
-            "volumes" | "tmpfs" => differ.keyed(name, value, was, |mount| by(mount, "target")),
+            "volumes" | "tmpfs" | "devices" => differ.keyed(name, value, was, |mount| by(mount, "target")),
             "connect" => differ.keyed(name, value, was, |dependency| by(dependency, "on")),
             // A word for the one that everything is on; those that have names differ one by one.
             "network" if value.is_object() || was.is_object() => {

@@ -57,13 +57,18 @@ impl Project {
         plan.tell(loaded);
         let imports = loaded.outcome.imports.iter().map(|import| (import.name.clone(), hex(import.text.as_bytes())));
         let own = (loaded.name.clone(), hex(&loaded.source));
+        let sources = match self.bundle()? {
+            // Its manifest has the digests of all that is in it.
+            Some(bundle) => BTreeMap::from([(self.file_name(), bundle.identity().to_owned())]),
+            None => std::iter::once(own).chain(imports).collect(),
+        };
         Ok(SavedPlan {
             schema: SCHEMA,
             kind: KIND.to_owned(),
             ctst: BUILD.to_owned(),
             project: self.identity(),
             file: self.file().to_owned(),
-            sources: std::iter::once(own).chain(imports).collect(),
+            sources,
             state: plan.state.clone(),
             composition,
             plan,
@@ -135,9 +140,13 @@ impl SavedPlan {
     /// [`Error::PlanStale`] where a source, an image, a container or the caller's ids are not as they were, and as
     /// [`Project::plan`].
     pub fn hold(&self, project: &Project) -> Result<Plan> {
+        let bundle = project.bundle()?;
         for (name, digest) in self.sources.iter().filter(|(name, _)| !name.contains("://")) {
-            let path = project.folder().join(name);
-            if read_bounded(&path).ok().is_none_or(|bytes| hex(&bytes) != *digest) {
+            let found = match bundle {
+                Some(bundle) => Some(bundle.identity().to_owned()),
+                None => read_bounded(&project.folder().join(name)).ok().map(|bytes| hex(&bytes)),
+            };
+            if found.as_ref() != Some(digest) {
                 return Err(stale(format!("{name} has changed")));
             }
         }

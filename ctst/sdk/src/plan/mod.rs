@@ -227,6 +227,17 @@ pub enum Grant {
         /// Whether the container that exists does not have it yet.
         new: bool,
     },
+    /// A device of the host that can be opened inside.
+    Device {
+        /// The component.
+        component: String,
+        /// The canonical path on the host.
+        source: PathBuf,
+        /// Where it is seen inside.
+        target: String,
+        /// Whether the container that exists does not have it yet.
+        new: bool,
+    },
     /// A port published on the host.
     Publish {
         /// The component.
@@ -291,6 +302,7 @@ impl Grant {
     pub fn component(&self) -> &str {
         match self {
             Self::Mount { component, .. }
+            | Self::Device { component, .. }
             | Self::Publish { component, .. }
             | Self::Egress { component, .. }
             | Self::Capability { component, .. }
@@ -304,6 +316,7 @@ impl Grant {
     pub fn is_new(&self) -> bool {
         match self {
             Self::Mount { new, .. }
+            | Self::Device { new, .. }
             | Self::Publish { new, .. }
             | Self::Egress { new, .. }
             | Self::Capability { new, .. }
@@ -312,14 +325,15 @@ impl Grant {
         }
     }
 
-    /// Whether a person should agree first: new, and writable, reachable from elsewhere, a way out, more of the kernel than usual, or a
+    /// Whether a person should agree first: new, and writable, a device, reachable from elsewhere, a way out, more of the kernel than usual, or a
     /// command on the host.
     #[must_use]
     pub fn wants_consent(&self) -> bool {
         match self {
             Self::Mount { readonly, new, .. } => *new && !readonly,
             Self::Publish { public, new, .. } => *new && *public,
-            Self::Egress { new, .. } | Self::Capability { new, .. } | Self::Filter { new, .. } => *new,
+            Self::Device { new, .. } | Self::Egress { new, .. } => *new,
+            Self::Capability { new, .. } | Self::Filter { new, .. } => *new,
             Self::Secret { source, new, .. } => *new && matches!(source, SecretSource::Command(_)),
         }
     }

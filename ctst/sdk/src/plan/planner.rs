@@ -1,12 +1,11 @@
 //! Making a plan: reading what is there, and writing nothing.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containust_image::model::Image;
-use containust_lang::model::{Component, Composition, Filter, Image as Reference, SecretSource};
+use containust_lang::model::{Component, Composition, Filter, Image as Reference, Lazy, SecretSource};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -14,6 +13,7 @@ use crate::builder;
 use crate::egress;
 use crate::error::{Error, Report, Result};
 use crate::host::cgroup::{self, Outlook, Unheld};
+use crate::host::devices;
 use crate::host::fuse;
 use crate::host::ids::Ids;
 use crate::host::kernel;
@@ -21,7 +21,7 @@ use crate::host::listening::Listening;
 use crate::host::low_port;
 use crate::host::places::Places;
 use crate::host::policy::Policy;
-use crate::host::ways;
+use crate::host::ways::Ways;
 use crate::images;
 use crate::ipc::client::{self, Client};
 use crate::logs::escape;
@@ -123,8 +123,7 @@ impl Project {
             sources: composition.secrets.iter().filter_map(|s| Some((s.name.as_str(), s.source.as_ref()?))).collect(),
             images: HashMap::new(),
             renewed: HashMap::new(),
-            whole,
-            writable: OnceCell::new(),
+            ways: Ways::new(self, &whole.components),
             plan,
         };
         // Who may not write may not look a supervisor in the face either: its records name it.
@@ -136,7 +135,7 @@ impl Project {
         let mut errors: Vec<Error> = secrets::check(self, &all, &composition.secrets).err().into_iter().collect();
         for secret in &composition.secrets {
             if let Some(SecretSource::File(path)) = &secret.source {
-                errors.extend(planner.check_way(path).err());
+                errors.extend(planner.ways.check(path, None).err());
             }
         }
         for name in graph.start_order() {
@@ -180,8 +179,9 @@ impl Project {
             let name = component.name.as_str();
             let volume = |volume| spec::volume(self.folder(), name, volume, &places).ok();
             let volumes: Vec<_> = component.volumes.iter().filter_map(volume).collect();
+            let given = devices::find(component).unwrap_or_default();
             let ports = published.get(name).map(Vec::as_slice).unwrap_or_default();
-            errors.extend(policy.judge_parts(component, &self.container_dir(name), &volumes, ports).err());
+            errors.extend(policy.judge_parts(component, &self.container_dir(name), &volumes, &given, ports).err());
         }
         Error::several(errors).map_or(Ok(()), Err)
     }
@@ -268,6 +268,10 @@ impl Project {
                 Some(stored) => stored,
                 // It was removed since it was listed.
                 None if dir.symlink_metadata().is_err() => continue,
+                // Its supervisor was killed before there was anything in it.
+                None if serving.is_none() && std::fs::read_dir(&dir).is_ok_and(|mut list| list.next().is_none()) => {
+                    continue;
+                }
                 None => Stored::Unknown(NO_RECORD.to_owned()),
             };
             let live = match &stored {
@@ -376,6 +380,7 @@ impl Known {
                 image: String::new(),
                 digest: String::new(),
                 lazy: false,
+                unpacked: None,
                 command: Vec::new(),
                 address: None,
                 addresses: Vec::new(),
@@ -415,22 +420,11 @@ struct Planner<'a> {
     renewed: HashMap<String, Action>,
     /// Where secrets come from, as far as the composition says it.
     sources: HashMap<&'a str, &'a SecretSource>,
-    whole: &'a Composition,
-    /// [`ways::writable`], once somebody wants to know.
-    writable: OnceCell<Vec<(PathBuf, String)>>,
+    ways: Ways<'a>,
     plan: Plan,
 }
 
 impl Planner<'_> {
-    fn check_way(&self, path: &str) -> Result<()> {
-        let folder = self.project.folder();
-        let path = folder.join(path);
-        match ways::has_links(&path) {
-            true => ways::check(&path, self.writable.get_or_init(|| ways::writable(folder, self.whole))),
-            false => Ok(()),
-        }
-    }
-
     fn component(&mut self, component: &Component, ports: &[Published], old: Option<Known>) -> Result<()> {
         let kernel = || kernel::problem(&component.ulimits, &component.sysctls, &component.groups, &self.ids);
         let rights = || rights::problem(component);
@@ -438,16 +432,23 @@ impl Planner<'_> {
             return Err(Error::Invalid { component: component.name.clone(), problem });
         }
         let name = &component.name;
-        let (reference, image) = self.image(component)?;
-        let reads_archive = component.lazy && image.as_ref().is_none_or(|image| image.lazy.is_some());
+        let (reference, image) = match self.kept_image(component, old.as_ref())? {
+            Some((reference, image)) => (reference, Some(Arc::new(image))),
+            None => self.image(component)?,
+        };
+        let reads_archive = match &image {
+            Some(image) => image.lazy.is_some(),
+            None => images::is_lazy(self.project, component, &self.ids),
+        };
         if reads_archive {
             self.can_be_lazy(name)?;
         }
-        let folder = self.project.folder();
+        let (folder, project) = (self.project.folder(), self.project);
+        let read = |path: &str| project.read_named(path);
         let spec = match &image {
-            Some(image) => Some(spec::resolve(folder, component, &reference, image, &self.places)?),
+            Some(image) => Some(spec::resolve((folder, &read), component, &reference, image, &self.places)?),
             // A profile that cannot be used is told of before its image is fetched.
-            None => rights::seccomp(folder, component).map(|_| None)?,
+            None => rights::seccomp(&read, component).map(|_| None)?,
         };
         if let Some(spec) = &spec {
             let plan = spec.unopened(
@@ -464,22 +465,26 @@ impl Planner<'_> {
         self.kept_ports(name, ports)?;
         let had = old.as_ref().and_then(Known::record);
         // A named volume is the project's own, not the host's.
-        let volumes = match &spec {
-            Some(spec) => spec.volumes.clone(),
+        let (volumes, given) = match &spec {
+            Some(spec) => (spec.volumes.clone(), spec.devices.clone()),
             None => {
-                let volumes = spec::volumes(folder, component, &self.places)?;
+                let (volumes, given) = (spec::volumes(folder, component, &self.places)?, devices::find(component)?);
                 let dir = self.project.container_dir(name);
-                self.policy.judge_parts(component, &dir, &volumes, ports)?;
-                volumes
+                self.policy.judge_parts(component, &dir, &volumes, &given, ports)?;
+                (volumes, given)
             }
         };
-        for (asked, found) in component.volumes.iter().zip(&volumes).filter(|(volume, _)| !volume.named) {
-            if folder.join(&asked.source) != found.source {
-                self.check_way(&asked.source)?;
-            }
+        for (asked, found) in component.devices.iter().zip(&given) {
+            self.ways.check(&asked.source, Some(&found.source))?;
+            devices::can_be_opened(name, &found.source, &self.ids)?;
         }
-        if let Some(profile) = &component.seccomp.profile {
-            self.check_way(profile)?;
+        for (asked, found) in component.volumes.iter().zip(&volumes).filter(|(volume, _)| !volume.named) {
+            self.ways.check(&asked.source, Some(&found.source))?;
+        }
+        if let Some(profile) = &component.seccomp.profile
+            && self.project.bundle()?.is_none()
+        {
+            self.ways.check(profile, None)?;
         }
         for volume in volumes.into_iter().filter(|volume| !volume.named) {
             let new = !had.is_some_and(|record| record.spec.volumes.contains(&volume));
@@ -490,6 +495,11 @@ impl Planner<'_> {
                 readonly: volume.readonly,
                 new,
             });
+        }
+        for device in given {
+            let new = !had.is_some_and(|record| record.spec.devices.contains(&device));
+            let spec::Device { source, target } = device;
+            self.plan.grants.push(Grant::Device { component: name.clone(), source, target, new });
         }
         for port in ports {
             self.plan.grants.push(Grant::Publish {
@@ -535,7 +545,15 @@ impl Planner<'_> {
         }
         let hash = spec.as_ref().filter(|_| self.kept || had.is_some()).map(ContainerSpec::hash).unwrap_or_default();
         let (mut action, mut causes) = match (&spec, had) {
+            (None, Some(_)) if component.distroless.is_some() => {
+                let cause = "what is kept of its image has to be found out and tried first: it is replaced if that or anything else is another";
+                (Action::Unknown, vec![Cause::of("image", cause)])
+            }
             (None, Some(record)) if matches!(component.image, Reference::Registry { .. }) => absent(component, record),
+            (None, Some(_)) if matches!(component.image, Reference::Build(_)) => {
+                let cause = "its image has to be built: it is replaced if the content is another";
+                (Action::Unknown, vec![Cause::of("image", cause)])
+            }
             _ => decide(spec.as_ref(), &hash, old.as_ref(), ports),
         };
         let renewed = component.after.iter().filter_map(|d| Some((&d.on, *self.renewed.get(&d.on)?)));
@@ -573,7 +591,9 @@ impl Planner<'_> {
                 ImageState::Present { reference, digest, size, lazy: reads_archive }
             }
             None => {
-                let digest = images::registry_digest(component).map(|digest| format!("sha256:{digest}"));
+                // That of the image before it is stripped says nothing of what it becomes.
+                let digest = images::known_digest(component).filter(|_| component.distroless.is_none());
+                let digest = digest.map(|digest| format!("sha256:{digest}"));
                 ImageState::Import { reference, digest, lazy: reads_archive }
             }
         };
@@ -589,7 +609,7 @@ impl Planner<'_> {
         let overlay = "it takes an overlay, and policy.conf of this host allows none in strict mode; ask the administrator \
                        for `overlay = yes` and `fuse = yes`, or remove `lazy = true`";
         let problem = match self.ids.has_overlay() {
-            true => fuse::problem(),
+            true => fuse::problem().map(|problem| problem.to_string()),
             false => Some(overlay.to_owned()),
         };
         problem.map_or(Ok(()), |why| {
@@ -597,17 +617,28 @@ impl Planner<'_> {
         })
     }
 
+    /// What a container goes on to be read from, because another one would cost something: it runs, or is not run again, or holds data.
+    fn kept_image(&self, component: &Component, old: Option<&Known>) -> Result<Option<(String, Image)>> {
+        let Some((known, record)) = old.and_then(|known| Some((known, known.record()?))) else { return Ok(None) };
+        let Some(lazy) = &record.spec.lazy else { return Ok(None) };
+        let is_lazy = component.lazy != Some(Lazy::No) && matches!(component.image, Reference::Tar { .. });
+        let costs = known.live && !known.is_gone() || known.is_completed() || self.loses(&component.name, old);
+        match is_lazy && costs {
+            true => images::find_indexed(self.project, component, &self.ids, &lazy.index),
+            false => Ok(None),
+        }
+    }
+
     /// Each image is looked up once, and what a person should know of it is said once.
     fn image(&mut self, component: &Component) -> Result<(String, Option<Arc<Image>>)> {
         // An image is made of strings, so that serialising cannot fail.
-        let key = serde_json::to_string(&(&component.image, component.lazy)).unwrap_or_default();
+        let own = matches!(component.image, Reference::Build(_)) || component.distroless.is_some();
+        let own = own.then_some(&component.name);
+        let key = serde_json::to_string(&(&component.image, component.lazy, own)).unwrap_or_default();
         if let Some((reference, image)) = self.images.get(&key) {
             return Ok((reference.clone(), image.clone()));
         }
-        if let Reference::File { path, .. } | Reference::Tar { path, .. } = &component.image {
-            self.check_way(path)?;
-        }
-        let (reference, image) = images::find(self.project, component, &self.ids)?;
+        let (reference, image) = images::find(self.project, component, &self.ids, &self.ways)?;
         for note in image.iter().flat_map(|image| &image.notes) {
             self.plan.notes.push(format!("{}: {note}", component.name));
         }
@@ -691,13 +722,15 @@ impl Planner<'_> {
         }
         if !in_store && record.spec.image == reference {
             let whole = record.spec.layers.iter().all(|layer| layer.is_dir());
-            let message = match (&component.image, images::registry_digest(component)) {
+            let message = match (&component.image, images::known_digest(component)) {
+                _ if component.distroless.is_some() => "what its image is stripped of, or what is kept, was changed",
                 // Another digest is a change, and told as one.
                 (Reference::Registry { .. }, Some(digest)) if record.spec.digest != format!("sha256:{digest}") => {
                     return;
                 }
                 (Reference::Registry { .. }, None) => "containust.lock no longer says which image it has",
-                (Reference::Registry { .. }, _) => "the store no longer has its image",
+                (Reference::Registry { .. } | Reference::Bundled { .. }, _) => "the store no longer has its image",
+                (Reference::Build(_), _) if whole => "what its image is built from was changed since it was built",
                 _ if whole => "the source of its image was touched since it was imported",
                 _ => "the store no longer has its image",
             };
@@ -779,7 +812,7 @@ fn decide(spec: Option<&ContainerSpec>, hash: &str, old: Option<&Known>, ports: 
 fn absent(component: &Component, record: &Record) -> (Action, Vec<Cause>) {
     let same_name = matches!(&component.image, Reference::Registry { name, .. }
         if record.spec.image.strip_prefix("oci://").and_then(|image| image.split('@').next()) == Some(name));
-    match images::registry_digest(component).map(|digest| format!("sha256:{digest}")) {
+    match images::known_digest(component).map(|digest| format!("sha256:{digest}")) {
         Some(digest) if digest != record.spec.digest && same_name => {
             let (old, new) = (Some(record.spec.digest.clone()), Some(digest));
             (

@@ -1,8 +1,6 @@
 //! What the processes of a container may do: capabilities, system calls, landlock. Everything here is checked before a plan is
 //! shown; the helper checks again what counts.
 
-use std::path::Path;
-
 use containust_lang::model::{Component, Filter, Landlock, Scope};
 use containust_policy::capabilities::{self, Given};
 use containust_shared::protocol;
@@ -12,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::project::read_bounded;
 
 mod profile;
 
@@ -89,16 +86,18 @@ pub(crate) fn beyond(add: &[String]) -> impl Iterator<Item = &'static str> {
     known.filter(|capability| capability.given != Given::Always).map(|capability| capability.name)
 }
 
+/// Reads a file that a component names.
+pub(crate) type Reading<'a> = dyn Fn(&str) -> std::result::Result<Vec<u8>, String> + 'a;
+
 /// The filter and the profile of a component, compiled for the capabilities that it has.
-pub(crate) fn seccomp(folder: &Path, component: &Component) -> Result<Seccomp> {
+pub(crate) fn seccomp(read: &Reading<'_>, component: &Component) -> Result<Seccomp> {
     let invalid = |problem| Error::Invalid { component: component.name.clone(), problem };
     let mask = mask(&component.cap_add, &component.cap_drop).map_err(invalid)?;
     let profile = match &component.seccomp.profile {
         None => None,
         Some(path) => {
-            let whole = folder.join(path);
             let problem = |problem| invalid(format!("use the seccomp profile {}: {problem}", path.escape_debug()));
-            let bytes = read_bounded(&whole).map_err(|error| problem(error.to_string()))?;
+            let bytes = read(path).map_err(problem)?;
             let program = profile::compile(&bytes, mask, &profile::Host::this()).map_err(problem)?;
             let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
             Some(Profile::new(path, sha256, &program))

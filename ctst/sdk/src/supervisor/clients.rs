@@ -207,12 +207,12 @@ impl Supervisor {
                 }
                 client.given.insert(port, socket);
             }
-            Request::Archive(index) => {
+            Request::Archive { index, completes } => {
                 let mut fds = fds.into_iter();
                 let (Some(archive), None) = (fds.next(), fds.next()) else {
                     return Err(Error::protocol("an archive comes with one file"));
                 };
-                self.take_archive(index, archive)?;
+                self.take_archive(index, archive, completes)?;
             }
             Request::Attach => client.attached = true,
             Request::Events { since } => {

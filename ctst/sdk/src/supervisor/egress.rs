@@ -13,6 +13,7 @@ use crate::error::{During, Error, Report, Result};
 use crate::event::EventKind;
 use crate::ipc::{Connection, Incoming};
 use crate::shim::describe;
+use crate::spec::ContainerSpec;
 
 /// What there is of it.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub(super) struct Egress {
     asked: bool,
     /// Why nothing gets through, as it was told last.
     broken: Option<String>,
+    /// Processes that were told to end, and may not have yet.
+    ending: Vec<Connection>,
 }
 
 /// For whom leaves the project.
@@ -98,6 +101,19 @@ impl Supervisor {
     /// Containers that leave the project, or are about to.
     fn leaving(&self) -> Vec<Cid> {
         self.containers.iter().filter(|(_, container)| leaves(container)).map(|(cid, _)| *cid).collect()
+    }
+
+    /// Ends the process where the last container has ended that wanted a way out, and others go on. A run that wants one offers
+    /// another.
+    pub(super) fn tend_egress(&mut self) {
+        let goes_on = || self.containers.values().any(Container::is_active);
+        if self.egress.keeper.is_some() && goes_on() && !self.containers.values().any(may_leave) {
+            self.dismiss_keeper();
+            // After that, or it would be started again.
+            self.end_program();
+            self.egress.broken = None;
+        }
+        self.egress.ending.retain_mut(has_not_ended);
     }
 
     /// Hands the device to the process, once both are there.
@@ -178,6 +194,15 @@ impl Supervisor {
         }
     }
 
+    /// Tells the process to end.
+    fn dismiss_keeper(&mut self) {
+        if let Some((keeper, token)) = self.egress.keeper.take() {
+            self.poller.remove(&keeper, token);
+            rustix::net::shutdown(&keeper, rustix::net::Shutdown::Write).ok();
+            self.egress.ending.push(keeper);
+        }
+    }
+
     /// Ends the program of a process that could not: one that hangs does not notice that its socket is closed.
     fn end_program(&mut self) {
         if let Some(program) = self.egress.program.take() {
@@ -189,27 +214,40 @@ impl Supervisor {
     /// Ends the process, and waits for its end, so that nobody who looks afterwards finds any of the project.
     pub(super) fn end_egress(&mut self) {
         self.egress.device = None;
-        let Some((mut keeper, token)) = self.egress.keeper.take() else { return };
-        self.poller.remove(&keeper, token);
-        if rustix::net::shutdown(&keeper, rustix::net::Shutdown::Write).is_err() {
-            return;
-        }
+        self.dismiss_keeper();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(1);
-        while let Ok(Incoming::Frame(..) | Incoming::Empty) = keeper.poll::<Told>()
-            && std::time::Instant::now() < end
-        {
+        loop {
+            self.egress.ending.retain_mut(has_not_ended);
+            if self.egress.ending.is_empty() || std::time::Instant::now() >= end {
+                break;
+            }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         self.end_program();
     }
 }
 
-fn leaves(container: &Container) -> bool {
-    container.is_active() && container.record.spec.network.attachments().iter().any(|on| on.egress)
+/// Whether a process that was told to end has its end of the socket.
+fn has_not_ended(keeper: &mut Connection) -> bool {
+    matches!(keeper.poll::<Told>(), Ok(Incoming::Frame(..) | Incoming::Empty))
 }
 
-/// Why there is no device.
-fn failed(failure: &Failure) -> Report {
+fn leaves(container: &Container) -> bool {
+    container.is_active() && has_egress(&container.record.spec)
+}
+
+/// It does, or will once it is started again.
+fn may_leave(container: &Container) -> bool {
+    let next = container.stop.as_ref().and_then(|stop| stop.then.wanted());
+    leaves(container) || next.is_some_and(|wanted| has_egress(&wanted.spec))
+}
+
+fn has_egress(spec: &ContainerSpec) -> bool {
+    spec.network.attachments().iter().any(|on| on.egress)
+}
+
+/// Why there is no way out, where S could not make its end of one.
+pub(crate) fn failed(failure: &Failure) -> Report {
     let help = if failure.subject == TUN.as_bytes() {
         OPEN_TUN
     } else if failure.step.contains("nftables") {

@@ -9,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::SocketType;
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::background::Archive;
 use super::poller::Cid;
 use super::retire::{Task, Worker};
 use super::{Supervisor, say};
@@ -40,6 +41,8 @@ pub(super) struct Server {
     socket: OwnedFd,
     archive: OwnedFd,
     index: OwnedFd,
+    /// What is kept beside the index.
+    data: OwnedFd,
 }
 
 impl Server {
@@ -50,12 +53,15 @@ impl Server {
 }
 
 impl Supervisor {
-    /// Takes an archive that a client has opened, by the digest of its index.
-    pub(super) fn take_archive(&mut self, index: String, archive: OwnedFd) -> Result<()> {
+    /// Takes an archive that a client has opened, by the digest of its index, and whether it is to be unpacked in the background.
+    pub(super) fn take_archive(&mut self, index: String, file: OwnedFd, completes: bool) -> Result<()> {
         if self.archives.len() >= MAX_ARCHIVES && !self.archives.contains_key(&index) {
             return Err(Error::protocol("more archives than a project may have"));
         }
-        self.archives.insert(index, archive);
+        let unpacked = self.archives.get(&index).and_then(|archive| archive.unpacked);
+        // What failed is tried again.
+        let waits = completes && unpacked.is_none_or(|unpacked| !unpacked.is_done());
+        self.archives.insert(index, Archive { file, waits, unpacked });
         Ok(())
     }
 
@@ -86,20 +92,22 @@ impl Supervisor {
             )));
         };
         let what = || "copy a descriptor".to_owned();
-        let archive = archive.try_clone().during(what)?;
+        let archive = archive.file.try_clone().during(what)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let index = rustix::fs::openat(CWD, index, flags, Mode::empty())
-            .during(|| format!("open the index {}", index.display()))?;
+        let open = |path: &Path| {
+            rustix::fs::openat(CWD, path, flags, Mode::empty()).during(|| format!("open the index {}", path.display()))
+        };
+        let (index, data) = (open(index)?, open(&index.with_file_name("data"))?);
         let (socket, theirs) = fdpass::pair(SocketType::SEQPACKET).during(|| "make a socket pair".to_owned())?;
         let (plan, held) = server::plan(lazy, owner)?;
         let worker = self.start_worker(Path::new(""), Task::Serve { of, told: None }, (plan, held), Some(theirs))?;
-        Ok(Server { worker, socket, archive, index })
+        Ok(Server { worker, socket, archive, index, data })
     }
 
     /// Hands a server what it serves.
     pub(super) fn serve(server: &Server, device: &OwnedFd) -> Result<()> {
         use std::os::fd::AsFd;
-        let fds = [device.as_fd(), server.archive.as_fd(), server.index.as_fd()];
+        let fds = [device.as_fd(), server.archive.as_fd(), server.index.as_fd(), server.data.as_fd()];
         fdpass::send(&server.socket, &[0], &fds)
             .map(drop)
             .map_err(|e| Error::io("hand a file system to whoever serves it", e))
@@ -116,7 +124,7 @@ impl Supervisor {
     pub(super) fn bury_worker(&mut self, worker: Worker) {
         let Worker { channel, token, errors, words, pidfd, .. } = worker;
         self.poller.remove(&channel, token);
-        if let Some(words) = words {
+        if let (Some(errors), Some(words)) = (errors, words) {
             self.poller.remove(&errors, words);
         }
         if let Some(pidfd) = pidfd {
@@ -130,7 +138,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Task::Serve { of, told } = &mut worker.task else { return };
         let mut words = vec![0; MAX_WORDS];
-        let length = rustix::io::read(&worker.errors, &mut words[..]).unwrap_or(0);
+        let length = worker.errors.as_ref().map_or(0, |errors| rustix::io::read(errors, &mut words[..]).unwrap_or(0));
         let words = String::from_utf8_lossy(&words[..length]).trim().escape_debug().to_string();
         if words.is_empty() {
             return;
@@ -144,7 +152,7 @@ impl Supervisor {
     pub(super) fn told_by(&self, worker: u32) -> Option<String> {
         match &self.workers.get(&worker)?.task {
             Task::Serve { told, .. } => told.clone(),
-            Task::Remove | Task::Fill { .. } => None,
+            Task::Remove | Task::Fill { .. } | Task::Unpack { .. } => None,
         }
     }
 

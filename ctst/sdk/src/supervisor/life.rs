@@ -568,7 +568,7 @@ impl Supervisor {
             record.state = State::Stopped;
             container.in_vain = 0;
             self.event(cid, EventKind::Stopped { code: ended });
-            self.save(cid);
+            self.save_stopped(cid, &stop.then);
             return self.after_stop(cid, stop.then);
         }
         let Some(code) = code else {
@@ -668,7 +668,7 @@ impl Supervisor {
                 container.record.state = State::Stopped;
                 self.withdraw_but(cid, then.published());
                 self.event(cid, EventKind::Stopped { code: None });
-                self.save(cid);
+                self.save_stopped(cid, &then);
             }
             return self.after_stop(cid, then);
         }
@@ -810,10 +810,22 @@ impl Supervisor {
         }
     }
 
+    /// The same of one that has stopped. What is started again keeps its names meanwhile.
+    fn save_stopped(&mut self, cid: Cid, then: &Then) {
+        match then.wanted() {
+            Some(_) => self.write(cid),
+            None => self.save(cid),
+        }
+    }
+
     /// Writes a container's record. Failing to is not a reason to stop anything: `ps` asks who lives.
     pub(super) fn save(&mut self, cid: Cid) {
         // Whatever is to be known of it goes through here.
         self.tell_names(cid);
+        self.write(cid);
+    }
+
+    fn write(&mut self, cid: Cid) {
         if self.lost {
             return;
         }
@@ -828,7 +840,7 @@ impl Supervisor {
 }
 
 /// The folders that an overlay needs. Of root's containers they belong to root inside.
-pub(super) fn prepare(dir: &Path, ids: &Ids) -> Result<()> {
+pub(crate) fn prepare(dir: &Path, ids: &Ids) -> Result<()> {
     for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
         let path = dir.join(name);
         match std::fs::DirBuilder::new().mode(mode).create(&path) {
@@ -844,7 +856,7 @@ pub(super) fn prepare(dir: &Path, ids: &Ids) -> Result<()> {
 }
 
 /// Gives to root inside what the caller made, where these are two.
-pub(super) fn own_by_root(path: &Path, ids: &Ids) -> Result<()> {
+pub(crate) fn own_by_root(path: &Path, ids: &Ids) -> Result<()> {
     match ids {
         Ids::Root(Range { first, .. }) => {
             chown(path, Some(*first), Some(*first)).during(|| format!("set up {}", path.display()))
@@ -892,7 +904,8 @@ fn start_failure(name: &str, code: i32, failure: &Failure) -> Report {
                 Some("make it executable in the image (chmod +x), and see that its interpreter is there".to_owned())
             }
             _ if failure.subject == fuse::DEVICE.as_bytes() => {
-                Some(fuse::problem().unwrap_or_else(|| "load the kernel's module: sudo modprobe fuse".to_owned()))
+                let problem = fuse::problem().map(|problem| problem.to_string());
+                Some(problem.unwrap_or_else(|| "load the kernel's module: sudo modprobe fuse".to_owned()))
             }
             _ => stranger_help(failure),
         },

@@ -4,6 +4,7 @@
 //! moves one of them on, and [`Supervisor::advance`] then starts and stops what this made possible.
 
 mod apply;
+mod background;
 mod clients;
 mod container;
 mod egress;
@@ -18,7 +19,7 @@ mod names;
 mod network;
 mod outside;
 mod poller;
-mod probe;
+pub(crate) mod probe;
 mod publisher;
 mod retire;
 mod sandbox;
@@ -41,6 +42,7 @@ use mio::Token;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use self::background::{Archive, Background};
 use self::clients::Client;
 use self::container::Container;
 use self::egress::Egress;
@@ -63,6 +65,9 @@ use crate::record::Incarnation;
 use crate::secrets;
 use crate::shim;
 use crate::status::HostPort;
+
+pub(crate) use self::egress::failed as no_way_out;
+pub(crate) use self::life::{own_by_root, prepare};
 
 /// The hidden verb of this executable.
 pub(crate) const VERB: &str = "supervise";
@@ -189,6 +194,7 @@ fn start(file: &Path, scoped: bool, connection: &mut Connection, pair: (OwnedFd,
         history: VecDeque::new(),
         workers: HashMap::new(),
         archives: HashMap::new(),
+        background: Background::default(),
         unfilled: HashMap::new(),
         division: None,
         left_groups: Vec::new(),
@@ -369,7 +375,8 @@ struct Supervisor {
     history: VecDeque<Event>,
     workers: HashMap<u32, Worker>,
     /// Of lazy images, opened by clients, by the digest of their index.
-    archives: HashMap<String, OwnedFd>,
+    archives: HashMap<String, Archive>,
+    background: Background,
     /// Folders that could not be made, and why, until the next run tries again.
     unfilled: HashMap<PathBuf, String>,
     /// The cgroup of the project, once a container has limits.
@@ -435,7 +442,10 @@ impl Supervisor {
                 while matches!(self.signals.read_signal(), Ok(Some(_))) {}
                 self.stop_all();
             }
-            Source::Wake => self.on_removed(),
+            Source::Wake => {
+                self.on_removed();
+                self.on_background();
+            }
             Source::Listener => self.on_listener(),
             Source::Forwarder => self.on_forwarder(),
             Source::Shim => self.on_shim(),
@@ -562,6 +572,8 @@ impl Supervisor {
             }
             self.on_shim();
         }
+        self.tend_archives();
+        self.tend_egress();
         self.check_end();
         self.answer_waiting();
     }
@@ -571,6 +583,10 @@ impl Supervisor {
         let active = self.containers.values().any(Container::is_active);
         if self.ending || expecting || active || self.removing > 0 || self.workers.values().any(Worker::ends) {
             return;
+        }
+        if !self.background.is_idle() {
+            // It tells when all is removed that it made.
+            return self.stop_unpacking();
         }
         self.ending = true;
         // Who connects from now on finds nobody, and starts a new supervisor that waits for our lock.

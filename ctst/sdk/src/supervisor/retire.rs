@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use containust_shared::protocol::{FromContainer, MAIN, Plan, ToContainer};
 use mio::Token;
@@ -16,6 +17,7 @@ use crate::error::{During, Error, Result};
 use crate::host::confine;
 use crate::shim::{self, Channel, Received};
 use crate::workers;
+use crate::workers::workshop::End;
 
 /// Folders that wait to be removed begin with this, which no component's name does.
 const RETIRED: &str = ".old-";
@@ -35,6 +37,8 @@ pub(super) enum Task {
     Remove,
     /// Makes a folder with the content of an image, for which it may have this scratch folder.
     Fill { scratch: Option<PathBuf> },
+    /// Unpacks an archive, or removes what it has unpacked, for a thread that is told how it ended.
+    Unpack { ended: Sender<Result<End>> },
     /// Serves a lazy image as long as somebody has it mounted.
     Serve {
         of: Of,
@@ -50,7 +54,8 @@ pub(super) struct Worker {
     pub(super) task: Task,
     pub(super) channel: Channel,
     pub(super) token: Token,
-    pub(super) errors: OwnedFd,
+    /// What it says, unless that goes to somebody else.
+    pub(super) errors: Option<OwnedFd>,
     /// Of what is heard while it works.
     pub(super) words: Option<Token>,
     held: Vec<OwnedFd>,
@@ -169,22 +174,42 @@ impl Supervisor {
         (plan, held): (Plan, Vec<OwnedFd>),
         input: Option<OwnedFd>,
     ) -> Result<u32> {
-        let id = self.new_id();
-        let (ours, theirs) = shim::seqpacket()?;
-        let mut channel = Channel::new(ours);
         let input = match input {
             Some(input) => input,
             None => std::fs::File::open("/dev/null").during(|| "open /dev/null".to_owned())?.into(),
         };
         let (errors, end) = log_pipe(&self.ids)?;
         let other = end.try_clone().during(|| "copy a descriptor".to_owned())?;
-        channel.send(&ToContainer::Plan(Box::new(plan)), vec![input, end, other])?;
+        self.launch_worker_on((path, task), (plan, held), [input, end, other], Some(errors))
+    }
+
+    /// Starts a worker for a thread, with these standard streams; its number.
+    pub(super) fn launch_worker(
+        &mut self,
+        task: Task,
+        planned: (Plan, Vec<OwnedFd>),
+        streams: [OwnedFd; 3],
+    ) -> Result<u32> {
+        self.launch_worker_on((Path::new(""), task), planned, streams, None)
+    }
+
+    fn launch_worker_on(
+        &mut self,
+        (path, task): (&Path, Task),
+        (plan, held): (Plan, Vec<OwnedFd>),
+        streams: [OwnedFd; 3],
+        errors: Option<OwnedFd>,
+    ) -> Result<u32> {
+        let id = self.new_id();
+        let (ours, theirs) = shim::seqpacket()?;
+        let mut channel = Channel::new(ours);
+        channel.send(&ToContainer::Plan(Box::new(plan)), streams.into())?;
         self.sandbox.launch(id, Vec::new(), None, theirs, (false, None))?;
         let what = || "watch a worker".to_owned();
         let token = self.poller.add(&channel, Source::Worker(id)).during(what)?;
-        let words = match task {
-            Task::Serve { .. } => Some(self.poller.add_reader(&errors, Source::Words(id)).during(what)?),
-            Task::Remove | Task::Fill { .. } => None,
+        let words = match (&task, &errors) {
+            (Task::Serve { .. }, Some(errors)) => Some(self.poller.add_reader(errors, Source::Words(id)).during(what)?),
+            _ => None,
         };
         let path = path.to_owned();
         let worker = Worker { path, task, channel, token, errors, words, held, pidfd: None, server: None };
@@ -205,6 +230,8 @@ impl Supervisor {
                 Task::Remove => self.give_up(&path, why),
                 Task::Fill { scratch } => self.on_filled(&path, scratch, Err(why.to_owned())),
                 Task::Serve { of, told } => self.on_server_gone(of, told, why),
+                // The thread has not ended before it has an answer.
+                Task::Unpack { ended } => drop(ended.send(Ok(End::Killed))),
             }
         }
     }
@@ -237,6 +264,18 @@ impl Supervisor {
                         return self.on_worker_failed(id, &error.to_string());
                     }
                 }
+                Ok(Received::Message(message, _)) if matches!(worker.task, Task::Unpack { .. }) => {
+                    let end = match message {
+                        FromContainer::Exited { id: MAIN, ended } => Ok(End::Ended(ended)),
+                        FromContainer::Failed { failure, .. } => Ok(End::Failed(failure)),
+                        FromContainer::Denied { reasons } => Err(Error::Denied { component: None, reasons }),
+                        _ => continue,
+                    };
+                    if let Some((_, Task::Unpack { ended })) = self.end_worker(id) {
+                        ended.send(end).ok();
+                    }
+                    return;
+                }
                 Ok(Received::Message(FromContainer::Exited { id: MAIN, ended }, _)) if ended.code() == 0 => {
                     self.hear_server(id);
                     return match self.end_worker(id) {
@@ -247,7 +286,7 @@ impl Supervisor {
                         }
                         Some((path, Task::Fill { scratch })) => self.on_filled(&path, scratch, Ok(())),
                         // Nothing is left that it served.
-                        Some((_, Task::Serve { .. })) | None => {}
+                        Some((_, Task::Serve { .. } | Task::Unpack { .. })) | None => {}
                     };
                 }
                 Ok(Received::Message(FromContainer::Failed { failure, .. }, _)) => {
@@ -263,7 +302,8 @@ impl Supervisor {
                 }
                 Ok(Received::Message(..)) => {
                     let mut words = [0; 1024];
-                    let length = rustix::io::read(&worker.errors, &mut words).unwrap_or(0);
+                    let length =
+                        worker.errors.as_ref().map_or(0, |errors| rustix::io::read(errors, &mut words).unwrap_or(0));
                     let why = String::from_utf8_lossy(&words[..length]).trim().to_owned();
                     return self.on_worker_failed(id, &why);
                 }

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::error::{During, Result};
 use crate::host::confine;
+use crate::workers::unpacker::Writable;
 
 /// The hidden verb of this executable.
 pub(crate) const VERB: &str = "worker";
@@ -26,6 +27,17 @@ pub(crate) const TARGET: &str = "/target";
 const PROGRAM: &str = "/ctst";
 /// The worker's verb for jobs of the image store.
 pub(crate) const IMAGE: &str = "image";
+/// Behind a job: that it takes what others leave of processors and disks.
+pub(crate) const BACKGROUND: &str = "background";
+/// Nice value (setpriority(2)): a tenth of what others get. With 19 a host that is busy all the time would never be done.
+const NICE: i32 = 10;
+/// The same within an image that is its root.
+const BUILD: &str = "build";
+/// The same, with a folder beside it.
+const STRIP: &str = "strip";
+const BESIDE: &str = "/dev/shm/target";
+/// Where the program is there, on the container's own tmpfs: anywhere else an image may have put a link, or a file.
+const INSIDE: &str = "/dev/shm/ctst";
 
 /// What C needs to run a worker on `target`, and the descriptors to hold until it has started.
 pub(crate) fn plan(target: &Path, arguments: &[&str]) -> Result<(Plan, Vec<OwnedFd>)> {
@@ -53,9 +65,8 @@ pub(crate) fn fill_plan(
     target: &Path,
     inside: &str,
 ) -> Result<(Plan, Vec<OwnedFd>)> {
-    // On the container's own tmpfs: anywhere else an image may have put a link, or a file.
-    const PROGRAM: &str = "/dev/shm/ctst";
-    const TARGET: &str = "/dev/shm/target";
+    const PROGRAM: &str = INSIDE;
+    const TARGET: &str = BESIDE;
     let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
     let mut held = Vec::new();
     let mut open = |path: &Path| -> Result<Source> {
@@ -72,6 +83,51 @@ pub(crate) fn fill_plan(
     plan.layers = layers.unwrap_or_default().iter().map(|layer| open(layer)).collect::<Result<_>>()?;
     plan.upper = Some(open(&scratch.join("upper"))?);
     plan.work = Some(open(&scratch.join("work"))?);
+    Ok((plan, held))
+}
+
+/// What C needs to run a worker within a writable image, that has this job of the image store.
+pub(crate) fn image_plan(image: Writable<'_>, job: &str) -> Result<(Plan, Vec<OwnedFd>)> {
+    let mut held = Vec::new();
+    let mut open = |path: &Path| -> Result<Source> {
+        let (source, fd) = source(path)?;
+        held.push(fd);
+        Ok(source)
+    };
+    let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
+    let mut plan = bare(&[INSIDE, VERB, BUILD, job]);
+    plan.mounts = vec![Mount::Bind { source: open(&exe)?, target: INSIDE.into(), readonly: true }];
+    plan.readonly = false;
+    plan.layers = image.layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?;
+    (plan.upper, plan.work) = (Some(open(image.upper)?), Some(open(image.work)?));
+    Ok((plan, held))
+}
+
+/// What C needs to run a worker within an image, that has this job of the image store and writes into `target`. `scratch` has the
+/// folders `upper` and `work`; none: the image is one folder.
+pub(crate) fn strip_plan(
+    layers: &[PathBuf],
+    scratch: Option<&Path>,
+    target: &Path,
+    job: &str,
+) -> Result<(Plan, Vec<OwnedFd>)> {
+    let mut held = Vec::new();
+    let mut open = |path: &Path| -> Result<Source> {
+        let (source, fd) = source(path)?;
+        held.push(fd);
+        Ok(source)
+    };
+    let exe = std::env::current_exe().during(|| "find the running executable".to_owned())?;
+    let mut plan = bare(&[INSIDE, VERB, STRIP, job]);
+    plan.mounts = vec![
+        Mount::Bind { source: open(&exe)?, target: INSIDE.into(), readonly: true },
+        Mount::Bind { source: open(target)?, target: BESIDE.into(), readonly: false },
+    ];
+    plan.layers = layers.iter().map(|layer| open(layer)).collect::<Result<_>>()?;
+    if let Some(scratch) = scratch {
+        plan.upper = Some(open(&scratch.join("upper"))?);
+        plan.work = Some(open(&scratch.join("work"))?);
+    }
     Ok((plan, held))
 }
 
@@ -140,10 +196,20 @@ pub(crate) fn source(path: &Path) -> Result<(Source, OwnedFd)> {
 
 /// Runs inside the container. Returns the exit code.
 pub(crate) fn main(arguments: &[OsString]) -> i32 {
+    let arguments = match arguments {
+        [rest @ .., last] if last == BACKGROUND => {
+            give_way();
+            rest
+        }
+        all => all,
+    };
     let place = match arguments {
         [verb, folder] if verb == "remove" => Some(folder.as_ref()),
         [verb, _, to] if verb == "fill" => Some(to.as_ref()),
         [verb, ..] if verb == "flatten" || verb == "fill-from-tree" || verb == IMAGE => Some(Path::new(TARGET)),
+        // Of the host it has nothing but the layer that is being made.
+        [verb, _] if verb == STRIP => Some(Path::new(BESIDE)),
+        [verb, _] if verb == BUILD => Some(Path::new("/")),
         // It writes where a user of the container may.
         [verb, ..] if verb == "send" || verb == "receive" || verb == "unpack" => None,
         _ => Some(Path::new("/nowhere")),
@@ -152,6 +218,13 @@ pub(crate) fn main(arguments: &[OsString]) -> i32 {
         return finish(Err(error.to_string()));
     }
     work(arguments)
+}
+
+/// Lowers this process's share of processors, and with it that of disks, which follows (ioprio_set(2)). Nothing depends on it.
+fn give_way() {
+    rustix::process::setpriority_process(None, NICE).ok();
+    // Among sessions the kernel may share by their own nice value (sched(7)). This one has nothing but this process.
+    std::fs::write("/proc/self/autogroup", NICE.to_string()).ok();
 }
 
 fn work(arguments: &[OsString]) -> i32 {
@@ -169,6 +242,14 @@ fn work(arguments: &[OsString]) -> i32 {
             finish(containust_image::flatten(&layers, Path::new(TARGET)).map_err(|error| error.to_string()))
         }
         [verb, inside] if verb == "fill-from-tree" => finish(fill_from_tree(Path::new(inside))),
+        [verb, job] if verb == STRIP => match job.to_str() {
+            Some(job) => containust_image::worker_main(job, Path::new(BESIDE)),
+            None => exit::TOOL,
+        },
+        [verb, job] if verb == BUILD => match job.to_str() {
+            Some(job) => containust_image::worker_main(job, Path::new("/")),
+            None => exit::TOOL,
+        },
         [verb, job] if verb == IMAGE => match job.to_str() {
             Some(job) => containust_image::worker_main(job, Path::new(TARGET)),
             None => exit::TOOL,

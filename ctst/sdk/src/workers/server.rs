@@ -1,4 +1,4 @@
-//! The process that serves a lazy image: a worker that is handed three descriptors, gives up the rest, and answers the kernel.
+//! The process that serves a lazy image: a worker that is handed four descriptors, gives up the rest, and answers the kernel.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ const LIMITS: [(Resource, u64); 3] = [(Resource::As, 4 << 30), (Resource::Nofile
 const AS_INDEXED: &str = "-";
 
 /// What C needs to run the server of an image, whose files all belong to `owner` if there is one. On its standard input it waits
-/// for one message with the FUSE device, the archive and the index.
+/// for one message with the FUSE device, the archive, the index and what is kept beside it.
 pub(crate) fn plan(lazy: &Lazy, owner: Option<(u32, u32)>) -> Result<(Plan, Vec<OwnedFd>)> {
     let lazy = serde_json::to_string(lazy).unwrap_or_default();
     let owner = owner.map_or(AS_INDEXED.to_owned(), |(uid, gid)| format!("{uid}:{gid}"));
@@ -40,17 +40,17 @@ pub(super) fn serve(lazy: &str, owner: &str) -> Result<(), String> {
     };
     let mut fds: Vec<OwnedFd> = Vec::new();
     let received = fdpass::receive_waiting(rustix::stdio::stdin(), &mut [0], &mut fds);
-    let fds = match (received, <[OwnedFd; 3]>::try_from(fds)) {
+    let fds = match (received, <[OwnedFd; 4]>::try_from(fds)) {
         (Ok(1), Ok(fds)) => fds,
         // The container ended before it had a root.
         (Ok(0), _) => return Ok(()),
-        (Ok(_), Err(fds)) => return Err(format!("take over three descriptors: {} came", fds.len())),
-        (Ok(_), Ok(_)) => return Err("take over three descriptors: another message came".to_owned()),
-        (Err(error), _) => return Err(format!("take over three descriptors: {error}")),
+        (Ok(_), Err(fds)) => return Err(format!("take over four descriptors: {} came", fds.len())),
+        (Ok(_), Ok(_)) => return Err("take over four descriptors: another message came".to_owned()),
+        (Err(error), _) => return Err(format!("take over four descriptors: {error}")),
     };
-    let [device, archive, index] = fds;
+    let [device, archive, index, data] = fds;
     // Closed by the end of this process, so that whoever waits for an answer hears that there is none after what is said.
     let _held = ManuallyDrop::new(device.try_clone().map_err(|e| format!("copy a descriptor: {e}"))?);
     let say = |text: &str| eprintln!("{text}");
-    containust_image::serve(&lazy, device, archive, &index, owner, say).map_err(|error| error.to_string())
+    containust_image::serve(&lazy, device, archive, &index, data, owner, say).map_err(|error| error.to_string())
 }

@@ -2,24 +2,29 @@
 //! one folder, no network, and limits.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 
+use containust_image::build::{SealJob, Sealed};
 use containust_image::{
-    Algorithm, Answer, Error, IndexJob, Indexed, Job, Owners, Progress, Report, Runner, UnpackJob, read_answer,
-    remove_tree,
+    Algorithm, Answer, Error, IndexJob, Indexed, Job, Owners, Progress, Report, Runner, StripJob, Stripped, UnpackJob,
+    read_answer, remove_tree,
 };
-use containust_shared::protocol::{Ended, Mount, Rlimit};
+use containust_shared::protocol::{Ended, Mount, Plan, Rlimit};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{During, Result};
 use crate::host::ids::Ids;
+use crate::logs::escape;
 use crate::shim::describe;
+use crate::supervisor::prepare;
 use crate::workers;
-use crate::workers::workshop::{End, Workshop};
+use crate::workers::workshop::{self, End, Workshop};
 
 /// What a worker may use. Four million files with the longest names that are taken need less than half of the address
 /// space, and 64 GiB, more than which is not unpacked, some minutes of processor time. A worker holds folders open down to
@@ -38,26 +43,86 @@ const SIGABRT: i32 = 6;
 const SIGXCPU: i32 = 24;
 const SIGXFSZ: i32 = 25;
 
+/// Of what a container writes, the end, and as much of a line.
+const KEPT_LINES: usize = 200;
+const LONGEST_LINE: u64 = 4096;
+
 /// Starts workers, and before the first of them a sandbox.
-#[derive(Debug)]
 pub(crate) struct Unpacker {
     ids: Ids,
     workshop: RefCell<Option<Workshop>>,
+    elsewhere: Option<Box<Launch>>,
 }
 
+/// Launches a container with these standard streams, and what it has open, in a sandbox of somebody else, who tells how it ended;
+/// that it was killed, where it [makes](Work::makes) something that nobody wants any more.
+pub(crate) type Launch = dyn Fn(Plan, Vec<OwnedFd>, [OwnedFd; 3], bool) -> Result<Receiver<Result<End>>>;
+
 /// What a worker is started for.
-struct Work<'a> {
+struct Work {
     /// For people.
     name: String,
-    target: &'a Path,
-    arguments: [&'a str; 2],
-    writes: bool,
+    plan: Plan,
+    /// Until it has started.
+    held: Vec<OwnedFd>,
     input: OwnedFd,
+    /// It makes something, which nobody may want any more before it is done; the others clean up.
+    makes: bool,
+}
+
+/// An image, and the folders by which overlayfs makes it writable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writable<'a> {
+    /// Topmost first.
+    pub(crate) layers: &'a [PathBuf],
+    pub(crate) upper: &'a Path,
+    pub(crate) work: &'a Path,
+}
+
+/// A worker on one folder.
+fn on_folder(target: &Path, arguments: &[&str], writes: bool) -> Result<(Plan, Vec<OwnedFd>)> {
+    let target = target.canonicalize().during(|| format!("open {}", target.display()))?;
+    let (mut plan, held) = workers::plan(&target, arguments)?;
+    for mount in &mut plan.mounts {
+        if let Mount::Bind { target, readonly, .. } = mount
+            && target == workers::TARGET.as_bytes()
+        {
+            *readonly = !writes;
+        }
+    }
+    Ok((plan, held))
+}
+
+/// Reads what a container writes, to its end; the last lines.
+fn last_lines(out: OwnedFd) -> VecDeque<String> {
+    let mut out = BufReader::new(File::from(out));
+    let (mut lines, mut line) = (VecDeque::new(), Vec::new());
+    while (&mut out).take(LONGEST_LINE).read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+        if lines.len() == KEPT_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(escape(String::from_utf8_lossy(&line).trim_end().as_bytes()));
+        line.clear();
+    }
+    lines
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, Error> {
+    path.canonicalize().map_err(|e| failed(&format!("open `{}`: {e}", path.display().to_string().escape_debug()), None))
+}
+
+fn unstarted(error: &crate::error::Error) -> Error {
+    failed(&error.to_string(), error.help())
 }
 
 impl Unpacker {
     pub(crate) fn new(ids: &Ids) -> Self {
-        Self { ids: ids.clone(), workshop: RefCell::new(None) }
+        Self { ids: ids.clone(), workshop: RefCell::new(None), elsewhere: None }
+    }
+
+    /// One that starts no sandbox, and whose workers take what others leave of processors and disks.
+    pub(crate) fn in_background(ids: &Ids, launch: Box<Launch>) -> Self {
+        Self { elsewhere: Some(launch), ..Self::new(ids) }
     }
 
     /// Has a job done, and gives the answer.
@@ -70,10 +135,12 @@ impl Unpacker {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Answer, Error> {
         let argument = job.to_argument();
-        let writes = matches!(job, Job::Unpack(_) | Job::Index(_));
-        let arguments = [workers::IMAGE, &argument];
+        let writes = matches!(job, Job::Unpack(_) | Job::Index(_) | Job::Seal(_) | Job::Own { .. });
+        let background = self.elsewhere.as_ref().map(|_| workers::BACKGROUND);
+        let arguments: Vec<&str> = [workers::IMAGE, &argument].into_iter().chain(background).collect();
+        let (plan, held) = on_folder(target, &arguments, writes).map_err(|e| unstarted(&e))?;
         let mut answer = None;
-        self.work(Work { name, target, arguments, writes, input }, &mut |out| {
+        self.work(Work { name, plan, held, input, makes: true }, &mut |out| {
             answer = Some(read_answer(BufReader::new(File::from(out)), progress));
         })?;
         // It calls the folder by the name that this has in its container.
@@ -86,10 +153,142 @@ impl Unpacker {
         })
     }
 
+    /// Has a job done in an image that is the worker's root, and gives the answer.
+    pub(crate) fn within(&self, image: Writable<'_>, job: &Job, name: &str, input: OwnedFd) -> Result<Answer, Error> {
+        let (plan, held) = workers::image_plan(image, &job.to_argument()).map_err(|e| unstarted(&e))?;
+        let mut answer = None;
+        self.work(Work { name: name.to_owned(), plan, held, input, makes: true }, &mut |out| {
+            answer = Some(read_answer(BufReader::new(File::from(out)), &mut |_| {}));
+        })?;
+        answer.unwrap_or_else(|| Err(failed("ask a worker", None)))
+    }
+
+    /// Makes a layer of what a step of a build has written.
+    pub(crate) fn seal(&self, job: SealJob, tree: &Path) -> Result<Sealed, Error> {
+        let sink = File::options().write(true).open("/dev/null");
+        let sink = sink.map_err(|e| failed(&format!("open /dev/null: {e}"), None))?;
+        let name = format!("read `{}`", tree.display().to_string().escape_debug());
+        match self.ask(&Job::Seal(job), name, tree, sink.into(), &mut |_| {})? {
+            Answer::Sealed(sealed) => Ok(sealed),
+            _ => Err(failed("make a layer: the worker answers something else", None)),
+        }
+    }
+
+    /// Copies what is kept of an image of these layers into `target`. `scratch`: an empty folder.
+    pub(crate) fn strip(
+        &self,
+        job: StripJob,
+        layers: &[PathBuf],
+        scratch: &Path,
+        target: &Path,
+    ) -> Result<Stripped, Error> {
+        prepare(scratch, &self.ids).map_err(|e| unstarted(&e))?;
+        let (job, target) = (Job::Strip(job).to_argument(), canonical(target)?);
+        let scratch = canonical(scratch)?;
+        let planned = match self.ids.has_overlay() {
+            true => workers::strip_plan(layers, Some(&scratch), &target, &job),
+            false => {
+                let whole = scratch.join("upper");
+                self.flatten(layers, &whole)?;
+                workers::strip_plan(&[whole], None, &target, &job)
+            }
+        };
+        let (plan, held) = planned.map_err(|e| unstarted(&e))?;
+        let mut answer = None;
+        let (name, input) = ("look through the image".to_owned(), null()?);
+        self.work(Work { name, plan, held, input, makes: true }, &mut |out| {
+            answer = Some(read_answer(BufReader::new(File::from(out)), &mut |_| {}));
+        })?;
+        match answer.unwrap_or_else(|| Err(failed("ask a worker", None)))? {
+            Answer::Stripped(stripped) => Ok(*stripped),
+            _ => Err(failed("look through an image: the worker answers something else", None)),
+        }
+    }
+
+    /// Gives a folder its owner inside.
+    pub(crate) fn own(&self, job: &Job, folder: &Path) -> Result<(), Error> {
+        let name = format!("set up `{}`", folder.display().to_string().escape_debug());
+        self.ask(job, name, folder, null()?, &mut |_| {}).map(drop)
+    }
+
+    /// Copies an image of these layers into `target` as one tree.
+    pub(crate) fn flatten(&self, layers: &[PathBuf], target: &Path) -> Result<(), Error> {
+        let (plan, held) = workers::flatten_plan(layers, target).map_err(|e| unstarted(&e))?;
+        let name = format!("flatten `{}`", target.display().to_string().escape_debug());
+        self.work(Work { name, plan, held, input: null()?, makes: true }, &mut |out| drop(out))
+    }
+
+    /// Runs a container to its end, and that of all that it started. `read` reads what it writes. `file`: the project's. A
+    /// container with an address has a way out.
+    pub(crate) fn step(
+        &self,
+        plan: Plan,
+        held: Vec<OwnedFd>,
+        file: &Path,
+        read: &mut dyn FnMut(OwnedFd),
+    ) -> Result<End> {
+        if !plan.addresses.is_empty() {
+            let workshop = self.workshop.borrow_mut().take();
+            let mut workshop = workshop.map_or_else(|| Workshop::start(&self.ids), Ok)?;
+            workshop.open_way(file)?;
+            *self.workshop.borrow_mut() = Some(workshop);
+        }
+        let (out, out_end) = pipe_with(PipeFlags::CLOEXEC).during(|| "make a pipe".to_owned())?;
+        self.ids.give_pipe(&out_end).during(|| "give a pipe to root inside".to_owned())?;
+        let errors = out_end.try_clone().during(|| "copy a descriptor".to_owned())?;
+        let input = File::open("/dev/null").during(|| "open /dev/null".to_owned())?;
+        let (end, workshop) = self.launch(plan, [input.into(), out_end, errors], |job| {
+            read(out);
+            job.wait_for_all()
+        })?;
+        drop(held);
+        if matches!(end, End::Ended(_)) {
+            *self.workshop.borrow_mut() = Some(workshop);
+        }
+        Ok(end)
+    }
+
+    /// Runs a container while `look` looks at it, and ends it. Gives what that says, and what it wrote last.
+    pub(crate) fn attempt<T>(
+        &self,
+        plan: Plan,
+        held: Vec<OwnedFd>,
+        look: impl FnOnce(&mut workshop::Job) -> Result<T>,
+    ) -> Result<(T, VecDeque<String>)> {
+        let (out, out_end) = pipe_with(PipeFlags::CLOEXEC).during(|| "make a pipe".to_owned())?;
+        self.ids.give_pipe(&out_end).during(|| "give a pipe to root inside".to_owned())?;
+        let errors = out_end.try_clone().during(|| "copy a descriptor".to_owned())?;
+        let input = File::open("/dev/null").during(|| "open /dev/null".to_owned())?;
+        let reader = std::thread::spawn(|| last_lines(out));
+        let (seen, workshop) = self.launch(plan, [input.into(), out_end, errors], |job| {
+            let seen = look(job)?;
+            job.wait_until_gone()?;
+            Ok(seen)
+        })?;
+        drop(held);
+        *self.workshop.borrow_mut() = Some(workshop);
+        Ok((seen, reader.join().unwrap_or_default()))
+    }
+
+    fn launch<T>(
+        &self,
+        plan: Plan,
+        streams: [OwnedFd; 3],
+        wait: impl FnOnce(&mut workshop::Job) -> Result<T>,
+    ) -> Result<(T, Workshop)> {
+        let workshop = self.workshop.borrow_mut().take();
+        let mut workshop = match workshop {
+            Some(workshop) => workshop,
+            None => Workshop::start(&self.ids)?,
+        };
+        let mut job = workshop.launch(plan, streams)?;
+        Ok((wait(&mut job)?, workshop))
+    }
+
     /// Runs a worker to its end. `read` reads what it says; its error counts only where the worker ended as it should.
-    fn work(&self, work: Work<'_>, read: &mut dyn FnMut(OwnedFd)) -> Result<(), Error> {
-        let (end, words) = self.run(&work, read).map_err(|e| failed(&e.to_string(), e.help()))?;
-        let name = work.name;
+    fn work(&self, work: Work, read: &mut dyn FnMut(OwnedFd)) -> Result<(), Error> {
+        let name = work.name.clone();
+        let (end, words) = self.run(work, read).map_err(|e| unstarted(&e))?;
         let said = if words.is_empty() { String::new() } else { format!(": {words}") };
         let too_large = || Some("if you trust the archive, unpack it yourself and use `file://`".to_owned());
         match end {
@@ -118,33 +317,32 @@ impl Unpacker {
         }
     }
 
-    fn run(&self, work: &Work<'_>, read: &mut dyn FnMut(OwnedFd)) -> Result<(End, String)> {
-        let target = work.target.canonicalize().during(|| format!("open {}", work.target.display()))?;
-        let (mut plan, held) = workers::plan(&target, &work.arguments)?;
-        for mount in &mut plan.mounts {
-            if let Mount::Bind { target, readonly, .. } = mount
-                && target == workers::TARGET.as_bytes()
-            {
-                *readonly = !work.writes;
-            }
-        }
+    fn run(&self, work: Work, read: &mut dyn FnMut(OwnedFd)) -> Result<(End, String)> {
+        let Work { mut plan, held, input, makes, .. } = work;
         plan.rlimits = limits_of(&LIMITS);
         let pipe = || pipe_with(PipeFlags::CLOEXEC).during(|| "make a pipe".to_owned());
         let ((out, out_end), (errors, errors_end)) = (pipe()?, pipe()?);
-        let input = work.input.try_clone().during(|| "copy a descriptor".to_owned())?;
-        let mut slot = self.workshop.borrow_mut();
-        let mut workshop = match slot.take() {
-            Some(workshop) => workshop,
-            None => Workshop::start(&self.ids)?,
+        let input = input.try_clone().during(|| "copy a descriptor".to_owned())?;
+        let streams = [input, out_end, errors_end];
+        let end = match &self.elsewhere {
+            Some(launch) => {
+                let ended = launch(plan, held, streams, makes)?;
+                read(out);
+                ended.recv().unwrap_or(Ok(End::Killed))?
+            }
+            None => {
+                let (end, workshop) = self.launch(plan, streams, |job| {
+                    read(out);
+                    job.wait()
+                })?;
+                drop(held);
+                // Whoever killed a container may have killed what it was in.
+                if matches!(end, End::Ended(_)) {
+                    *self.workshop.borrow_mut() = Some(workshop);
+                }
+                end
+            }
         };
-        let job = workshop.launch(plan, [input, out_end, errors_end])?;
-        read(out);
-        let end = job.wait()?;
-        drop(held);
-        // Whoever killed a container may have killed what it was in.
-        if matches!(end, End::Ended(_)) {
-            *slot = Some(workshop);
-        }
         let mut words = Vec::new();
         // A part of its words is better than none.
         File::from(errors).take(WORDS).read_to_end(&mut words).ok();
@@ -189,7 +387,7 @@ impl Runner for Unpacker {
     fn index(&self, job: &IndexJob, archive: OwnedFd, target: &Path) -> Result<Indexed, Error> {
         let name = format!("index `{}`", job.archive.display().to_string().escape_debug());
         match self.ask(&Job::Index(job.clone()), name, target, archive, &mut |_| {})? {
-            Answer::Indexed(indexed) => Ok(indexed),
+            Answer::Indexed(indexed) => Ok(*indexed),
             _ => Err(failed("index an archive: the worker answers something else", None)),
         }
     }
@@ -215,10 +413,9 @@ impl Runner for Unpacker {
             // Files of the ids that only a container has power over.
             Err(_) if self.ids.has_others() => {
                 let name = format!("remove `{}`", folder.display().to_string().escape_debug());
-                let arguments = ["remove", workers::TARGET];
-                let work = Work { name, target: folder, arguments, writes: true, input: null()? };
+                let (plan, held) = on_folder(folder, &["remove", workers::TARGET], true).map_err(|e| unstarted(&e))?;
                 // It says nothing on its standard output.
-                self.work(work, &mut |out| drop(out))?;
+                self.work(Work { name, plan, held, input: null()?, makes: false }, &mut |out| drop(out))?;
                 remove_tree(folder)
             }
             other => other,

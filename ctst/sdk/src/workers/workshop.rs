@@ -7,17 +7,22 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use containust_shared::protocol::{
-    Ended, Failure, FromContainer, FromSandbox, FromShim, MAIN, Mapped, Plan, Sandbox, ToContainer, ToSandbox, ToShim,
-    VERSION,
+    Address, Bridge, Ended, Failure, FromContainer, FromSandbox, FromShim, MAIN, Mapped, Plan, Sandbox, ToContainer,
+    ToSandbox, ToShim, VERSION,
 };
 use containust_shared::wire::Message;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::{Signal, WaitId, WaitIdOptions, getgid, getuid, pidfd_send_signal, waitid};
 
+use crate::egress::{Carry, Keeper, Offer, Told};
 use crate::error::{During, Error, Result};
 use crate::host::ids::{Ids, Range};
 use crate::host::launch;
+use crate::ipc::Connection;
 use crate::shim::{self, Channel, Received, describe};
+use crate::supervisor::no_way_out;
 
 /// Longer than any answer of the sandbox takes on a host that works.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,12 +34,36 @@ pub(crate) struct Workshop {
     channel: Channel,
     init: Option<OwnedFd>,
     next: u32,
+    way: Option<Way>,
 }
+
+/// A way out for containers that are to have one: as a project's.
+#[derive(Debug)]
+struct Way {
+    /// Whose end is that of the process.
+    connection: Option<Connection>,
+    keeper: Option<Keeper>,
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.connection = None;
+        if let Some(keeper) = self.keeper.take() {
+            keeper.reap();
+        }
+    }
+}
+
+/// The one network of containers with a way out, and their address on it.
+const BRIDGE: Bridge = Bridge { number: 1, address: Address { ip: [10, 89, 0, 1], prefix: 24 }, egress: true };
+pub(crate) const ADDRESS: Address = Address { ip: [10, 89, 0, 2], prefix: 24 };
 
 /// A container that was launched.
 #[derive(Debug)]
 pub(crate) struct Job {
     channel: Channel,
+    /// Of the container's pid 1.
+    init: Option<OwnedFd>,
 }
 
 /// How a container ended.
@@ -52,7 +81,7 @@ impl Workshop {
     pub(crate) fn start(ids: &Ids) -> Result<Self> {
         let (shim, channel) = shim::spawn()?;
         set_socket_timeout(&channel, Timeout::Recv, Some(PATIENCE)).during(|| "set a timeout".to_owned())?;
-        let mut workshop = Self { shim, channel, init: None, next: 0 };
+        let mut workshop = Self { shim, channel, init: None, next: 0, way: None };
         let request = Sandbox { version: VERSION, map: ids.map(), grouped: false };
         workshop.channel.send(&ToShim::Sandbox(request), Vec::new())?;
         loop {
@@ -76,18 +105,45 @@ impl Workshop {
         }
     }
 
-    /// Launches a container whose program has these standard streams.
+    /// Makes a way out, if there is none yet. `file`: the project's, by which people tell such processes apart.
+    pub(crate) fn open_way(&mut self, file: &Path) -> Result<()> {
+        if self.way.is_some() {
+            return Ok(());
+        }
+        let offer = Offer::new()?;
+        self.channel.send(&ToSandbox::Tap, Vec::new())?;
+        let device = match expect::<FromSandbox>(&self.channel)? {
+            (FromSandbox::Tapped, fds) => fds.into_iter().next(),
+            (FromSandbox::TapFailed(failure), _) => return Err(Error::Reported(no_way_out(&failure))),
+            (other, _) => return Err(Error::Sandbox(format!("make a way out: unexpected {other:?}"))),
+        };
+        let device = device.ok_or_else(|| Error::Sandbox("make a way out: no device came".to_owned()))?;
+        let socket = offer.socket.try_clone().during(|| "copy a descriptor".to_owned())?;
+        let (connection, keeper) = (Connection::new(socket), offer.start(file)?);
+        let way = self.way.insert(Way { connection: Some(connection), keeper: Some(keeper) });
+        let problem = loop {
+            let Some(connection) = &mut way.connection else { return Ok(()) };
+            match connection.wait::<Told>()? {
+                Some((Told::Started, _)) => connection.send(&Carry, &[device.as_fd()])?,
+                Some((Told::Works, _)) => return Ok(()),
+                Some((Told::Ended { problem }, _)) => break problem,
+                None => break "the process for it ended".to_owned(),
+            }
+        };
+        self.way = None;
+        Err(Error::Egress { problem })
+    }
+
+    /// Launches a container whose program has these standard streams; one that has an address has the way out.
     pub(crate) fn launch(&mut self, plan: Plan, streams: [OwnedFd; 3]) -> Result<Job> {
+        let networks = if plan.addresses.is_empty() { Vec::new() } else { vec![BRIDGE] };
         let (ours, theirs) = shim::seqpacket()?;
         let mut channel = Channel::new(ours);
         channel.send(&ToContainer::Plan(Box::new(plan)), streams.into())?;
         self.next += 1;
-        self.channel.send(
-            &ToSandbox::Launch { id: self.next, networks: Vec::new(), grouped: false, alone: None },
-            vec![theirs],
-        )?;
+        self.channel.send(&ToSandbox::Launch { id: self.next, networks, grouped: false, alone: None }, vec![theirs])?;
         match expect::<FromSandbox>(&self.channel)? {
-            (FromSandbox::Launched { .. }, _) => Ok(Job { channel }),
+            (FromSandbox::Launched { .. }, fds) => Ok(Job { channel, init: fds.into_iter().next() }),
             (FromSandbox::LaunchFailed { failure, .. }, _) => Err(Error::Sandbox(describe(&failure))),
             (other, _) => Err(Error::Sandbox(format!("start a container: unexpected {other:?}"))),
         }
@@ -95,10 +151,44 @@ impl Workshop {
 }
 
 impl Job {
+    /// Tells the container's pid 1 something.
+    pub(crate) fn send(&mut self, message: &ToContainer, fds: Vec<OwnedFd>) -> Result<()> {
+        self.channel.send(message, fds)
+    }
+
+    /// What it says next, waiting at most so long.
+    pub(crate) fn receive(&self, limit: Duration) -> Result<Received<FromContainer>> {
+        // None would wait for ever.
+        let limit = limit.max(Duration::from_millis(1));
+        set_socket_timeout(&self.channel, Timeout::Recv, Some(limit)).during(|| "set a timeout".to_owned())?;
+        self.channel.wait::<FromContainer>()
+    }
+
+    /// Waits until every process of it is gone.
+    pub(crate) fn wait_until_gone(&self) -> Result<()> {
+        let limit = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        if let Some(init) = &self.init {
+            let mut fds = [PollFd::new(init, PollFlags::IN)];
+            // The kernel ends all processes of the container before it says that its pid 1 has (pid_namespaces(7)).
+            let gone = retry_on_intr(|| poll(&mut fds, Some(&limit))).during(|| "wait for a container".to_owned())?;
+            if gone == 0 {
+                return Err(Error::Sandbox(format!("wait for a container: not ended within {PATIENCE:?}")));
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for the end of its program, at most as long as a container that does nothing can take.
     pub(crate) fn wait_briefly(&self) -> Result<End> {
         set_socket_timeout(&self.channel, Timeout::Recv, Some(PATIENCE)).during(|| "set a timeout".to_owned())?;
         self.wait()
+    }
+
+    /// Waits for the end of its program, and of every process that this left.
+    pub(crate) fn wait_for_all(&self) -> Result<End> {
+        let end = self.wait()?;
+        self.wait_until_gone()?;
+        Ok(end)
     }
 
     /// Waits for the end of its program.
