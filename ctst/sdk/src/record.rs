@@ -235,18 +235,20 @@ impl Record {
 /// [`Error::NewerState`], and [`Error::Io`] where reading is refused.
 pub(crate) fn read(dir: &Path, project: Identity) -> Result<Option<Stored>> {
     let path = dir.join("record.json");
-    let bytes = match std::fs::metadata(&path) {
-        Ok(meta) if meta.len() > MAX_RECORD || !meta.is_file() => {
-            return Ok(Some(Stored::Unknown("its record is not one".to_owned())));
-        }
-        Ok(_) => std::fs::read(&path).during(|| format!("read {}", path.display()))?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+    let content = std::fs::metadata(&path).and_then(|meta| {
+        let honest = meta.is_file() && meta.len() <= MAX_RECORD;
+        honest.then(|| std::fs::read(&path)).transpose()
+    });
+    match content {
+        Ok(Some(bytes)) => parse(&bytes, &path, project).map(Some),
+        Ok(None) => Ok(Some(Stored::Unknown("its record is not one".to_owned()))),
+        // Also where its supervisor removed it since it was looked at.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            return Ok(Some(Stored::Unknown("its folder is a file".to_owned())));
+            Ok(Some(Stored::Unknown("its folder is a file".to_owned())))
         }
-        Err(e) => return Err(Error::io(format!("read {}", path.display()), e)),
-    };
-    parse(&bytes, &path, project).map(Some)
+        Err(e) => Err(Error::io(format!("read {}", path.display()), e)),
+    }
 }
 
 fn parse(bytes: &[u8], path: &Path, project: Identity) -> Result<Stored> {
