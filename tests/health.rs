@@ -221,3 +221,18 @@ JOB slow { image = "file://ROOTFS" command = ["/bin/sleep", "1000"] }
     assert!(done.stderr.contains("waits for slow to end"), "{done}");
     project.assert_nothing_left();
 }
+
+#[test]
+fn one_without_a_check_that_soon_ends_was_not_up() {
+    for caller in Caller::all() {
+        let text = r#"
+COMPONENT steady { image = "file://ROOTFS" command = ["/bin/ctst-probe", "hold"] }
+COMPONENT brief { image = "file://ROOTFS" command = ["/bin/sh", "-c", "sleep 0.03; echo no such file; exit 3"] }
+"#;
+        let project = Project::new(&caller, text);
+        project.ctst(["up"]).fails(125, &["S0504", "wait for brief: it exited with 3", "ctst logs brief"]);
+        project.write("stack.ctst", &text.replace("exit 3", "exit 0"));
+        project.ctst(["up", "--yes"]).ok();
+        project.stop();
+    }
+}

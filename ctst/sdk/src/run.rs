@@ -33,8 +33,8 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 /// How a composition is brought up.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// [`Notice::Settled`] waits until what has a health check is healthy and jobs have completed, instead of until
-    /// everything was started; what ended with another code than 0 has failed then.
+    /// [`Notice::Settled`] waits until what has a health check is healthy, jobs have completed, and anything else has run
+    /// for 0.1 s, instead of until everything was started; what ended with another code than 0 has failed then.
     pub wait: bool,
     /// Only these components and what they need; components that the file no longer has are left alone. Empty: all.
     pub only: Vec<String>,

@@ -155,6 +155,11 @@ impl Ids {
         }
     }
 
+    /// The first and the last group of a container with these ids of [`Ids::alone`].
+    pub(crate) fn gids(&self, alone: Option<(u32, u32)>) -> (u32, u32) {
+        alone.map_or((0, self.count() - 1), |(_, gid)| (gid, gid))
+    }
+
     /// Why no process can be `user`, as far as it is given by numbers.
     pub(crate) fn lacks(&self, user: &str) -> Option<String> {
         let (uid, gid) = match self {

@@ -692,6 +692,7 @@ impl Supervisor {
                 }
                 Some(crate::Health::Starting) | None => None,
             },
+            State::Running if wait && container.takes_first_steps() => None,
             State::Running | State::Paused => Some(Ok(())),
             State::Restarting if !wait => Some(Ok(())),
             State::Restarting if let Some(why) = container.hopeless() => {

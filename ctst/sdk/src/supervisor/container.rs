@@ -27,6 +27,9 @@ pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// Nobody goes on waiting for a container that has ended so often in a row: 13 seconds of pauses.
 const HOPELESS: u32 = 8;
+/// Who waits for a container without a health check waits until it has run this long: most programs that cannot work with
+/// what they were given end before.
+pub(super) const FIRST_STEPS: Duration = Duration::from_millis(100);
 /// A container that ran this long starts over with [`BACKOFF_MIN`].
 pub(super) const BACKOFF_RESET: Duration = Duration::from_secs(10);
 
@@ -160,6 +163,12 @@ impl Container {
         let code = self.record.exit_code.unwrap_or_default();
         let times = self.in_vain;
         (times >= HOPELESS).then(|| format!("it has ended {times} times in a row, the last time with {code}"))
+    }
+
+    /// Whether its program began so short a time ago that it may yet find out that it cannot work.
+    pub(super) fn takes_first_steps(&self) -> bool {
+        let started = self.live.as_ref().and_then(|live| live.started);
+        started.is_some_and(|started| started.elapsed() < FIRST_STEPS)
     }
 
     /// Its address for what comes from outside: on the network by which it answers whoever is on none, as C sets its routes.

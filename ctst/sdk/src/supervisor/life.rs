@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Container, Exec, GRACE, Live, Stop, Then};
+use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Container, Exec, FIRST_STEPS, GRACE, Live, Stop, Then};
 use super::egress::Way;
 use super::lazy::{Of, Server};
 use super::network::Place;
@@ -233,9 +233,11 @@ impl Supervisor {
         let (mut plan, mut held) =
             spec.plan(&container.dir, self.ids.has_overlay(), addresses, container.alone, &places, &container.secrets)?;
         plan.addresses6 = addresses6;
+        let mut defaults = vec![network::ping(self.ids.gids(container.alone))];
         if bridges.len() > 1 {
-            plan.sysctls.splice(0..0, network::apart());
+            defaults.extend(network::apart());
         }
+        plan.sysctls.splice(0..0, defaults);
         let entry = match group {
             Some(group) => limits::show(group, spec, &mut plan, &mut held)?,
             None => None,
@@ -459,8 +461,10 @@ impl Supervisor {
         self.retarget(cid);
         self.event(cid, EventKind::Started);
         self.save(cid);
-        if checked && !stopping {
-            self.probe(cid, launch);
+        match checked {
+            true if !stopping => self.probe(cid, launch),
+            true => {}
+            false => self.poller.after(FIRST_STEPS, Timer::Look),
         }
         self.dirty = true;
     }

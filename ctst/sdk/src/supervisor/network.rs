@@ -334,6 +334,12 @@ pub(super) fn apart() -> Vec<Sysctl> {
     settings.map(|(name, value)| Sysctl { name: name.into(), value: value.into() }).collect()
 }
 
+/// Lets everybody inside send echo requests without CAP_NET_RAW, as docker and podman do. A value with a group that does not
+/// exist in the container's user namespace is refused by the kernel (ip-sysctl.rst).
+pub(super) fn ping((first, last): (u32, u32)) -> Sysctl {
+    Sysctl { name: "net.ipv4.ping_group_range".into(), value: format!("{first} {last}").into() }
+}
+
 /// `/etc/hosts` of a container with these addresses: itself, and what its component adds. Of others the name server knows, which
 /// this could not say without growing stale.
 pub(super) fn hosts(ips: &[IpAddr], name: &str, hostname: &str, more: &[(String, IpAddr)]) -> String {
