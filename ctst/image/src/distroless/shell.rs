@@ -22,6 +22,11 @@ use crate::error::{shown, text};
 const MOST_NESTED: usize = 16;
 /// Brackets in brackets of one word.
 const MOST_SUBSCRIPTS: usize = 3;
+/// Brackets, operators and keywords of one text.
+const MOST_OPENINGS: usize = 1 << 16;
+const STACK: usize = 8 << 20;
+/// About three times of what was measured.
+const STACK_OF_LEVEL: usize = 16 << 10;
 /// For the words of one text.
 const MOST_TIME: Duration = Duration::from_secs(60);
 const SHELLS: [&str; 7] = ["sh", "bash", "dash", "ash", "ksh", "zsh", "mksh"];
@@ -289,6 +294,23 @@ impl Closure<'_> {
             self.unknown(text, 0, "commands within commands", "are nested too deeply to be looked through");
             return Ok(());
         }
+        // The parser, and what reads its tree, call themselves for each level.
+        let levels = openings(source);
+        if levels > MOST_OPENINGS {
+            let why = "may be in each other, and are too many to be looked through";
+            self.unknown(text, 0, &format!("{levels} brackets, operators and keywords"), why);
+            return Ok(());
+        }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK + levels * STACK_OF_LEVEL);
+            let looking = thread.spawn_scoped(scope, || self.look_through_here(source, text)).map_err(|e| {
+                failed(format!("look through a script of {levels} levels: {e}"), "give the worker more memory")
+            })?;
+            looking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn look_through_here(&mut self, source: &str, text: &mut Text<'_>) -> Result<(), Error> {
         let program = match parse(source) {
             Ok(program) => program,
             Err(ParseError::ParsingNearToken(token)) => {
@@ -520,6 +542,15 @@ fn nested(word: &str) -> usize {
         most = most.max(open);
     }
     most
+}
+
+/// No fewer than its syntax tree has levels, whatever of it is quoted or a comment.
+fn openings(source: &str) -> usize {
+    let brackets = source.bytes().filter(|byte| b"({`!&|".contains(byte)).count();
+    let words = source.split(|c: char| !c.is_ascii_alphabetic());
+    let keywords =
+        words.filter(|word| ["if", "elif", "for", "while", "until", "select", "case"].contains(word)).count();
+    brackets + keywords
 }
 
 fn parse(source: &str) -> Result<Program, ParseError> {
