@@ -3,6 +3,7 @@
 //! `CTST_TEST_SEED` repeats a run, `CTST_TEST_KILLS` changes the number of kills (200).
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use containust_tests::{Caller, Project, eventually};
@@ -62,6 +63,8 @@ fn kill_one(project: &Project, random: &mut Random) -> String {
     let ((pid, _), name) = &all[index];
     project.note();
     kill(*pid);
+    // On a busy host the kernel takes its time, in which whoever looks still finds it alive.
+    eventually(&format!("{name} ({pid}) has ended"), || !Path::new(&format!("/proc/{pid}/exe")).exists());
     // Whatever it says now, it ends.
     let done = running.wait(Duration::from_secs(60));
     assert!(!done.stderr.contains("panicked"), "{done}");

@@ -297,7 +297,7 @@ fn a_compressed_archive_that_changes_gives_errors_and_a_line() {
             let project = Project::new(caller, &lazy("web", ""));
             project.write_bytes("a.tar", &packed);
             project.up();
-            sh(&project, "web", "cat /bin/busybox /srv/late/1 > /dev/null").ok();
+            sh(&project, "web", "cat /bin/busybox /bin/ctst-probe /srv/late/1 > /dev/null").ok();
             // One byte of the last file, with the time of before.
             let path = project.folder().join("a.tar");
             let file = File::options().write(true).open(&path).expect("open the archive");
@@ -322,7 +322,7 @@ fn a_copy_in_the_store_that_is_damaged_is_noticed() {
     let project = Project::new(&caller, &lazy("web", ""));
     project.write_bytes("a.tar", &xz(&bytes));
     project.up();
-    sh(&project, "web", "cat /bin/busybox /srv/late/1 > /dev/null").ok();
+    sh(&project, "web", "cat /bin/busybox /bin/ctst-probe /srv/late/1 > /dev/null").ok();
     let data = project.folder().join(".containust/images/layers").join(&layers(&project)[0]).join("data");
     let mut copy = fs::read(&data).expect("read the copy");
     assert_eq!(copy.len(), bytes.len(), "all of it was decompressed");
@@ -461,7 +461,7 @@ fn an_archive_that_changes_gives_errors_and_a_line() {
             project.write_bytes("a.tar", &bytes);
             project.up();
             // Programs, too.
-            sh(&project, "web", "cat /bin/busybox /srv/late/1 > /dev/null").ok();
+            sh(&project, "web", "cat /bin/busybox /bin/ctst-probe /srv/late/1 > /dev/null").ok();
             change(&project.folder().join("a.tar"));
             // Or a program that the kernel would have to read again, which ends by SIGBUS.
             let failed = sh(&project, "web", "cat /srv/late/2");
@@ -524,7 +524,7 @@ fn a_server_that_ends_leaves_errors_and_a_line() {
         project.up();
         // What was read stays: programs among it.
         for name in ["web", "other"] {
-            sh(&project, name, "cat /bin/busybox > /dev/null").ok();
+            sh(&project, name, "cat /bin/busybox /bin/ctst-probe > /dev/null").ok();
         }
         let all = servers(&project);
         assert_eq!(all.len(), 2, "{}", caller.name);
