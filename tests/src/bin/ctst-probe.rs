@@ -29,6 +29,7 @@ fn main() {
         Some("forge") => forge(args[2].parse().expect("an address"), args[3].parse().expect("an address with a port")),
         Some("tell") => tell(&args[2..]),
         Some("reach") => reach(args[2].parse().expect("reach takes an address with a port"), args.get(3)),
+        Some("ping") => ping(args[2].parse().expect("ping takes an address")),
         Some("lease") => lease(&args[2]),
         Some("dns") => dns(&args[2], &args[3], &args[4..]),
         Some("look-up") => {
@@ -44,7 +45,7 @@ fn main() {
         other => {
             eprintln!(
                 "ctst-probe: report, serve PORT, tell PROTOCOL:PORT…, reach ADDRESS [INTERFACE], dns SERVER udp|tcp HEX…, look-up SERVER HEX COUNT THREADS, flood SERVER \
-                 SECONDS, lease FILE, calls NUMBER[:ARGUMENT…]…, i386 or hold, not {other:?}"
+                 SECONDS, ping ADDRESS, lease FILE, calls NUMBER[:ARGUMENT…]…, i386 or hold, not {other:?}"
             );
             std::process::exit(64);
         }
@@ -356,6 +357,23 @@ fn lease(path: &str) {
     loop {
         std::thread::park();
     }
+}
+
+/// One echo request and its answer, as a program without CAP_NET_RAW sends it (icmp(7)).
+fn ping(address: std::net::IpAddr) {
+    use rustix::net::{AddressFamily, SocketType, ipproto};
+    let (family, protocol, request) = match address {
+        std::net::IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, 8),
+        std::net::IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6, 128),
+    };
+    let socket = rustix::net::socket(family, SocketType::DGRAM, Some(protocol)).expect("make a socket");
+    rustix::net::connect(&socket, &std::net::SocketAddr::new(address, 0)).expect("connect");
+    // The kernel fills in the checksum and the identifier.
+    rustix::net::send(&socket, &[request, 0, 0, 0, 0, 0, 0, 1], rustix::net::SendFlags::empty()).expect("send");
+    let mut fds = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut fds, Some(&limit)), Ok(1), "no answer within 10 s");
+    println!("answered");
 }
 
 /// Connects within a second and says what came of it. Of a link-local address the scope is the index of the interface.

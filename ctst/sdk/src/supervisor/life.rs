@@ -16,7 +16,9 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::container::{Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Container, Exec, FIRST_STEPS, GRACE, Live, Stop, Then};
+use super::container::{
+    Asked, BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET, Container, Exec, FIRST_STEPS, GRACE, Live, Stop, Then,
+};
 use super::egress::Way;
 use super::lazy::{Of, Server};
 use super::network::Place;
