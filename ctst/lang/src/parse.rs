@@ -406,6 +406,8 @@ impl<'t> Parser<'_, 't, '_> {
         let meant = STATEMENTS.iter().find(|known| known.eq_ignore_ascii_case(word)).copied();
         let help = match meant.or_else(|| nearest(word, STATEMENTS.iter().copied())) {
             Some(meant) => format!("write `{meant}`"),
+            None if matches!(word, "services" | "version") && self.rest().starts_with(':') => "this looks like a Compose file, which is another language: write `COMPONENT name { image = … }` for each service".into(),
+            None if word == "FROM" => "this looks like a Dockerfile: name it in a component, as in `build { dockerfile = \"./Dockerfile\" }`".into(),
             None if self.is_key(0) => "a property stands in the block of a component: `COMPONENT name { … }`".into(),
             None => FILE.into(),
         };
@@ -537,13 +539,21 @@ impl<'t> Parser<'_, 't, '_> {
 impl<'t> Parser<'_, 't, '_> {
     fn expose(&mut self) -> Parsed<StatementKind<'t>> {
         self.trivia();
+        let start = self.at;
         let address = self.address()?;
         let host = self.ports("a port or an address")?;
         let (component, inside) = if self.mark(":").is_some() {
-            (None, Some(self.ports("the container's port")?))
+            let inside = self.ports("the container's port")?;
+            if let Some(arrow) = self.punctuation("->") {
+                return Err(self.port_before_component(start, host, inside, arrow));
+            }
+            (None, Some(inside))
         } else if self.punctuation("->").is_some() {
             let component = self.name("a component")?;
-            self.mark(":").ok_or_else(|| self.missing("`:` and the container's port"))?;
+            if self.mark(":").is_none() {
+                self.form = "write the port on which it listens behind the component: `EXPOSE 8080 -> web:80`";
+                return Err(self.missing("`:` and the container's port"));
+            }
             (Some(component), Some(self.ports("the container's port")?))
         } else {
             (None, None)
@@ -551,6 +561,22 @@ impl<'t> Parser<'_, 't, '_> {
         let protocol = self.protocol()?;
         let public = self.keyword("PUBLIC");
         Ok(StatementKind::Expose(self.arena.alloc(Expose { address, host, component, inside, protocol, public })))
+    }
+
+    /// `EXPOSE 8080:80 -> web`, as people write it who think of docker.
+    fn port_before_component(&mut self, start: usize, host: Ports, inside: Ports, arrow: Span) -> Broken {
+        let end = |ports: Ports| ports.last.unwrap_or(ports.first).end as usize;
+        let (outside, inside) =
+            (&self.source[start..end(host)], &self.source[inside.first.start as usize..end(inside)]);
+        let component = match self.name("a component") {
+            Ok(name) => self.source[name.span.start as usize..name.span.end as usize].to_owned(),
+            Err(broken) => return broken,
+        };
+        self.report(
+            Diagnostic::new(Code::Unexpected, arrow, "the container's port stands behind the component")
+                .label("behind a port of the container")
+                .help(format!("write `EXPOSE {outside} -> {component}:{inside}`")),
+        )
     }
 
     fn address(&mut self) -> Parsed<Option<(Span, IpAddr)>> {

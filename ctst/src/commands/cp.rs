@@ -25,7 +25,11 @@ pub(crate) fn run(args: &Cp, file: Option<&Path>) -> Outcome {
             transfer::put(&project, &host(&args.source), &component, path)?;
             Ok(0)
         }
-        _ => Err(Failure::new(
+        (Some(_), Some(_)) => Err(Failure::new(
+            format!("copy {} to {}: both are in containers, and one has to be on this host", args.source, args.target),
+            format!("go through this host: ctst cp {} ./COPY, then: ctst cp ./COPY {}", args.source, args.target),
+        )),
+        (None, None) => Err(Failure::new(
             format!("copy {} to {}: one of them has to be in a container", args.source, args.target),
             "name it: COMPONENT:PATH; a path of this host with a colon: ./a:b".to_owned(),
         )),

@@ -415,7 +415,9 @@ fn deliver(input: File, to: &Path, name: &OsStr) -> Result<Arrival, String> {
 /// A folder for what arrives, locked as long as we are at it.
 fn stage(parent_fd: &OwnedFd, parent: &Path) -> io::Result<(tempfile::TempDir, OwnedFd)> {
     loop {
-        let path = tempfile::Builder::new().prefix(STAGING).tempdir_in(parent)?;
+        // Without the name of ours that tempfile adds.
+        let bare = |e: io::Error| e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error);
+        let path = tempfile::Builder::new().prefix(STAGING).tempdir_in(parent).map_err(bare)?;
         let name = path.path().file_name().unwrap_or_default().to_owned();
         let open = || rustix::fs::openat(parent_fd, &*name, STAGING_FLAGS, Mode::empty());
         let staging = match open() {
