@@ -247,6 +247,38 @@ COMPONENT one {
 }
 
 #[test]
+fn a_plan_says_that_nobody_inside_can_write_to_a_folder() {
+    // Whoever runs this cannot give a folder away unless it is root.
+    let Some(root) = Caller::root() else { return };
+    let text = r#"
+COMPONENT one { image = "file://ROOTFS" command = ["ctst-probe", "hold"] volumes = ["./theirs:/theirs", "./seen:/seen:ro"] }
+"#;
+    for (caller, by) in [(root, ""), (Caller::ordinary(), "sudo ")] {
+        let project = Project::new(&caller, text);
+        for name in ["theirs", "seen"] {
+            fs::create_dir(project.folder().join(name)).expect("make a folder of root's");
+        }
+        let folder = project.folder().join("theirs").display().to_string();
+        let plan = project.ctst(["plan"]).ok().stdout;
+        assert!(
+            plan.contains(&format!("one: no process of it can write to {folder}, which belongs to user 0")),
+            "{plan}"
+        );
+        assert!(!plan.contains("write to seen"), "{plan}");
+        let command =
+            plan.split("make root inside its owner: ").nth(1).expect("a command").lines().next().expect("one");
+        let owner = command.strip_prefix(by).and_then(|rest| rest.strip_prefix("chown ")).expect("a command");
+        let owner: u32 = owner.split(' ').next().and_then(|owner| owner.parse().ok()).expect("a number");
+        std::os::unix::fs::chown(&folder, Some(owner), None).expect("give it away");
+        let plan = project.ctst(["plan"]).ok().stdout;
+        assert!(!plan.contains("no process of it"), "{plan}");
+        project.up();
+        project.ctst(["exec", "one", "touch", "/theirs/file"]).ok();
+        project.stop();
+    }
+}
+
+#[test]
 fn programs_of_the_host_run_without_their_host() {
     let text = r#"
 COMPONENT one {

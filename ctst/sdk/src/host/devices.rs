@@ -6,10 +6,10 @@ use std::path::Path;
 
 use containust_lang::model::{self, Component};
 use rustix::fs::{Access, major, minor};
-use rustix::process::{getgid, getuid};
+use rustix::process::getuid;
 
 use crate::error::{Error, Result};
-use crate::host::ids::{Ids, Range};
+use crate::host::ids::{Ids, by_list};
 use crate::spec::Device;
 
 /// Looks up the devices of a component.
@@ -65,17 +65,13 @@ fn unfit(meta: &Metadata) -> Option<&'static str> {
 pub(crate) fn can_be_opened(component: &str, path: &Path, ids: &Ids) -> Result<()> {
     let wrong = |source| Error::Source { component: component.to_owned(), path: path.to_owned(), source };
     let meta = path.metadata().map_err(wrong)?;
-    let within = |Range { first, count }: &Range, id: u32| (*first..first.saturating_add(*count)).contains(&id);
-    let (own_uid, own_gid) = (getuid().as_raw() == meta.uid(), getgid().as_raw() == meta.gid());
-    let (user, group) = match ids {
-        Ids::Single(_) => (own_uid, own_gid),
-        Ids::Helper { uids, gids, .. } | Ids::Strict { uids, gids, .. } => {
-            (own_uid || within(uids, meta.uid()), own_gid || within(gids, meta.gid()))
-        }
-        Ids::Root(range) => (within(range, meta.uid()), within(range, meta.gid())),
-    };
+    let (user, group) = ids.has(&meta);
     let may = |bits: u32, shift: u32| bits >> shift & 0o6 != 0;
-    if may(meta.mode(), 0) || user && may(meta.mode(), 6) || group && may(meta.mode(), 3) || by_list(path) {
+    if may(meta.mode(), 0)
+        || user && may(meta.mode(), 6)
+        || group && may(meta.mode(), 3)
+        || by_list(path, &[Access::READ_OK, Access::WRITE_OK])
+    {
         return Ok(());
     }
     let (uid, gid, mode, caller) = (meta.uid(), meta.gid(), meta.mode() & 0o7777, getuid().as_raw());
@@ -85,11 +81,4 @@ pub(crate) fn can_be_opened(component: &str, path: &Path, ids: &Ids) -> Result<(
         path.display()
     );
     Err(invalid(component, path, &why))
-}
-
-/// Whether an access control list (acl(5)) may be what opens it for the caller, who is root inside. Root outside is nobody there.
-fn by_list(path: &Path) -> bool {
-    let has = rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0u8; 0]).is_ok();
-    let opens = |access| rustix::fs::access(path, access).is_ok();
-    has && !getuid().is_root() && (opens(Access::READ_OK) || opens(Access::WRITE_OK))
 }

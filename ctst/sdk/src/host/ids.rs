@@ -1,14 +1,16 @@
 //! How the user ids of a project's containers map to the host's, and by whose leave.
 
 use std::fmt;
+use std::fs::Metadata;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use containust_image::model::Ownership;
 use containust_policy::conf;
 use containust_shared::protocol::IdMap;
-use rustix::fs::{FileType, Gid, Uid};
-use rustix::process::getuid;
+use rustix::fs::{Access, FileType, Gid, Uid};
+use rustix::process::{getgid, getuid};
 
 use crate::error::{Error, Result};
 use crate::host::policy::Policy;
@@ -155,6 +157,44 @@ impl Ids {
         }
     }
 
+    /// Whether the owner and the group of a file of the host exist inside.
+    pub(crate) fn has(&self, meta: &Metadata) -> (bool, bool) {
+        let within = |Range { first, count }: &Range, id: u32| (*first..first.saturating_add(*count)).contains(&id);
+        let (own_uid, own_gid) = (getuid().as_raw() == meta.uid(), getgid().as_raw() == meta.gid());
+        match self {
+            Self::Single(_) => (own_uid, own_gid),
+            Self::Helper { uids, gids, .. } | Self::Strict { uids, gids, .. } => {
+                (own_uid || within(uids, meta.uid()), own_gid || within(gids, meta.gid()))
+            }
+            Self::Root(range) => (within(range, meta.uid()), within(range, meta.gid())),
+        }
+    }
+
+    /// Why no process inside can write to a file or folder of the host, and what would let it; none: some can, by what its
+    /// mode says. An access control list may say otherwise, so that this is no reason to refuse.
+    pub(crate) fn cannot_write(&self, path: &Path) -> Option<String> {
+        let meta = path.metadata().ok()?;
+        let (user, group) = self.has(&meta);
+        // Root inside has CAP_DAC_OVERRIDE over what belongs to ids that are both its namespace's (capabilities(7)).
+        if user && group
+            || user && meta.mode() & 0o200 != 0
+            || group && meta.mode() & 0o020 != 0
+            || meta.mode() & 0o002 != 0
+            || by_list(path, &[Access::WRITE_OK])
+        {
+            return None;
+        }
+        let (root, by) = match self {
+            Self::Root(Range { first, .. }) => (*first, ""),
+            Self::Single(_) | Self::Helper { .. } | Self::Strict { .. } => (getuid().as_raw(), "sudo "),
+        };
+        let (path, uid, gid, mode) = (path.display(), meta.uid(), meta.gid(), meta.mode() & 0o7777);
+        Some(format!(
+            "no process of it can write to {path}, which belongs to user {uid} and group {gid} of this host with mode {mode:04o}; \
+             make root inside its owner: {by}chown {root} {path}"
+        ))
+    }
+
     /// The first and the last group of a container with these ids of [`Ids::alone`].
     pub(crate) fn gids(&self, alone: Option<(u32, u32)>) -> (u32, u32) {
         alone.map_or((0, self.count() - 1), |(_, gid)| (gid, gid))
@@ -182,6 +222,14 @@ impl Ids {
             Err(why) => Some(why),
         }
     }
+}
+
+/// Whether an access control list (acl(5)) may be what gives the caller, who is root inside, one of these. Root outside is
+/// nobody there.
+pub(crate) fn by_list(path: &Path, wanted: &[Access]) -> bool {
+    let has = rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0u8; 0]).is_ok();
+    let may = |access: &Access| rustix::fs::access(path, *access).is_ok();
+    has && !getuid().is_root() && wanted.iter().any(may)
 }
 
 /// The ids of `user` in a container of these layers; none: those of root.

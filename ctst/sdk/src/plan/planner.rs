@@ -488,6 +488,12 @@ impl Planner<'_> {
         }
         for volume in volumes.into_iter().filter(|volume| !volume.named) {
             let new = !had.is_some_and(|record| record.spec.volumes.contains(&volume));
+            if new
+                && !volume.readonly
+                && let Some(why) = self.ids.cannot_write(&volume.source)
+            {
+                self.plan.notes.push(format!("{name}: {why}"));
+            }
             self.plan.grants.push(Grant::Mount {
                 component: name.clone(),
                 source: volume.source,
