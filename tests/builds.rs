@@ -216,6 +216,8 @@ fn what_is_wrong_is_told_with_its_line() {
         build(&project).fails(125, words);
         assert_clean(&project);
     }
+    project.write("Dockerfile", "FROM image://base AS build\nFROM image://base\nCOPY --from=biuld /x /\n");
+    project.ctst(["--offline", "build"]).fails(125, &["line 3", "biuld", "help: write `--from=build`"]);
     project.write("Dockerfile", "FROM image://base\nRUN seq 1 30; echo last words >&2; exit 7\n");
     let done = build(&project).fails(125, &["error[S0212]", "line 2", "it ended with 7", "  last words", "  30"]);
     assert!(done.stderr.contains("| 1\n") && !done.stderr.contains("\n  1\n"), "the last lines only: {done}");

@@ -446,6 +446,11 @@ impl Recipe {
                 .cloned(),
         };
         let line = self.stages.iter().enumerate().find_map(of);
+        // An image, because no stage is called so.
+        let is_near = |stage: &&str| damerau_levenshtein(image, stage) <= 1 + image.len() / 5;
+        let stages = || self.stages.iter().filter_map(|stage| stage.name.as_deref());
+        let meant = line.as_ref().filter(|line| line.keyword == "COPY").and_then(|_| stages().find(is_near));
+        let help = meant.map(|stage| format!("write `--from={stage}`, if the stage of that name is meant")).or(help);
         match line {
             Some(line) => Problem { help, ..line.problem(text) },
             None => Problem { line: 0, source: String::new(), text, help },
