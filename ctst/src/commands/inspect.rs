@@ -73,6 +73,7 @@ fn write_fields(out: &mut String, value: &Value, depth: usize) {
 fn written(name: &str, value: &Value) -> Option<String> {
     match value {
         Value::Number(number) if matches!(name, "started:" | "finished:") => Some(moment(number.as_u64()?)),
+        Value::Number(mode) if name == "mode:" => Some(format!("{:04o}", mode.as_u64()?)),
         Value::Object(map) if map.len() == 2 && map.contains_key("secs") && map.contains_key("nanos") => {
             let seconds = map["secs"].as_u64()?;
             let nanos = u32::try_from(map["nanos"].as_u64()?).ok()?;
