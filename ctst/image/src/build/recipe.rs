@@ -58,6 +58,8 @@ const INSTRUCTIONS: [&str; 18] = [
 pub struct Recipe {
     /// In the order of the file, those alone that the last of them needs, which is the one that is wanted.
     pub stages: Vec<Stage>,
+    /// Names of the others.
+    others: Vec<String>,
     escape: char,
     /// Of `ARG` before the first `FROM`, and those that everybody has.
     global: BTreeMap<String, Option<String>>,
@@ -234,6 +236,7 @@ impl Recipe {
         let mut problems: Vec<Problem> = lines.iter().filter_map(is_known).take(MOST_PROBLEMS).collect();
         let mut recipe = Recipe {
             stages: Vec::new(),
+            others: Vec::new(),
             escape,
             global: platform(),
             given: given.iter().cloned().collect(),
@@ -288,7 +291,7 @@ impl Recipe {
         };
         let stage = Stage { base: Base::Image(steps.from.clone()), number: 0, name: None, from, lines: Vec::new() };
         let (global, given) = (BTreeMap::new(), BTreeMap::new());
-        Recipe { stages: vec![stage], escape: '\\', global, given, steps: Some(steps) }
+        Recipe { stages: vec![stage], others: Vec::new(), escape: '\\', global, given, steps: Some(steps) }
     }
 
     fn global_argument(&mut self, line: &Line) -> Result<(), Problem> {
@@ -377,10 +380,11 @@ impl Recipe {
             count += usize::from(*is_needed);
         }
         let mut at = 0;
-        self.stages.retain(|_| {
+        let others = self.stages.extract_if(.., |_| {
             at += 1;
-            needed.get(at - 1).copied().unwrap_or(false)
+            !needed.get(at - 1).copied().unwrap_or(false)
         });
+        self.others = others.filter_map(|stage| stage.name).collect();
         for stage in &mut self.stages {
             if let Base::Stage(below) = &mut stage.base {
                 *below = places[*below];
@@ -446,10 +450,11 @@ impl Recipe {
                 .cloned(),
         };
         let line = self.stages.iter().enumerate().find_map(of);
-        // An image, because no stage is called so.
+        // An image, because no stage is called so; which is why the one that was meant may be among those that nobody needs.
         let is_near = |stage: &&str| damerau_levenshtein(image, stage) <= 1 + image.len() / 5;
-        let stages = || self.stages.iter().filter_map(|stage| stage.name.as_deref());
-        let meant = line.as_ref().filter(|line| line.keyword == "COPY").and_then(|_| stages().find(is_near));
+        let stages = self.stages.iter().filter_map(|stage| stage.name.as_ref()).chain(&self.others);
+        let meant =
+            stages.map(String::as_str).find(is_near).filter(|_| line.as_ref().is_some_and(|l| l.keyword == "COPY"));
         let help = meant.map(|stage| format!("write `--from={stage}`, if the stage of that name is meant")).or(help);
         match line {
             Some(line) => Problem { help, ..line.problem(text) },
