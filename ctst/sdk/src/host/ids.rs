@@ -176,12 +176,8 @@ impl Ids {
         let meta = path.metadata().ok()?;
         let (user, group) = self.has(&meta);
         // Root inside has CAP_DAC_OVERRIDE over what belongs to ids that are both its namespace's (capabilities(7)).
-        if user && group
-            || user && meta.mode() & 0o200 != 0
-            || group && meta.mode() & 0o020 != 0
-            || meta.mode() & 0o002 != 0
-            || by_list(path, &[Access::WRITE_OK])
-        {
+        let may = |bits: u32| meta.mode() & bits != 0;
+        if user && (group || may(0o200)) || group && may(0o020) || may(0o002) || by_list(path, &[Access::WRITE_OK]) {
             return None;
         }
         let (root, by) = match self {
