@@ -408,6 +408,21 @@ fn an_image_is_tried_with_its_volumes_and_never_for_long() {
 }
 
 #[test]
+fn an_image_is_tried_with_its_configs() {
+    Caller::at_once(Caller::all(), |caller| {
+        let entry = "#!/bin/sh\n[ \"$(cat /etc/extra)\" = given ] || exit 7\nexec \"$@\"\n";
+        let project = scripted(caller, &[("entry.sh", entry)], "");
+        let stack = fs::read_to_string(project.folder().join("stack.ctst")).unwrap();
+        build(&project).fails(125, &["S0213", "its program ended with 7"]);
+        let stack = stack.replace(" distroless", " configs = [\"extra:/etc/extra\"] distroless");
+        project.write("stack.ctst", &format!("{stack}CONFIG extra = \"given\"\n"));
+        project.ctst(["run", "--yes"]).ok();
+        assert_eq!(project.logs("web"), "hello\n", "{}", caller.name);
+        project.assert_nothing_left();
+    });
+}
+
+#[test]
 fn words_that_take_too_long_to_read_are_not_known() {
     let deep = (0..30).fold("1".to_owned(), |inner, _| format!("${{a[{inner}]}}"));
     let project = scripted(&Caller::ordinary(), &[("entry.sh", &format!("#!/bin/sh\necho {deep}\n"))], "");

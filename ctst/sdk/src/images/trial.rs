@@ -149,6 +149,7 @@ fn prepare(folder: &Path, spec: &ContainerSpec, (ids, unpacker): (&Ids, &Unpacke
         std::fs::set_permissions(&path, Permissions::from_mode(0o644))
             .during(|| format!("set up {}", path.display()))?;
     }
+    crate::secrets::write_configs(&dir, &spec.configs, |path| crate::supervisor::own_by_root(path, ids))?;
     Ok(dir)
 }
 
