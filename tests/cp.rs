@@ -107,7 +107,8 @@ fn what_cannot_be_copied_is_said() {
     project.ctst(["cp", "one:/etc", "none/deep"]).fails(125, &["No such file"]);
     project.ctst(["cp", "one:/etc", "file"]).fails(125, &["file"]);
     project.ctst(["cp", "file", "other"]).fails(125, &["one of them has to be in a container"]);
-    project.ctst(["cp", "one:/etc", "user:/tmp"]).fails(125, &["one of them"]);
+    let told = ["both are in containers", "ctst cp one:/etc ./COPY, then: ctst cp ./COPY user:/tmp"];
+    project.ctst(["cp", "one:/etc", "user:/tmp"]).fails(125, &told);
     assert_eq!(fs::read_to_string(project.folder().join("file")).expect("read"), "mine");
     let left: Vec<_> = fs::read_dir(project.folder())
         .expect("list")

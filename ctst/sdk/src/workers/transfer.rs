@@ -416,7 +416,9 @@ fn deliver(input: File, to: &Path, name: &OsStr) -> Result<Arrival, String> {
 fn stage(parent_fd: &OwnedFd, parent: &Path) -> io::Result<(tempfile::TempDir, OwnedFd)> {
     loop {
         // Without the name of ours that tempfile adds.
-        let bare = |e: io::Error| e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error);
+        let bare = |e: io::Error| {
+            io::Error::new(e.kind(), e.to_string().split(" at path ").next().unwrap_or_default().to_owned())
+        };
         let path = tempfile::Builder::new().prefix(STAGING).tempdir_in(parent).map_err(bare)?;
         let name = path.path().file_name().unwrap_or_default().to_owned();
         let open = || rustix::fs::openat(parent_fd, &*name, STAGING_FLAGS, Mode::empty());
