@@ -501,7 +501,10 @@ fn steps_reach_what_their_component_reaches() {
         project.write("Dockerfile", &format!("FROM image://base\nRUN echo by name $({by_name})\n"));
         let done = build(&project).ok();
         assert!(done.stderr.contains(&format!("| by name seen from {}", World::HOME)), "{}: {done}", caller.name);
-        project.write("Dockerfile", &format!("FROM image://base\nRUN --network=none ! {fetch}\n"));
+        project.write(
+            "Dockerfile",
+            &format!("FROM image://base\nRUN echo it says $({fetch})\nRUN --network=none ! {fetch}\n"),
+        );
         // The kernel sees to it, whatever the composition says.
         project.ctst(["--offline", "build", "--no-cache"]).ok();
         project.write("Dockerfile", &format!("FROM image://base\nRUN ! {fetch}\n"));

@@ -124,6 +124,15 @@ fn who_has_a_way_out_takes_it_and_nobody_else() {
                 assert!(["silent", "refused"].contains(&&*result), "{target} over {interface:?}: {result}");
             }
         }
+        // The project's name server is asked, and not passt, as which builds ask it: behind that may be a resolver on this host's loopback.
+        let look_up = |more: &[&str]| {
+            let words = [&["exec", "web", "timeout", "2", "nslookup", World::NAME][..], more].concat();
+            project.ctst(words).stdout.contains(&World::THERE.to_string())
+        };
+        assert!(look_up(&[]));
+        for passt in ["169.254.89.3", "192.0.0.8"] {
+            assert!(!look_up(&[passt]), "{passt} answers");
+        }
         project.stop();
         assert_eq!(project.ctst(["plan"]).ok().stdout.matches("a way out").count(), 0, "it was agreed to");
     });

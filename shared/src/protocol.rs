@@ -219,9 +219,8 @@ pub mod egress {
     pub const ADDRESS: Address = Address { ip: [169, 254, 89, 2], prefix: 29 };
     /// The program's, as a router.
     pub const ROUTER: [u8; 4] = [169, 254, 89, 1];
-    /// The program's, as a name server, which asks the host's: an address that nobody has (RFC 7600, 4.8). It is not of the link,
-    /// because steps of builds ask it, and nothing of a container reaches what is link-local.
-    pub const RESOLVER: [u8; 4] = [192, 0, 0, 8];
+    /// The program's, as a name server, which asks the host's.
+    pub const RESOLVER: [u8; 4] = [169, 254, 89, 3];
     /// Longest packet on the device, and on networks that lead there, in bytes: each costs a way through two processes. Longer ones, which the
     /// kernel allows, are more than passt's windows hold at times, and slower by far.
     pub const MTU: u32 = 9000;

@@ -86,7 +86,9 @@ pub fn internal_main() -> Option<i32> {
         let scoped = arguments.next().is_some_and(|word| word == supervisor::SCOPED);
         Some(supervisor::main(std::path::Path::new(&file), scoped))
     } else if verb == egress::VERB {
-        Some(egress::main(std::path::Path::new(&arguments.next().unwrap_or_default())))
+        let program = arguments.next().unwrap_or_default();
+        let resolver = arguments.next().unwrap_or_default();
+        Some(egress::main(std::path::Path::new(&program), &resolver.to_string_lossy()))
     } else if verb == workers::VERB {
         Some(workers::main(&arguments.collect::<Vec<_>>()))
     } else if verb == images::registry::VERB {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use containust_lang::model::{Component, Composition, Lazy, Network};
+use containust_shared::protocol::egress::RESOLVER;
 
 use serde::{Deserialize, Serialize};
 
@@ -290,7 +291,7 @@ impl Session {
         while !self.over {
             let Some((reply, _)) = self.link.wait::<Reply>()? else { return Err(self.lost()) };
             if let Reply::Keeper { start } = reply {
-                self.keeper = start.then(|| offer.start(file)).transpose()?;
+                self.keeper = start.then(|| offer.start(file, RESOLVER)).transpose()?;
                 break;
             }
             let notice = self.notice(reply)?;

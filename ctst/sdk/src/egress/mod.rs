@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use containust_shared::exit;
-use containust_shared::protocol::egress::{ADDRESS, RESOLVER, ROUTER};
+use containust_shared::protocol::egress::{ADDRESS, ROUTER};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, SocketType, recv, send};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -40,6 +40,11 @@ const PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 /// What it said last, for the message.
 const WORDS: usize = 1024;
+
+/// Whom steps of builds ask for names, which have no project's name server: passt at another address than a project's, because
+/// nothing of a container reaches what is link-local. Nobody has it (the dummy address of IANA's IPv4 Special-Purpose Address
+/// Registry). Only where builds have a way out, for behind it may be a resolver on the host's loopback.
+pub(crate) const RESOLVER_OF_STEPS: [u8; 4] = [192, 0, 0, 8];
 
 /// Supervisor to this process, once. One descriptor: the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,17 +87,19 @@ impl Offer {
         Ok(Self { program, socket, other })
     }
 
-    /// `file`: the project's, by which people tell such processes apart.
+    /// `file`: the project's, by which people tell such processes apart. `resolver`: the address at which the program is asked for
+    /// names.
     ///
     /// # Errors
     /// Those of starting a program.
-    pub(crate) fn start(self, file: &Path) -> Result<Keeper> {
+    pub(crate) fn start(self, file: &Path, resolver: [u8; 4]) -> Result<Keeper> {
         // It stays, and who waits for the end of a descriptor that a shell left open in us would wait as long.
         close_fds::set_fds_cloexec_threadsafe(3, &[]);
         let child = Command::new("/proc/self/exe")
             .arg0("ctst")
             .arg(VERB)
             .arg(self.program)
+            .arg(ip(resolver))
             .arg(file)
             .env_clear()
             .current_dir("/")
@@ -123,12 +130,12 @@ impl Drop for Keeper {
 }
 
 /// Runs as that process. Returns the exit code.
-pub(crate) fn main(program: &Path) -> i32 {
+pub(crate) fn main(program: &Path, resolver: &str) -> i32 {
     secrets::no_core();
     // That we lead a group already is the only possible refusal.
     rustix::process::setsid().ok();
     rustix::thread::set_name(c"ctst").ok();
-    match Connection::inherited().and_then(|supervisor| carry(supervisor, program)) {
+    match Connection::inherited().and_then(|supervisor| carry(supervisor, (program, resolver))) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("ctst: {error}; `{VERB}` is started by ctst itself");
@@ -140,14 +147,14 @@ pub(crate) fn main(program: &Path) -> i32 {
 /// The device, once S has made it.
 type Device = Arc<OnceLock<OwnedFd>>;
 
-fn carry(mut supervisor: Connection, program: &Path) -> Result<()> {
+fn carry(mut supervisor: Connection, (program, resolver): (&Path, &str)) -> Result<()> {
     let device = Device::default();
     let mut pause = PAUSE;
     loop {
         // What the last one did not take may be what it could not bear.
         while device.get().is_some_and(|device| rustix::io::read(device, &mut [0; MAX_FRAME]).is_ok()) {}
         let began = Instant::now();
-        let problem = match serve(&mut supervisor, program, &device) {
+        let problem = match serve(&mut supervisor, (program, resolver), &device) {
             Ok(None) => return Ok(()),
             Ok(Some(problem)) => problem,
             Err(error) => error.to_string(),
@@ -201,12 +208,12 @@ fn until(end: Instant) -> Timespec {
 }
 
 /// The program from its start to its end. Returns why it ended; none: the supervisor is gone.
-fn serve(supervisor: &mut Connection, program: &Path, device: &Device) -> Result<Option<String>> {
+fn serve(supervisor: &mut Connection, (program, resolver): (&Path, &str), device: &Device) -> Result<Option<String>> {
     let what = || format!("start {}", program.display());
     let (ours, theirs) = fdpass::pair(SocketType::STREAM).during(what)?;
     let (news, teller) = fdpass::pair(SocketType::STREAM).during(what)?;
     let mut child = Command::new(program)
-        .args(arguments())
+        .args(arguments(resolver))
         .env_clear()
         .stdin(theirs)
         .stdout(Stdio::null())
@@ -238,8 +245,7 @@ fn serve(supervisor: &mut Connection, program: &Path, device: &Device) -> Result
 }
 
 /// One packet in each frame and nothing that is not for us: no address given out, nothing of this host's loopback, no port of it.
-fn arguments() -> Vec<String> {
-    let ip = |ip: [u8; 4]| std::net::Ipv4Addr::from(ip).to_string();
+fn arguments(resolver: &str) -> Vec<String> {
     let plain = "--foreground --quiet --stderr --ipv4-only --no-map-gw --no-dhcp --no-dhcpv6 --no-ndp --no-ra --tcp-ports none \
                  --udp-ports none --fd 0";
     let mut words: Vec<String> = plain.split(' ').map(str::to_owned).collect();
@@ -247,11 +253,15 @@ fn arguments() -> Vec<String> {
         ("--address", ip(ADDRESS.ip)),
         ("--netmask", ADDRESS.prefix.to_string()),
         ("--gateway", ip(ROUTER)),
-        ("--dns-forward", ip(RESOLVER)),
+        ("--dns-forward", resolver.to_owned()),
     ] {
         words.extend([option.to_owned(), value]);
     }
     words
+}
+
+fn ip(ip: [u8; 4]) -> String {
+    std::net::Ipv4Addr::from(ip).to_string()
 }
 
 /// How the program came to its end.

@@ -18,13 +18,13 @@ use containust_image::model::Image;
 use containust_image::{Answer, Error as ImageError, Job, Owners, Request, Runner, Source};
 use containust_lang::model::{Build, Component, Image as Reference};
 use containust_lang::registry_image;
-use containust_shared::protocol::egress::RESOLVER;
 use containust_shared::protocol::{Ended, Filter, Mount, Plan, Process};
 use containust_shared::wire::MAX_MESSAGE;
 use sha2::{Digest as _, Sha256};
 
 use super::lock::Lock;
 use super::{Progress, bring, check_way, lock_image, request_of, users};
+use crate::egress::RESOLVER_OF_STEPS;
 use crate::error::{During, Error, Result};
 use crate::host::ids::Ids;
 use crate::host::ways::Ways;
@@ -817,7 +817,7 @@ impl Doing<'_> {
         }
         let leaves = *network && self.recipes.leaves;
         let resolver = match leaves {
-            true => format!("nameserver {}\n", std::net::Ipv4Addr::from(RESOLVER)),
+            true => format!("nameserver {}\n", std::net::Ipv4Addr::from(RESOLVER_OF_STEPS)),
             false => "# no network, no name server\n".to_owned(),
         };
         let mut held = Vec::new();

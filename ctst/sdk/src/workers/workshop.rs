@@ -16,7 +16,7 @@ use rustix::io::retry_on_intr;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::{Signal, WaitId, WaitIdOptions, getgid, getuid, pidfd_send_signal, waitid};
 
-use crate::egress::{Carry, Keeper, Offer, Told};
+use crate::egress::{Carry, Keeper, Offer, RESOLVER_OF_STEPS, Told};
 use crate::error::{During, Error, Result};
 use crate::host::ids::{Ids, Range};
 use crate::host::launch;
@@ -119,7 +119,7 @@ impl Workshop {
         };
         let device = device.ok_or_else(|| Error::Sandbox("make a way out: no device came".to_owned()))?;
         let socket = offer.socket.try_clone().during(|| "copy a descriptor".to_owned())?;
-        let (connection, keeper) = (Connection::new(socket), offer.start(file)?);
+        let (connection, keeper) = (Connection::new(socket), offer.start(file, RESOLVER_OF_STEPS)?);
         let way = self.way.insert(Way { connection: Some(connection), keeper: Some(keeper) });
         let problem = loop {
             let Some(connection) = &mut way.connection else { return Ok(()) };
