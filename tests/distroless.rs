@@ -409,7 +409,8 @@ fn an_image_is_tried_with_its_volumes_and_never_for_long() {
 
 #[test]
 fn an_image_is_tried_with_its_configs() {
-    Caller::at_once(Caller::all(), |caller| {
+    let callers = Caller::all().into_iter().chain(Caller::strict()).collect();
+    Caller::at_once(callers, |caller| {
         let entry = "#!/bin/sh\n[ \"$(cat /etc/extra)\" = given ] || exit 7\nexec \"$@\"\n";
         let project = scripted(caller, &[("entry.sh", entry)], "");
         let stack = fs::read_to_string(project.folder().join("stack.ctst")).unwrap();
@@ -462,11 +463,15 @@ fn strangers_images_are_looked_through_within_bounds() {
         assert!(!has(&project, "distroless://"));
     }
     // Deeper than what a thread's stack usually has room for.
-    let levels = 20_000;
-    let deep = format!("#!/bin/sh\n{}cat /etc/greeting{}\n", "{ ".repeat(levels), "; }".repeat(levels));
-    let project = scripted(&caller, &[("entry.sh", &deep)], "");
-    build(&project).ok();
-    assert!(files(&project).contains("bin/cat"));
+    for (open, close) in
+        [("{ ", "; }"), ("if true; then ", "; fi"), ("while true; do ", "; break; done"), ("case a in a) ", ";; esac")]
+    {
+        let levels = 10_000;
+        let deep = format!("#!/bin/sh\n{}cat /etc/greeting{}\n", open.repeat(levels), close.repeat(levels));
+        let project = scripted(&caller, &[("entry.sh", &deep)], "");
+        build(&project).ok();
+        assert!(files(&project).contains("bin/cat"), "{open}");
+    }
     // A gigabyte on one line.
     let project = scripted(&caller, &[("entry.sh", "#!/bin/sh\n")], "");
     let script = fs::File::options().write(true).open(project.folder().join("root/entry.sh")).unwrap();

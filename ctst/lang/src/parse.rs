@@ -406,8 +406,15 @@ impl<'t> Parser<'_, 't, '_> {
         let meant = STATEMENTS.iter().find(|known| known.eq_ignore_ascii_case(word)).copied();
         let help = match meant.or_else(|| nearest(word, STATEMENTS.iter().copied())) {
             Some(meant) => format!("write `{meant}`"),
-            None if matches!(word, "services" | "version") && self.rest().starts_with(':') => "this looks like a Compose file, which is another language: write `COMPONENT name { image = … }` for each service".into(),
-            None if word == "FROM" => "this looks like a Dockerfile: name it in a component, as in `build { dockerfile = \"./Dockerfile\" }`".into(),
+            None if matches!(word, "services" | "version") && self.rest().starts_with(':') => {
+                let help = "this looks like a Compose file, which is another language: write `COMPONENT name { image = … }` for \
+                            each service";
+                help.into()
+            }
+            None if word == "FROM" => {
+                let help = "this looks like a Dockerfile: name it in a component, as in `build { dockerfile = \"./Dockerfile\" }`";
+                help.into()
+            }
             None if self.is_key(0) => "a property stands in the block of a component: `COMPONENT name { … }`".into(),
             None => FILE.into(),
         };

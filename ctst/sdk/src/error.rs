@@ -456,7 +456,9 @@ impl Error {
             }
             Self::PlanFile { .. } | Self::PlanStale { .. } => Some("plan again: ctst plan -o FILE".to_owned()),
             Self::DataLoss { .. } => {
-                Some("copy out what matters while it runs (ctst cp; to start one that is stopped, undo what changed), then allow it: --allow-destroy".to_owned())
+                let help = "copy out what matters while it runs (ctst cp; to start one that is stopped, undo what changed), then \
+                            allow it: --allow-destroy";
+                Some(help.to_owned())
             }
             Self::NotRunning { .. } => Some("start it: ctst run -d".to_owned()),
             Self::OtherVersion { .. } => {

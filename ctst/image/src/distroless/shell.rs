@@ -304,7 +304,10 @@ impl Closure<'_> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(STACK + levels * STACK_OF_LEVEL);
             let looking = thread.spawn_scoped(scope, || self.look_through_here(source, text)).map_err(|e| {
-                failed(format!("look through a script of {levels} levels: {e}"), "give the worker more memory")
+                failed(
+                    format!("look through a script of {levels} levels: {e}"),
+                    "build it without `distroless`, or with a shorter script",
+                )
             })?;
             looking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })

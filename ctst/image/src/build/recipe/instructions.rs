@@ -345,7 +345,8 @@ impl State<'_> {
                 let kind = crate::error::text(kind.unwrap_or("bind"));
                 return Err(line.problem_with(
                     format!("RUN with `--mount=type={kind}` is not supported"),
-                    "supported is type=cache; files are copied in with COPY, but a secret would stay in the image: do in a container what needs it",
+                    "supported is type=cache; files are copied in with COPY, but a secret would stay in the image: do in a \
+                     container what needs it",
                 ));
             }
         }
